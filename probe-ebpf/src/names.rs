@@ -1,0 +1,79 @@
+//! What everything that lives in the kernel is called, in one place.
+//!
+//! Program and map names are those of the ELF object; the kernel keeps only
+//! their first 15 bytes, so they are at most that long. Pins stand under
+//! `<bpffs>/probe/v<ABI_VERSION>/`, maps and links each in their own folder.
+//! bpffs refuses a `.` in a name, and interface names may hold one, so links
+//! are named by interface index.
+
+/// XDP program of an uplink: steers what outside clients send.
+pub const PROGRAM_XDP_FORWARD: &str = "probe_xdp";
+/// The same program, declaring support for multi-buffer packets (Linux 5.18).
+pub const PROGRAM_XDP_FORWARD_FRAGS: &str = "probe_xdp_frags";
+/// TC program at the ingress of a client's interface: steers what it sends.
+pub const PROGRAM_TC_FORWARD: &str = "probe_forward";
+/// TC program at the egress towards clients: gives replies the VIP back.
+pub const PROGRAM_TC_REVERSE: &str = "probe_reverse";
+
+/// Every program name, for tools that look for what is ours.
+pub const PROGRAMS: [&str; 4] = [
+    PROGRAM_XDP_FORWARD,
+    PROGRAM_XDP_FORWARD_FRAGS,
+    PROGRAM_TC_FORWARD,
+    PROGRAM_TC_REVERSE,
+];
+
+/// Hash: [`crate::abi::ListenerKey<V4>`](crate::abi::ListenerKey) to [`crate::abi::Listener`].
+pub const MAP_LISTENERS_V4: &str = "LISTENERS_V4";
+/// Hash: [`crate::abi::ListenerKey<V6>`](crate::abi::ListenerKey) to [`crate::abi::Listener`].
+pub const MAP_LISTENERS_V6: &str = "LISTENERS_V6";
+/// Array by service id of [`crate::abi::Selection`]; user space maps it and stores one word.
+pub const MAP_SELECTIONS: &str = "SELECTIONS";
+/// Array by endpoint id of [`crate::abi::Endpoint`].
+pub const MAP_ENDPOINTS: &str = "ENDPOINTS";
+/// Array by service id of [`crate::abi::Name`]; an empty name marks a free id.
+pub const MAP_SERVICE_NAMES: &str = "SERVICE_NAMES";
+/// Array by endpoint id of [`crate::abi::Name`]; an empty name marks a free id.
+pub const MAP_ENDPOINT_NAMES: &str = "ENDPOINT_NAMES";
+/// Hash: client to VIP, IPv4. [`crate::abi::FlowKey<V4>`](crate::abi::FlowKey) to [`crate::abi::ForwardFlow`].
+pub const MAP_FORWARD_V4: &str = "FORWARD_V4";
+/// Hash: client to VIP, IPv6.
+pub const MAP_FORWARD_V6: &str = "FORWARD_V6";
+/// Hash: client and endpoint, IPv4, to [`crate::abi::ReverseFlow<V4>`](crate::abi::ReverseFlow).
+pub const MAP_REVERSE_V4: &str = "REVERSE_V4";
+/// Hash: client and endpoint, IPv6.
+pub const MAP_REVERSE_V6: &str = "REVERSE_V6";
+/// Per-CPU array by endpoint id of [`crate::abi::EndpointCounters`].
+pub const MAP_ENDPOINT_COUNTERS: &str = "EP_COUNTERS";
+/// Per-CPU array by [`crate::abi::Reason`] of a packet count.
+pub const MAP_REASON_COUNTERS: &str = "REASON_COUNTERS";
+/// Ring buffer of [`crate::abi::Event`].
+pub const MAP_EVENTS: &str = "EVENTS";
+/// Per-CPU array by [`crate::abi::EventKind`]: when an event was last sent, how many were held back.
+pub const MAP_EVENT_GATES: &str = "EVENT_GATES";
+/// Hash: interface index to 1 where this agent added the clsact qdisc. Only user space reads it.
+pub const MAP_QDISCS: &str = "QDISCS";
+
+/// Folder under the bpffs that holds every version's pins.
+pub const PIN_ROOT: &str = "probe";
+/// Folder of pinned maps, under the version's folder.
+pub const PIN_MAPS: &str = "maps";
+/// Folder of pinned links, under the version's folder.
+pub const PIN_LINKS: &str = "links";
+
+/// Every map that is pinned, so that a restarted agent finds its state.
+pub const PINNED_MAPS: [&str; 13] = [
+    MAP_LISTENERS_V4,
+    MAP_LISTENERS_V6,
+    MAP_SELECTIONS,
+    MAP_ENDPOINTS,
+    MAP_SERVICE_NAMES,
+    MAP_ENDPOINT_NAMES,
+    MAP_FORWARD_V4,
+    MAP_FORWARD_V6,
+    MAP_REVERSE_V4,
+    MAP_REVERSE_V6,
+    MAP_ENDPOINT_COUNTERS,
+    MAP_REASON_COUNTERS,
+    MAP_QDISCS,
+];

@@ -1,0 +1,1 @@
+//! Reading a frame within its bounds, and changing it.

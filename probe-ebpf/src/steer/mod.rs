@@ -1,0 +1,1 @@
+//! Which endpoint a segment belongs to.

@@ -1,0 +1,3 @@
+//! The agent as a library.
+
+pub mod datapath;
