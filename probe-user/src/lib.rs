@@ -1,6 +1,7 @@
 //! The agent as a library.
 
 pub mod config;
+pub mod core;
 pub mod datapath;
 pub mod failover;
 pub mod health;

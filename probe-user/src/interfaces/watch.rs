@@ -29,8 +29,15 @@ pub struct Interface {
 /// What happened to the interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is new, or has a new name: then its old name is gone first.
+    /// It is new.
     Appeared(Interface),
+    /// It has a new name.
+    Renamed {
+        /// Its name before.
+        from: String,
+        /// As it is now.
+        to: Interface,
+    },
     /// It is gone.
     Gone(Interface),
 }
@@ -46,13 +53,10 @@ impl Table {
         let Interface { index, name } = &interface;
         match self.0.insert(*index, name.clone()) {
             Some(old) if old == *name => Vec::new(),
-            Some(old) => vec![
-                Change::Gone(Interface {
-                    index: *index,
-                    name: old,
-                }),
-                Change::Appeared(interface),
-            ],
+            Some(from) => vec![Change::Renamed {
+                from,
+                to: interface,
+            }],
             None => vec![Change::Appeared(interface)],
         }
     }
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_are_silent_and_renames_are_two_changes() {
+    fn repetitions_are_silent_and_renames_are_told() {
         let mut table = Table::default();
         let a = interface(3, "veth0");
         assert_eq!(table.present(a.clone()), [Change::Appeared(a.clone())]);
@@ -186,7 +190,10 @@ mod tests {
         let b = interface(3, "cali1");
         assert_eq!(
             table.present(b.clone()),
-            [Change::Gone(a), Change::Appeared(b.clone())]
+            [Change::Renamed {
+                from: "veth0".to_owned(),
+                to: b.clone()
+            }]
         );
         assert_eq!(table.absent(3), [Change::Gone(b)]);
         assert_eq!(table.absent(3), []);
