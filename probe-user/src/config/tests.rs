@@ -554,3 +554,51 @@ fn status_sets_and_bodies_judge() {
     assert!(contains.matches(b"xa\0by"));
     assert!(!contains.matches(b"a"));
 }
+
+/// The commented example is the reference set-up, and good.
+#[test]
+fn the_example_says_what_the_reference_says() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/probe.yaml");
+    let config = load(&file).unwrap();
+    let service = &config.services()[0];
+    assert_eq!(service.name(), "sense");
+    let endpoints: Vec<_> = service
+        .endpoints()
+        .iter()
+        .map(|e| {
+            (
+                e.name(),
+                e.tier(),
+                e.address().to_string(),
+                e.listeners().len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        endpoints,
+        [
+            ("sen2", 0, "react2.domain.com:8079".to_owned(), 1),
+            ("sen1", 1, "react1.domain.com:8079".to_owned(), 1),
+        ]
+    );
+    assert_eq!(
+        service.check().to_string(),
+        "GET /status every 10ms, timeout 100ms, rise 2, fall 3, status 200, body `version`"
+    );
+    assert_eq!(service.check().http().port(), Some(8079));
+    assert_eq!(service.check().http().host(), Some("react.domain.com"));
+    // What it calls defaults are the defaults.
+    let bare = parse(
+        "interfaces: {edge: [a]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], endpoints: \
+         [{name: b, address: '10.0.0.2:80'}], check: {http: {}}}]",
+    )
+    .unwrap();
+    for same in [
+        format!("{:?}", config.datapath()) == format!("{:?}", bare.datapath()),
+        config.socket() == bare.socket(),
+        config.metrics() == bare.metrics(),
+        config.resolve_every() == bare.resolve_every(),
+    ] {
+        assert!(same);
+    }
+}

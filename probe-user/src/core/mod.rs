@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    datapath::{self, Attached, Role, Steering},
+    datapath::{self, Attached, EndpointCounters, EndpointId, Role, Steering, Swept},
     failover::{NoFailback, Reason},
     health::{State, Verdict, http::Probe, scheduler::Report},
     interfaces::Change,
@@ -37,7 +37,7 @@ use crate::{
 use interfaces::Managed;
 use services::Services;
 
-/// The datapath's side of attaching and detaching, beside [`Steering`].
+/// What the core needs of the datapath beside [`Steering`].
 pub trait Attach {
     /// Begins to manage an interface.
     fn attach(&mut self, ifindex: u32, name: &str, role: Role)
@@ -48,6 +48,53 @@ pub trait Attach {
     fn detach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), datapath::Error>;
     /// Interfaces that are managed now, also by an earlier agent.
     fn attached(&self) -> Vec<u32>;
+    /// The flow tables were swept: ids that no flow refers to any more may be used again.
+    fn swept(&mut self, swept: &Swept) -> Result<(), datapath::Error>;
+}
+
+impl Attach for datapath::kernel::Datapath {
+    fn attach(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        role: Role,
+    ) -> Result<Attached, datapath::Error> {
+        self.attach(ifindex, name, role)
+    }
+    fn forget(&mut self, ifindex: u32) {
+        self.forget(ifindex);
+    }
+    fn detach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), datapath::Error> {
+        self.detach_interface(ifindex, name)
+    }
+    fn attached(&self) -> Vec<u32> {
+        self.attached()
+    }
+    fn swept(&mut self, swept: &Swept) -> Result<(), datapath::Error> {
+        self.release_retired(swept)
+    }
+}
+
+/// Reads what the datapath counted.
+pub trait Counters: Send + Sync {
+    /// An endpoint's traffic.
+    fn endpoint(&self, id: EndpointId) -> Result<EndpointCounters, datapath::Error>;
+    /// Packets by reason.
+    fn reasons(&self) -> Result<Vec<(probe_ebpf::abi::Reason, u64)>, datapath::Error>;
+    /// Flows in the tables.
+    fn flows(&self) -> datapath::FlowCounts;
+}
+
+impl Counters for datapath::Reader {
+    fn endpoint(&self, id: EndpointId) -> Result<EndpointCounters, datapath::Error> {
+        self.endpoint_counters(id)
+    }
+    fn reasons(&self) -> Result<Vec<(probe_ebpf::abi::Reason, u64)>, datapath::Error> {
+        self.reasons()
+    }
+    fn flows(&self) -> datapath::FlowCounts {
+        self.flow_counts()
+    }
 }
 
 /// Is told what happened, after it happened.
@@ -61,7 +108,7 @@ pub trait Observer: Send {
     /// The selection changed.
     fn switched(&self, service: &str, reason: Reason);
     /// An endpoint has this id in the kernel.
-    fn identified(&self, service: &str, endpoint: &str, id: datapath::EndpointId);
+    fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
     /// So many interfaces of a role are attached.
     fn interfaces(&self, role: Role, attached: usize);
 }
@@ -138,6 +185,8 @@ pub struct Inputs {
     pub lookups: mpsc::Receiver<Lookup>,
     /// Interfaces.
     pub changes: mpsc::Receiver<Change>,
+    /// Sweeps of the flow tables.
+    pub swept: mpsc::Receiver<Swept>,
     /// People and programs.
     pub asks: mpsc::Receiver<Ask>,
     /// True when it is time to end.
@@ -185,6 +234,11 @@ impl<D: Steering + Attach> Core<D> {
             .begin(&mut self.datapath, existing, self.observer.as_ref())
     }
 
+    /// The datapath, for what is done to it around the start.
+    pub fn datapath_mut(&mut self) -> &mut D {
+        &mut self.datapath
+    }
+
     /// Begins the checks, and works until it is told to end. Gives the datapath back.
     pub async fn run(
         mut self,
@@ -214,6 +268,7 @@ impl<D: Steering + Attach> Core<D> {
                     self.managed.change(&mut self.datapath, change, self.observer.as_ref());
                 }
                 _ = retry.tick() => self.managed.retry(&mut self.datapath, self.observer.as_ref()),
+                Some(swept) = inputs.swept.recv() => self.datapath.swept(&swept)?,
                 Some(ask) = inputs.asks.recv() => self.answer(ask)?,
                 // An error means that the sender is gone: nobody is left to work for.
                 ended = inputs.shutdown.wait_for(|end| *end) => {

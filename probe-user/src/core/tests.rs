@@ -122,6 +122,9 @@ impl Attach for Recorder {
     fn attached(&self) -> Vec<u32> {
         self.attached.clone()
     }
+    fn swept(&mut self, _: &Swept) -> Result<(), datapath::Error> {
+        Ok(())
+    }
 }
 
 struct Ears(Arc<Mutex<Vec<Did>>>);
@@ -188,6 +191,7 @@ impl Bench {
             reports: r,
             lookups: l,
             changes: c,
+            swept: mpsc::channel(1).1,
             asks: a,
             shutdown: s,
         };
