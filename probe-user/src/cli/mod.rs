@@ -1,0 +1,93 @@
+//! The command line: arguments in one file, a file a verb, and the exit codes.
+
+mod args;
+mod check_config;
+mod detach;
+mod failback;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+pub use args::{Cli, Verb};
+
+/// How a verb fails.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Runtime(anyhow::Error),
+    /// Exit code 2, as clap's own.
+    Config(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::CheckConfig(args) => check_config::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Failback(args) => failback::run(&args),
+        Verb::Detach(args) => detach::run(&args),
+    };
+    let (error, code) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Runtime(error)) => (error, 1),
+        Err(Failure::Config(error)) => (error, 2),
+    };
+    eprintln!("probe: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Prints to stdout. A reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write as _};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Runtime(
+            anyhow::Error::new(error).context("write the output"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2() {
+        for bad in [
+            vec!["probe"],
+            vec!["probe", "run"],
+            vec!["probe", "check-config"],
+            vec!["probe", "check-config", "a", "--config", "b"],
+            vec!["probe", "status", "--format", "xml"],
+            vec!["probe", "failback"],
+        ] {
+            let error = Cli::try_parse_from(&bad).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad:?}");
+        }
+        for good in [
+            vec!["probe", "check-config", "a"],
+            vec!["probe", "check-config", "--config", "a", "--resolve"],
+            vec!["probe", "run", "--config", "a", "--detach"],
+            vec!["probe", "detach", "--bpffs", "/x"],
+        ] {
+            Cli::try_parse_from(&good).unwrap();
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! `probe status`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+
+use super::{
+    Failure,
+    args::{self, Format},
+    print,
+};
+use crate::{control::client, core::status};
+
+pub fn run(args: &args::Status) -> Result<(), Failure> {
+    let status = client::status(&args.socket)?;
+    let text = match args.format {
+        Format::Json => serde_json::to_string(&status).context("write the status as JSON")? + "\n",
+        Format::Human => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+            human(&status, now)
+        }
+    };
+    print(&text)
+}
+
+fn human(status: &status::Status, now_ms: u64) -> String {
+    let ago = |then: u64| span(now_ms.saturating_sub(then));
+    let mut text = format!(
+        "probe {}, pid {}, up {}\n",
+        status.version,
+        status.agent.pid,
+        ago(status.agent.started_unix_ms)
+    );
+    for service in &status.services {
+        let selection = &service.selection;
+        let to = match &selection.endpoint {
+            Some(endpoint) => format!("-> {endpoint}"),
+            None => "refuses".to_owned(),
+        };
+        let due = match service.failback.due_unix_ms {
+            Some(due) => format!(", fails back in {}", span(due.saturating_sub(now_ms))),
+            None => String::new(),
+        };
+        text += &format!(
+            "\n{} ({}) {to}, {} for {}, switches {}{due}\n",
+            service.name,
+            service.listeners.join(", "),
+            selection.reason,
+            ago(selection.since_unix_ms),
+            selection.switches,
+        );
+        let mut rows = vec![row(&[
+            "",
+            "ENDPOINT",
+            "TIER",
+            "STATE",
+            "FOR",
+            "LAST CHECK",
+            "ADDRESS",
+            "FLOWS",
+            "PACKETS",
+            "BYTES",
+        ])];
+        let mut endpoints: Vec<_> = service.endpoints.iter().collect();
+        endpoints.sort_by_key(|endpoint| endpoint.tier);
+        for endpoint in endpoints {
+            let selected = selection.endpoint.as_ref() == Some(&endpoint.name);
+            let traffic = &endpoint.traffic;
+            rows.push(vec![
+                if selected { "*" } else { "" }.to_owned(),
+                endpoint.name.clone(),
+                endpoint.tier.to_string(),
+                endpoint.state.clone(),
+                ago(endpoint.since_unix_ms),
+                match (&endpoint.verdict, &endpoint.detail) {
+                    (Some(verdict), Some(detail)) => format!("{verdict}: {detail}"),
+                    _ => "none yet".to_owned(),
+                },
+                endpoint.resolved.join(", "),
+                traffic.flows_opened.to_string(),
+                (traffic.forward_packets + traffic.reverse_packets).to_string(),
+                (traffic.forward_bytes + traffic.reverse_bytes).to_string(),
+            ]);
+        }
+        text += &table(&rows);
+    }
+    let mut rows = vec![row(&["", "INTERFACE", "ROLE", "TC", "XDP", "DEGRADED"])];
+    for interface in &status.interfaces {
+        rows.push(vec![
+            String::new(),
+            interface.name.clone(),
+            interface.role.clone(),
+            interface.tc.clone().unwrap_or_else(|| "-".to_owned()),
+            interface.xdp.clone().unwrap_or_else(|| "-".to_owned()),
+            match interface.degraded.as_slice() {
+                [] => "-".to_owned(),
+                degraded => degraded.join("; "),
+            },
+        ]);
+    }
+    if status.interfaces.is_empty() {
+        text += "\nno interface is attached\n";
+    } else {
+        text += "\n";
+        text += &table(&rows);
+    }
+    text
+}
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+/// Columns as wide as their widest cell; the last one as it is.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(c));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line += &format!("{cell:width$}  ");
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A span of time for people, in its two largest units.
+fn span(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{s}s"),
+        60..3600 => format!("{}m{}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans() {
+        for (ms, text) in [
+            (999, "999ms"),
+            (59_999, "59s"),
+            (61_000, "1m1s"),
+            (3_660_000, "1h1m"),
+            (90_000_000, "1d1h"),
+        ] {
+            assert_eq!(span(ms), text);
+        }
+    }
+
+    #[test]
+    fn people_see_a_table() {
+        let mut status = crate::control::tests::example();
+        status.interfaces.push(status::Interface {
+            name: "veth0".to_owned(),
+            ifindex: 3,
+            role: "edge".to_owned(),
+            tc: Some("tcx".to_owned()),
+            xdp: None,
+            degraded: Vec::new(),
+        });
+        let expected = "\
+probe 0.1.0, pid 7, up 10s
+
+sense (10.96.0.10:8079) -> sen2, initial for 9s, switches 0
+   ENDPOINT  TIER  STATE  FOR  LAST CHECK         ADDRESS     FLOWS  PACKETS  BYTES
+*  sen2      0     up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
+   sen1      0     up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
+
+  INTERFACE  ROLE  TC   XDP  DEGRADED
+  veth0      edge  tcx  -    -
+";
+        assert_eq!(human(&status, 10_001), expected);
+    }
+}

@@ -1,0 +1,214 @@
+//! Values that are each right and contradict each other: names and listeners used
+//! twice, tiers, address families, and more than the kernel's tables hold.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
+
+use probe_ebpf::abi;
+
+use super::{
+    error::Fault,
+    valid::{Address, Service},
+};
+
+/// Refuses services that contradict themselves or each other.
+pub fn check(services: &[Service]) -> Result<(), Fault> {
+    counts(services)?;
+    let mut names = HashSet::new();
+    for (s, service) in services.iter().enumerate() {
+        if !names.insert(service.name()) {
+            return Err(Fault::new(
+                format!("services[{s}].name"),
+                service.name(),
+                "another service has this name",
+                "a unique name",
+            ));
+        }
+        endpoints(&format!("services[{s}]"), service)?;
+        tiers(&format!("services[{s}]"), service)?;
+        families(&format!("services[{s}]"), service)?;
+    }
+    listeners(services)
+}
+
+/// Every listener with its field and what it belongs to.
+fn all_listeners(services: &[Service]) -> impl Iterator<Item = (String, String, SocketAddr)> {
+    services.iter().enumerate().flat_map(|(s, service)| {
+        let own = service.listeners().iter().enumerate().map(move |(l, at)| {
+            (
+                format!("services[{s}].listeners[{l}]"),
+                format!("service {}", service.name()),
+                *at,
+            )
+        });
+        let direct = service
+            .endpoints()
+            .iter()
+            .enumerate()
+            .flat_map(move |(e, endpoint)| {
+                endpoint.listeners().iter().enumerate().map(move |(l, at)| {
+                    (
+                        format!("services[{s}].endpoints[{e}].listeners[{l}]"),
+                        format!("endpoint {}/{}", service.name(), endpoint.name()),
+                        *at,
+                    )
+                })
+            });
+        own.chain(direct)
+    })
+}
+
+fn listeners(services: &[Service]) -> Result<(), Fault> {
+    let mut owners: HashMap<SocketAddr, (String, String)> = HashMap::new();
+    for (field, owner, at) in all_listeners(services) {
+        if let Some((first, owner)) = owners.get(&at) {
+            return Err(Fault::new(
+                field,
+                at,
+                format!("already a listener of {owner} ({first})"),
+                "each VIP:port once",
+            ));
+        }
+        owners.insert(at, (field, owner));
+    }
+    for service in services {
+        for endpoint in service.endpoints() {
+            for at in literals(endpoint.address()) {
+                if let Some((field, _)) = owners.get(&at) {
+                    return Err(Fault::new(
+                        field.clone(),
+                        at,
+                        format!(
+                            "is the own address of endpoint {}/{}: what is sent to it would be \
+                             steered in a circle",
+                            service.name(),
+                            endpoint.name()
+                        ),
+                        "a VIP:port at which no endpoint listens",
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn literals(address: &Address) -> impl Iterator<Item = SocketAddr> + use<> {
+    let (v4, v6, port) = match address {
+        Address::Literal { v4, v6, port } => (*v4, *v6, *port),
+        Address::Name { port, .. } => (None, None, *port),
+    };
+    v4.map(|ip| SocketAddr::from((ip, port)))
+        .into_iter()
+        .chain(v6.map(|ip| SocketAddr::from((ip, port))))
+}
+
+fn endpoints(field: &str, service: &Service) -> Result<(), Fault> {
+    let mut names = HashSet::new();
+    let mut addresses: HashMap<String, &str> = HashMap::new();
+    for (e, endpoint) in service.endpoints().iter().enumerate() {
+        if !names.insert(endpoint.name()) {
+            return Err(Fault::new(
+                format!("{field}.endpoints[{e}].name"),
+                endpoint.name(),
+                "another endpoint of the service has this name",
+                "a name that is unique within the service",
+            ));
+        }
+        let keys = match endpoint.address() {
+            Address::Name { host, port } => vec![format!("{}:{port}", host.to_ascii_lowercase())],
+            literal @ Address::Literal { .. } => literals(literal).map(|a| a.to_string()).collect(),
+        };
+        for key in keys {
+            if let Some(other) = addresses.insert(key.clone(), endpoint.name()) {
+                return Err(Fault::new(
+                    format!("{field}.endpoints[{e}].address"),
+                    key,
+                    format!("endpoint {other} has this address"),
+                    "an address of its own for each endpoint of a service",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tiers(field: &str, service: &Service) -> Result<(), Fault> {
+    let mut taken: HashMap<u8, &str> = HashMap::new();
+    for (e, endpoint) in service.endpoints().iter().enumerate() {
+        if let Some(other) = taken.insert(endpoint.tier(), endpoint.name()) {
+            return Err(Fault::new(
+                format!("{field}.endpoints[{e}].tier"),
+                endpoint.tier(),
+                format!(
+                    "endpoint {other} is in this tier; in this version a tier holds exactly one endpoint"
+                ),
+                "a tier of its own for each endpoint: 0 for the master, 1, 2, ... for backups",
+            ));
+        }
+    }
+    for (e, endpoint) in service.endpoints().iter().enumerate() {
+        if let Some(gap) = (0..endpoint.tier()).find(|tier| !taken.contains_key(tier)) {
+            return Err(Fault::new(
+                format!("{field}.endpoints[{e}].tier"),
+                endpoint.tier(),
+                format!("there is no endpoint in tier {gap}"),
+                "tiers 0, 1, 2, ... without a gap",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn families(field: &str, service: &Service) -> Result<(), Fault> {
+    for (e, endpoint) in service.endpoints().iter().enumerate() {
+        let Address::Literal { v4, v6, .. } = endpoint.address() else {
+            continue;
+        };
+        for listener in service.listeners().iter().chain(endpoint.listeners()) {
+            let (missing, family) = match listener {
+                SocketAddr::V4(_) => (v4.is_none(), "IPv4"),
+                SocketAddr::V6(_) => (v6.is_none(), "IPv6"),
+            };
+            if missing {
+                return Err(Fault::new(
+                    format!("{field}.endpoints[{e}].address"),
+                    endpoint.address(),
+                    format!("no {family} address, and the listener {listener} is {family}"),
+                    "an address in every family of the service's listeners, as [IPV4:PORT, \"[IPV6]:PORT\"]",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn counts(services: &[Service]) -> Result<(), Fault> {
+    let endpoints: usize = services.iter().map(|s| s.endpoints().len()).sum();
+    let listeners = |v4: bool| {
+        all_listeners(services)
+            .filter(|(_, _, at)| at.is_ipv4() == v4)
+            .count()
+    };
+    let most = |field: &str, count: usize, most: u32| {
+        if count as u64 > u64::from(most) {
+            let problem = format!("more than the kernel's tables hold, {most}");
+            return Err(Fault::new(field, count, problem, format!("at most {most}")));
+        }
+        Ok(())
+    };
+    most("services", services.len(), abi::MAX_SERVICES)?;
+    most("services[*].endpoints", endpoints, abi::MAX_ENDPOINTS)?;
+    most(
+        "services[*].listeners (IPv4)",
+        listeners(true),
+        abi::MAX_LISTENERS,
+    )?;
+    most(
+        "services[*].listeners (IPv6)",
+        listeners(false),
+        abi::MAX_LISTENERS,
+    )
+}

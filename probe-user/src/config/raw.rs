@@ -1,0 +1,186 @@
+//! The configuration file as it is written, before anything is judged.
+//!
+//! Every scalar is text here, whatever YAML thinks its type is, so that one place
+//! (`scalar.rs`) parses it and its error can quote the very value. Structures
+//! refuse fields they do not know: a misspelt `fall` must not become the default.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    pub interfaces: Interfaces,
+    #[serde(default)]
+    pub datapath: Datapath,
+    #[serde(default)]
+    pub control: Control,
+    #[serde(default)]
+    pub metrics: Metrics,
+    pub services: Vec<Service>,
+    #[serde(default)]
+    pub resolve: Resolve,
+}
+
+/// `interfaces`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interfaces {
+    #[serde(default)]
+    pub edge: Vec<String>,
+    #[serde(default)]
+    pub uplink: Vec<String>,
+}
+
+/// `datapath`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Datapath {
+    pub bpffs: Option<String>,
+    pub tc: Option<String>,
+    pub xdp: Option<String>,
+    pub flows: Option<String>,
+    pub log: Option<String>,
+}
+
+/// `control`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    pub socket: Option<String>,
+}
+
+/// `metrics`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    pub listen: Option<String>,
+}
+
+/// `resolve`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolve {
+    pub every: Option<String>,
+}
+
+/// One of `services`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    pub name: String,
+    pub listeners: Vec<String>,
+    pub endpoints: Vec<Endpoint>,
+    pub check: Check,
+    #[serde(default)]
+    pub failback: Failback,
+    pub all_down: Option<String>,
+    pub on_marked_down: Option<String>,
+}
+
+/// One of a service's `endpoints`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    pub name: String,
+    pub address: OneOrMany,
+    pub tier: Option<String>,
+    #[serde(default)]
+    pub listeners: Vec<String>,
+}
+
+/// `x` and `[x, y]` alike.
+#[derive(Debug)]
+pub enum OneOrMany {
+    Many(Vec<String>),
+    One(String),
+}
+
+// Not `serde(untagged)`: that buffers what YAML took for a number, and text then
+// does not accept it.
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrManyVisitor)
+    }
+}
+
+struct OneOrManyVisitor;
+
+impl<'de> Visitor<'de> for OneOrManyVisitor {
+    type Value = OneOrMany;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("one value or a list of values")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+        Ok(OneOrMany::One(text.to_owned()))
+    }
+    fn visit_u64<E>(self, number: u64) -> Result<OneOrMany, E> {
+        Ok(OneOrMany::One(number.to_string()))
+    }
+    fn visit_i64<E>(self, number: i64) -> Result<OneOrMany, E> {
+        Ok(OneOrMany::One(number.to_string()))
+    }
+    fn visit_f64<E>(self, number: f64) -> Result<OneOrMany, E> {
+        Ok(OneOrMany::One(number.to_string()))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+        let mut many = Vec::new();
+        while let Some(text) = list.next_element()? {
+            many.push(text);
+        }
+        Ok(OneOrMany::Many(many))
+    }
+}
+
+/// A service's `check`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    pub http: Http,
+    pub inter: Option<String>,
+    pub timeout: Option<String>,
+    pub rise: Option<String>,
+    pub fall: Option<String>,
+}
+
+/// `check.http`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub method: Option<String>,
+    pub path: Option<String>,
+    pub host: Option<String>,
+    pub port: Option<String>,
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// `check.http.expect`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    pub status: Option<OneOrMany>,
+    pub body: Option<Body>,
+}
+
+/// `check.http.expect.body`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    pub contains: Option<String>,
+    pub regex: Option<String>,
+}
+
+/// A service's `failback`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failback {
+    pub mode: Option<String>,
+    pub hold: Option<String>,
+}

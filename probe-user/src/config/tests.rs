@@ -1,0 +1,604 @@
+//! Every bad input and its one message; the reference configuration.
+
+use super::*;
+
+const GOOD: &str = r#"
+interfaces:
+  edge: ["veth*"]
+services:
+  - name: sense
+    listeners: ["10.96.0.10:8079"]
+    endpoints:
+      - name: sen2
+        address: 10.0.0.2:8079
+        listeners: ["10.96.0.12:8079"]
+      - name: sen1
+        address: react1.domain.com:8079
+    check:
+      http: {path: /status, expect: {status: 200, body: {contains: version}}}
+      inter: 10ms
+      timeout: 100ms
+      rise: 2
+      fall: 3
+    failback: {mode: auto, hold: 5s}
+"#;
+
+/// The message for `GOOD` with one piece of it replaced.
+fn message(from: &str, to: &str) -> String {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from:?} must be there once");
+    match parse(&GOOD.replace(from, to)) {
+        Ok(_) => panic!("{from:?} -> {to:?} was accepted"),
+        Err(fault) => fault.to_string(),
+    }
+}
+
+#[test]
+fn the_good_one_is_good() {
+    let config = parse(GOOD).unwrap();
+    let service = &config.services()[0];
+    assert_eq!(service.endpoints()[1].tier(), 1);
+    assert_eq!(service.check().inter().as_millis(), 10);
+    assert_eq!(service.all_down(), AllDown::Keep);
+    assert!(!service.keep_flows_of_down());
+    assert_eq!(config.socket(), Path::new(DEFAULT_SOCKET));
+    assert_eq!(config.metrics(), Some("127.0.0.1:9377".parse().unwrap()));
+    assert_eq!(
+        service.endpoints()[1].address(),
+        &Address::Name {
+            host: "react1.domain.com".to_owned(),
+            port: 8079
+        }
+    );
+}
+
+#[test]
+fn defaults_are_those_that_the_documentation_names() {
+    let text = "interfaces: {uplink: [eth0]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], \
+                endpoints: [{name: b, address: '10.0.0.2:80'}], check: {http: {}}}]";
+    let config = parse(text).unwrap();
+    let check = config.services()[0].check();
+    assert_eq!(
+        check.to_string(),
+        "GET / every 2s, timeout 1s, rise 2, fall 3, status 200-399"
+    );
+    assert_eq!(
+        config.services()[0].failback(),
+        Failback::Auto {
+            hold: std::time::Duration::from_secs(5)
+        }
+    );
+    assert_eq!(config.resolve_every().as_secs(), 10);
+}
+
+/// Each row: what is replaced, by what, and the whole message.
+#[test]
+fn each_bad_input_has_its_one_message() {
+    let rows: &[(&str, &str, &str)] = &[
+        // Shape.
+        (
+            "rise: 2",
+            "rize: 2",
+            "services[0].check.rize: `rize: 2`: unknown field `rize` at line 17, column 7; \
+             accepted: http, inter, timeout, rise, fall",
+        ),
+        (
+            "services:",
+            "datapath: {tcp: auto}\nservices:",
+            "datapath.tcp: `datapath: {tcp: auto}`: unknown field `tcp` at line 4, column 12; \
+             accepted: bpffs, tc, xdp, flows, log",
+        ),
+        (
+            "    check:",
+            "    chek:",
+            "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
+             listeners, endpoints, check, failback, all_down, on_marked_down",
+        ),
+        (
+            "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
+            "",
+            "services[0]: `failback: {mode: auto, hold: 5s}`: missing field `check` at line 13, column 5",
+        ),
+        (
+            "[\"veth*\"]",
+            "[\"veth*\"",
+            "interfaces.edge: `services:`: illegal placement of ':' indicator at line 4, column 9",
+        ),
+        // Durations and counts.
+        (
+            "inter: 10ms",
+            "inter: 0",
+            "services[0].check.inter: `0`: too short; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "inter: 10ms",
+            "inter: 500us",
+            "services[0].check.inter: `500us`: shorter than a millisecond; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "inter: 10ms",
+            "inter: 10",
+            "services[0].check.inter: `10`: a duration needs a unit; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "inter: 10ms",
+            "inter: -1s",
+            "services[0].check.inter: `-1s`: not a duration; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "timeout: 100ms",
+            "timeout: 0ms",
+            "services[0].check.timeout: `0ms`: too short; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "timeout: 100ms",
+            "timeout: 99999999999999999999h",
+            "services[0].check.timeout: `99999999999999999999h`: not a duration; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "timeout: 100ms",
+            "timeout: 25h",
+            "services[0].check.timeout: `25h`: too long; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "rise: 2",
+            "rise: 0",
+            "services[0].check.rise: `0`: not a number in range; accepted: a whole number from 1 to 1000",
+        ),
+        (
+            "fall: 3",
+            "fall: 0",
+            "services[0].check.fall: `0`: not a number in range; accepted: a whole number from 1 to 1000",
+        ),
+        (
+            "hold: 5s",
+            "hold: soon",
+            "services[0].failback.hold: `soon`: not a duration; accepted: a whole number with a unit (ms, s, m, h), from 0s to 24h",
+        ),
+        (
+            "mode: auto, hold",
+            "mode: manual, hold",
+            "services[0].failback.hold: `5s`: a manual fail-back has no hold time; accepted: no `hold`, or mode: auto",
+        ),
+        (
+            "mode: auto",
+            "mode: never",
+            "services[0].failback.mode: `never`: not known; accepted: auto, manual",
+        ),
+        // Listeners.
+        (
+            "\"10.96.0.10:8079\"",
+            "\"10.96.0.10:8079\", \"10.96.0.10:8079\"",
+            "services[0].listeners[1]: `10.96.0.10:8079`: already a listener of service sense (services[0].listeners[0]); accepted: each VIP:port once",
+        ),
+        (
+            "10.96.0.12:8079",
+            "10.96.0.10:8079",
+            "services[0].endpoints[0].listeners[0]: `10.96.0.10:8079`: already a listener of service sense (services[0].listeners[0]); accepted: each VIP:port once",
+        ),
+        (
+            "\"10.96.0.12:8079\"",
+            "\"10.96.0.12:8079\", \"10.96.0.12:8079\"",
+            "services[0].endpoints[0].listeners[1]: `10.96.0.12:8079`: already a listener of endpoint sense/sen2 (services[0].endpoints[0].listeners[0]); accepted: each VIP:port once",
+        ),
+        (
+            "10.96.0.10:8079",
+            "10.0.0.2:8079",
+            "services[0].listeners[0]: `10.0.0.2:8079`: is the own address of endpoint sense/sen2: what is sent to it would be steered in a circle; accepted: a VIP:port at which no endpoint listens",
+        ),
+        (
+            "10.96.0.10:8079",
+            "10.96.0.10",
+            "services[0].listeners[0]: `10.96.0.10`: a listener needs a port; accepted: ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535",
+        ),
+        (
+            "10.96.0.10:8079",
+            "10.96.0.10:0",
+            "services[0].listeners[0]: `10.96.0.10:0`: port 0; accepted: ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535",
+        ),
+        (
+            "10.96.0.10:8079",
+            "vip.domain.com:8079",
+            "services[0].listeners[0]: `vip.domain.com:8079`: not an address with a port; accepted: ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535",
+        ),
+        (
+            "10.96.0.10:8079",
+            "0.0.0.0:8079",
+            "services[0].listeners[0]: `0.0.0.0:8079`: the unspecified address is nobody's: clients connect to one address; accepted: a unicast address",
+        ),
+        (
+            "10.96.0.10:8079",
+            "[::]:8079",
+            "services[0].listeners[0]: `[::]:8079`: the unspecified address is nobody's: clients connect to one address; accepted: a unicast address",
+        ),
+        (
+            "10.96.0.10:8079",
+            "[ff02::1]:8079",
+            "services[0].listeners[0]: `[ff02::1]:8079`: TCP has no multicast; accepted: a unicast address",
+        ),
+        (
+            "10.96.0.10:8079",
+            "224.0.0.1:8079",
+            "services[0].listeners[0]: `224.0.0.1:8079`: TCP has no multicast; accepted: a unicast address",
+        ),
+        (
+            "10.96.0.10:8079",
+            "127.0.0.2:8079",
+            "services[0].listeners[0]: `127.0.0.2:8079`: loopback packets never cross an interface that is managed; accepted: a unicast address",
+        ),
+        (
+            "10.96.0.10:8079",
+            "255.255.255.255:8079",
+            "services[0].listeners[0]: `255.255.255.255:8079`: TCP has no broadcast; accepted: a unicast address",
+        ),
+        (
+            "10.96.0.10:8079",
+            "[fe80::1]:8079",
+            "services[0].listeners[0]: `[fe80::1]:8079`: a link-local address means something else on every link; accepted: a unicast address",
+        ),
+        (
+            "10.96.0.10:8079",
+            "[::ffff:10.96.0.10]:8079",
+            "services[0].listeners[0]: `[::ffff:10.96.0.10]:8079`: an IPv4-mapped address never is in a packet: write the IPv4 address; accepted: a unicast address",
+        ),
+        (
+            "[\"10.96.0.10:8079\"]",
+            "[]",
+            "services[0].listeners: nobody could reach the service; accepted: at least one VIP:port",
+        ),
+        // Endpoints.
+        (
+            "react1.domain.com:8079",
+            "react1.domain.com",
+            "services[0].endpoints[1].address: `react1.domain.com`: an endpoint needs a port; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "address: 10.0.0.2:8079",
+            "address: 10.0.0.2",
+            "services[0].endpoints[0].address: `10.0.0.2`: an endpoint needs a port; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "address: 10.0.0.2:8079",
+            "address: \"[fd00::2]\"",
+            "services[0].endpoints[0].address: `[fd00::2]`: an endpoint needs a port; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "react1.domain.com:8079",
+            "react1.domain.com:0",
+            "services[0].endpoints[1].address: `react1.domain.com:0`: port 0; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "react1.domain.com:8079",
+            "react1.domain.com:70000",
+            "services[0].endpoints[1].address: `react1.domain.com:70000`: not a port; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "react1.domain.com:8079",
+            "re_act!.domain:80",
+            "services[0].endpoints[1].address: `re_act!.domain:80`: neither an address nor a DNS name; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "react1.domain.com:8079",
+            "10.0.0.256:80",
+            "services[0].endpoints[1].address: `10.0.0.256:80`: neither an address nor a DNS name; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "address: 10.0.0.2:8079",
+            "address: 127.0.0.1:8079",
+            "services[0].endpoints[0].address: `127.0.0.1:8079`: loopback packets never cross an interface that is managed; accepted: a unicast address",
+        ),
+        (
+            "react1.domain.com:8079",
+            "10.0.0.2:8079",
+            "services[0].endpoints[1].address: `10.0.0.2:8079`: endpoint sen2 has this address; accepted: an address of its own for each endpoint of a service",
+        ),
+        (
+            "address: 10.0.0.2:8079",
+            "address: [\"10.0.0.2:8079\", \"10.0.0.3:8079\"]",
+            "services[0].endpoints[0].address[1]: `10.0.0.3:8079`: a second address of the same family; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "address: 10.0.0.2:8079",
+            "address: [\"10.0.0.2:8079\", \"[fd00::2]:80\"]",
+            "services[0].endpoints[0].address[1]: `[fd00::2]:80`: the addresses' ports differ; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        (
+            "address: 10.0.0.2:8079",
+            "address: [\"10.0.0.2:8079\", \"a.b:8079\"]",
+            "services[0].endpoints[0].address[1]: `a.b:8079`: a DNS name in a list: a name brings both families by itself; accepted: ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one IPv4 and one IPv6 address with equal ports",
+        ),
+        // Families.
+        (
+            "\"10.96.0.10:8079\"",
+            "\"10.96.0.10:8079\", \"[fd00:96::10]:8079\"",
+            "services[0].endpoints[0].address: `10.0.0.2:8079`: no IPv6 address, and the listener [fd00:96::10]:8079 is IPv6; accepted: an address in every family of the service's listeners, as [IPV4:PORT, \"[IPV6]:PORT\"]",
+        ),
+        (
+            "10.96.0.12:8079",
+            "[fd00:96::12]:8079",
+            "services[0].endpoints[0].address: `10.0.0.2:8079`: no IPv6 address, and the listener [fd00:96::12]:8079 is IPv6; accepted: an address in every family of the service's listeners, as [IPV4:PORT, \"[IPV6]:PORT\"]",
+        ),
+        // Tiers and names.
+        (
+            "address: react1.domain.com:8079",
+            "address: react1.domain.com:8079\n        tier: 2",
+            "services[0].endpoints[1].tier: `2`: there is no endpoint in tier 1; accepted: tiers 0, 1, 2, ... without a gap",
+        ),
+        (
+            "address: react1.domain.com:8079",
+            "address: react1.domain.com:8079\n        tier: 0",
+            "services[0].endpoints[1].tier: `0`: endpoint sen2 is in this tier; in this version a tier holds exactly one endpoint; accepted: a tier of its own for each endpoint: 0 for the master, 1, 2, ... for backups",
+        ),
+        (
+            "address: react1.domain.com:8079",
+            "address: react1.domain.com:8079\n        tier: -1",
+            "services[0].endpoints[1].tier: `-1`: not a number in range; accepted: a whole number from 0 to 255",
+        ),
+        (
+            "name: sen1",
+            "name: sen2",
+            "services[0].endpoints[1].name: `sen2`: another endpoint of the service has this name; accepted: a name that is unique within the service",
+        ),
+        (
+            "name: sense",
+            "name: \"\"",
+            "services[0].name: ``: empty name; accepted: 1 to 63 of a-z A-Z 0-9 . _ - that begin with a letter or digit",
+        ),
+        (
+            "name: sense",
+            "name: a/b",
+            "services[0].name: `a/b`: '/' in a name; accepted: 1 to 63 of a-z A-Z 0-9 . _ - that begin with a letter or digit",
+        ),
+        (
+            "name: sense",
+            "name: \"-a\"",
+            "services[0].name: `-a`: a name begins with a letter or digit; accepted: 1 to 63 of a-z A-Z 0-9 . _ - that begin with a letter or digit",
+        ),
+        (
+            "name: sen1",
+            "name: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "services[0].endpoints[1].name: `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa`: name of 64 bytes; accepted: 1 to 63 of a-z A-Z 0-9 . _ - that begin with a letter or digit",
+        ),
+        // The check.
+        (
+            "{contains: version}",
+            "{regex: \"(\"}",
+            "services[0].check.http.expect.body.regex: `(`: invalid regex: unclosed group; accepted: a regular expression without look-around and back-references",
+        ),
+        (
+            "{contains: version}",
+            "{contains: a, regex: b}",
+            "services[0].check.http.expect.body: both `contains` and `regex` are given; accepted: one of `contains: TEXT` and `regex: EXPRESSION`",
+        ),
+        (
+            "{contains: version}",
+            "{contains: \"\"}",
+            "services[0].check.http.expect.body.contains: ``: every body contains the empty text; accepted: the text to look for",
+        ),
+        (
+            "status: 200",
+            "status: 20",
+            "services[0].check.http.expect.status: `20`: not a status; accepted: a status as 200, a range as 200-299, or a list of these; 100 to 599",
+        ),
+        (
+            "status: 200",
+            "status: [200, 299-200]",
+            "services[0].check.http.expect.status[1]: `299-200`: the range is empty; accepted: a status as 200, a range as 200-299, or a list of these; 100 to 599",
+        ),
+        (
+            "path: /status",
+            "path: status",
+            "services[0].check.http.path: `status`: not a request path; accepted: / and visible ASCII characters without blanks, others percent-encoded",
+        ),
+        (
+            "path: /status",
+            "path: \"/a\\r\\nX: y\"",
+            "services[0].check.http.path: `/a\r\nX: y`: not a request path; accepted: / and visible ASCII characters without blanks, others percent-encoded",
+        ),
+        (
+            "path: /status",
+            "method: HEAD",
+            "services[0].check.http.method: `HEAD`: an answer to HEAD has no body, and `expect.body` wants one; accepted: GET, or no `expect.body`",
+        ),
+        (
+            "path: /status",
+            "method: POST",
+            "services[0].check.http.method: `POST`: not known; accepted: GET, HEAD, OPTIONS",
+        ),
+        (
+            "path: /status",
+            "host: \"a b\"",
+            "services[0].check.http.host: `a b`: not a Host header; accepted: a host name or address, with a port if need be",
+        ),
+        (
+            "path: /status",
+            "port: 0",
+            "services[0].check.http.port: `0`: not a number in range; accepted: a whole number from 1 to 65535",
+        ),
+        // The rest.
+        (
+            "\"veth*\"",
+            "\"veth[0-9]\"",
+            "interfaces.edge[0]: `veth[0-9]`: only * and ? are special; accepted: an interface name of 1 to 15 bytes; * stands for any text, ? for one character",
+        ),
+        (
+            "edge: [\"veth*\"]",
+            "edge: []",
+            "interfaces: no interface is named, so nothing would be steered; accepted: edge: [PATTERN, ...] for pods' links, uplink: [NAME, ...] for outside clients",
+        ),
+        (
+            "edge: [\"veth*\"]",
+            "edge: [eth0]\n  uplink: [eth0]",
+            "interfaces.uplink[0]: `eth0`: is an edge too; accepted: each interface either as edge or as uplink",
+        ),
+        (
+            "services:",
+            "datapath: {tc: fast}\nservices:",
+            "datapath.tc: `fast`: not known; accepted: auto, tcx, clsact",
+        ),
+        (
+            "services:",
+            "datapath: {flows: 0}\nservices:",
+            "datapath.flows: `0`: not a number in range; accepted: a whole number from 1024 to 16777216",
+        ),
+        (
+            "services:",
+            "control: {socket: probe.sock}\nservices:",
+            "control.socket: `probe.sock`: not an absolute path; accepted: an absolute path as /run/probe/probe.sock",
+        ),
+        (
+            "services:",
+            "metrics: {listen: \"9377\"}\nservices:",
+            "metrics.listen: `9377`: not an address with a port; accepted: ADDRESS:PORT as 127.0.0.1:9377 or [::]:9377, or off",
+        ),
+        (
+            "services:",
+            "resolve: {every: 10ms}\nservices:",
+            "resolve.every: `10ms`: too short; accepted: a whole number with a unit (ms, s, m, h), from 100ms to 24h",
+        ),
+        (
+            "    failback:",
+            "    all_down: drop\n    failback:",
+            "services[0].all_down: `drop`: not known; accepted: keep, refuse",
+        ),
+        (
+            "    failback:",
+            "    on_marked_down: drain\n    failback:",
+            "services[0].on_marked_down: `drain`: not known; accepted: reset, keep",
+        ),
+    ];
+    let wrong: Vec<_> = rows
+        .iter()
+        .map(|(from, to, expected)| (message(from, to), *expected))
+        .filter(|(message, expected)| message != expected)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn listeners_may_not_overlap_across_services() {
+    let second = GOOD.split_once("services:\n").unwrap().1;
+    let both = |second: &str| parse(&format!("{GOOD}{second}")).unwrap_err().to_string();
+    let renamed = second.replace("name: sense", "name: other");
+    assert_eq!(
+        both(&renamed),
+        "services[1].listeners[0]: `10.96.0.10:8079`: already a listener of service sense \
+         (services[0].listeners[0]); accepted: each VIP:port once"
+    );
+    // One service's VIP is another service's endpoint.
+    let circle = renamed
+        .replace("10.96.0.10:8079", "10.96.0.20:8079")
+        .replace("10.96.0.12:8079", "10.0.0.2:8079")
+        .replace("address: 10.0.0.2:8079", "address: 10.0.0.9:8079");
+    assert!(both(&circle).contains("own address of endpoint sense/sen2"));
+    assert_eq!(
+        both(second),
+        "services[1].name: `sense`: another service has this name; accepted: a unique name"
+    );
+}
+
+#[test]
+fn other_shapes_of_nothing_are_refused() {
+    for text in ["", "---\n", "[]", "services: 1", "a: b\n---\nc: d"] {
+        parse(text).unwrap_err();
+    }
+    let none = "interfaces: {edge: [a]}\nservices: []";
+    assert_eq!(
+        parse(none).unwrap_err().to_string(),
+        "services: there is nothing to steer; accepted: at least one service"
+    );
+}
+
+#[test]
+fn an_error_names_the_file() {
+    let missing = load(Path::new("/nonexistent/probe.yaml")).unwrap_err();
+    assert!(
+        missing
+            .to_string()
+            .starts_with("/nonexistent/probe.yaml: cannot read the configuration: No such file"),
+        "{missing}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probe.yaml");
+    std::fs::write(&file, GOOD.replace("fall: 3", "fall: 0")).unwrap();
+    assert_eq!(
+        load(&file).unwrap_err().to_string(),
+        format!(
+            "{}: services[0].check.fall: `0`: not a number in range; accepted: a whole number \
+             from 1 to 1000",
+            file.display()
+        )
+    );
+}
+
+#[test]
+fn status_sets_and_bodies_judge() {
+    let text = GOOD
+        .replace("status: 200", "status: [200-204, 301]")
+        .replace("{contains: version}", r#"{regex: '"version":\s*"\d'}"#);
+    let config = parse(&text).unwrap();
+    let http = config.services()[0].check().http();
+    for (status, good) in [
+        (199, false),
+        (200, true),
+        (204, true),
+        (205, false),
+        (301, true),
+    ] {
+        assert_eq!(http.status().contains(status), good, "{status}");
+    }
+    let body = http.body().unwrap();
+    assert!(body.matches(br#"{"version": "7"}"#));
+    assert!(body.matches(b"\xff\"version\":\"7"), "not UTF-8");
+    assert!(!body.matches(br#"{"version": "x"}"#));
+    let contains = BodyMatch::Contains(b"a\0b".to_vec());
+    assert!(contains.matches(b"xa\0by"));
+    assert!(!contains.matches(b"a"));
+}
+
+/// The commented example is the reference set-up, and good.
+#[test]
+fn the_example_says_what_the_reference_says() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/probe.yaml");
+    let config = load(&file).unwrap();
+    let service = &config.services()[0];
+    assert_eq!(service.name(), "sense");
+    let endpoints: Vec<_> = service
+        .endpoints()
+        .iter()
+        .map(|e| {
+            (
+                e.name(),
+                e.tier(),
+                e.address().to_string(),
+                e.listeners().len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        endpoints,
+        [
+            ("sen2", 0, "react2.domain.com:8079".to_owned(), 1),
+            ("sen1", 1, "react1.domain.com:8079".to_owned(), 1),
+        ]
+    );
+    assert_eq!(
+        service.check().to_string(),
+        "GET /status every 10ms, timeout 100ms, rise 2, fall 3, status 200, body `version`"
+    );
+    assert_eq!(service.check().http().port(), Some(8079));
+    assert_eq!(service.check().http().host(), Some("react.domain.com"));
+    // What it calls defaults are the defaults.
+    let bare = parse(
+        "interfaces: {edge: [a]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], endpoints: \
+         [{name: b, address: '10.0.0.2:80'}], check: {http: {}}}]",
+    )
+    .unwrap();
+    for same in [
+        format!("{:?}", config.datapath()) == format!("{:?}", bare.datapath()),
+        config.socket() == bare.socket(),
+        config.metrics() == bare.metrics(),
+        config.resolve_every() == bare.resolve_every(),
+    ] {
+        assert!(same);
+    }
+}

@@ -1,0 +1,565 @@
+//! The configuration as the agent uses it: every value is possible, and no two
+//! values contradict each other.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    check::Check,
+    conflicts,
+    error::Fault,
+    raw,
+    scalar::{self, duration, number, word},
+};
+use crate::{
+    datapath::{LogLevel, TcMode, XdpMode},
+    interfaces::Pattern,
+};
+
+const DEFAULT_HOLD: Duration = Duration::from_secs(5);
+const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
+/// Where `probe status` looks for an agent unless it is told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/probe/probe.sock";
+/// Where the kernel's pins stand unless configured otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9377);
+
+/// A whole valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    edge: Vec<Pattern>,
+    uplink: Vec<Pattern>,
+    datapath: Datapath,
+    socket: PathBuf,
+    metrics: Option<SocketAddr>,
+    services: Vec<Service>,
+    resolve_every: Duration,
+}
+
+/// How the kernel side is loaded.
+#[derive(Clone, Debug)]
+pub struct Datapath {
+    bpffs: PathBuf,
+    tc: TcMode,
+    xdp: XdpMode,
+    flows: u32,
+    log: LogLevel,
+}
+
+/// A service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    name: String,
+    listeners: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
+    check: Check,
+    failback: Failback,
+    all_down: AllDown,
+    keep_flows_of_down: bool,
+}
+
+/// An endpoint of a service.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    name: String,
+    address: Address,
+    tier: u8,
+    listeners: Vec<SocketAddr>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// At fixed addresses, at least one.
+    Literal {
+        /// In IPv4.
+        v4: Option<Ipv4Addr>,
+        /// In IPv6.
+        v6: Option<Ipv6Addr>,
+        /// Port in both.
+        port: u16,
+    },
+    /// Where DNS says.
+    Name {
+        /// The name, as configured.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+}
+
+/// When a service goes back to an endpoint of a lower tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    /// After it has been up for this long without a break.
+    Auto {
+        /// How long.
+        hold: Duration,
+    },
+    /// When somebody orders it.
+    Manual,
+}
+
+/// What a service does while all its endpoints are down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// Its selection stays.
+    Keep,
+    /// Clients get a RST.
+    Refuse,
+}
+
+impl Config {
+    /// Interfaces behind which clients are.
+    pub fn edge(&self) -> &[Pattern] {
+        &self.edge
+    }
+    /// Interfaces to outside clients.
+    pub fn uplink(&self) -> &[Pattern] {
+        &self.uplink
+    }
+    /// How the kernel side is loaded.
+    pub fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+    /// Where the control API listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+    /// Where metrics are served, if they are.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+    /// The services, at least one.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+    /// Time between two resolutions of a name.
+    pub fn resolve_every(&self) -> Duration {
+        self.resolve_every
+    }
+
+    pub(super) fn parse(raw: &raw::File) -> Result<Self, Fault> {
+        let (edge, uplink) = interfaces(&raw.interfaces)?;
+        let datapath = Datapath::parse(&raw.datapath)?;
+        let socket = path("control.socket", &raw.control.socket, DEFAULT_SOCKET)?;
+        // sockaddr_un holds 108 bytes with the closing zero; the agent adds a suffix while it binds.
+        if socket.as_os_str().len() > 90 {
+            return Err(Fault::new(
+                "control.socket",
+                socket.display(),
+                "too long for a socket's path",
+                "an absolute path of at most 90 bytes",
+            ));
+        }
+        let metrics = match raw.metrics.listen.as_deref() {
+            None => Some(DEFAULT_METRICS),
+            Some("off") => None,
+            Some(text) => Some(
+                text.parse::<SocketAddr>()
+                    .ok()
+                    .filter(|address| address.port() != 0)
+                    .ok_or_else(|| {
+                        Fault::new(
+                            "metrics.listen",
+                            text,
+                            "not an address with a port",
+                            "ADDRESS:PORT as 127.0.0.1:9377 or [::]:9377, or off",
+                        )
+                    })?,
+            ),
+        };
+        if raw.services.is_empty() {
+            return Err(Fault::absent(
+                "services",
+                "there is nothing to steer",
+                "at least one service",
+            ));
+        }
+        let services = raw
+            .services
+            .iter()
+            .enumerate()
+            .map(|(i, service)| Service::parse(&format!("services[{i}]"), service))
+            .collect::<Result<Vec<_>, _>>()?;
+        let resolve_every = match &raw.resolve.every {
+            Some(text) => duration("resolve.every", text, Duration::from_millis(100))?,
+            None => DEFAULT_RESOLVE,
+        };
+        conflicts::check(&services)?;
+        Ok(Self {
+            edge,
+            uplink,
+            datapath,
+            socket,
+            metrics,
+            services,
+            resolve_every,
+        })
+    }
+}
+
+fn interfaces(raw: &raw::Interfaces) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {
+    let list = |key: &str, list: &[String]| {
+        list.iter()
+            .enumerate()
+            .map(|(i, text)| {
+                Pattern::new(text).map_err(|problem| {
+                    Fault::new(
+                        format!("interfaces.{key}[{i}]"),
+                        text,
+                        problem,
+                        "an interface name of 1 to 15 bytes; * stands for any text, ? for one character",
+                    )
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let (edge, uplink) = (list("edge", &raw.edge)?, list("uplink", &raw.uplink)?);
+    if edge.is_empty() && uplink.is_empty() {
+        return Err(Fault::absent(
+            "interfaces",
+            "no interface is named, so nothing would be steered",
+            "edge: [PATTERN, ...] for pods' links, uplink: [NAME, ...] for outside clients",
+        ));
+    }
+    if let Some((i, both)) = uplink.iter().enumerate().find(|(_, p)| edge.contains(p)) {
+        return Err(Fault::new(
+            format!("interfaces.uplink[{i}]"),
+            both,
+            "is an edge too",
+            "each interface either as edge or as uplink",
+        ));
+    }
+    Ok((edge, uplink))
+}
+
+fn path(field: &str, text: &Option<String>, default: &str) -> Result<PathBuf, Fault> {
+    let text = text.as_deref().unwrap_or(default);
+    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
+        return Err(Fault::new(
+            field,
+            text,
+            "not an absolute path",
+            format!("an absolute path as {default}"),
+        ));
+    }
+    Ok(text.into())
+}
+
+impl Datapath {
+    /// Mount point of the BPF file system.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+    /// How TC programs are attached.
+    pub fn tc(&self) -> TcMode {
+        self.tc
+    }
+    /// How XDP programs are attached.
+    pub fn xdp(&self) -> XdpMode {
+        self.xdp
+    }
+    /// Flows that the table of one address family holds.
+    pub fn flows(&self) -> u32 {
+        self.flows
+    }
+    /// Which messages of the datapath are logged.
+    pub fn log(&self) -> LogLevel {
+        self.log
+    }
+
+    fn parse(raw: &raw::Datapath) -> Result<Self, Fault> {
+        let tc = [
+            ("auto", TcMode::Auto),
+            ("tcx", TcMode::Tcx),
+            ("clsact", TcMode::Clsact),
+        ];
+        let xdp = [
+            ("auto", XdpMode::Auto),
+            ("native", XdpMode::Native),
+            ("generic", XdpMode::Generic),
+            ("off", XdpMode::Off),
+        ];
+        let log = [
+            ("off", LogLevel::Off),
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+        ];
+        Ok(Self {
+            bpffs: path("datapath.bpffs", &raw.bpffs, DEFAULT_BPFFS)?,
+            tc: word("datapath.tc", raw.tc.as_deref().unwrap_or("auto"), &tc)?,
+            xdp: word("datapath.xdp", raw.xdp.as_deref().unwrap_or("auto"), &xdp)?,
+            flows: match &raw.flows {
+                // 16 million flows of one family take about 2 GiB.
+                Some(text) => number("datapath.flows", text, 1024..=16_777_216)?,
+                None => probe_ebpf::abi::DEFAULT_FLOWS,
+            },
+            log: word("datapath.log", raw.log.as_deref().unwrap_or("warn"), &log)?,
+        })
+    }
+}
+
+impl Service {
+    /// Unique among services.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// VIP:port pairs that follow the selection, at least one.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+    /// At least one, in the file's order.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+    /// How their health is probed.
+    pub fn check(&self) -> &Check {
+        &self.check
+    }
+    /// When it goes back.
+    pub fn failback(&self) -> Failback {
+        self.failback
+    }
+    /// What it does without a healthy endpoint.
+    pub fn all_down(&self) -> AllDown {
+        self.all_down
+    }
+    /// Flows of an endpoint that is down go on to it.
+    pub fn keep_flows_of_down(&self) -> bool {
+        self.keep_flows_of_down
+    }
+
+    fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
+        let name = scalar::name(&format!("{field}.name"), &raw.name)?;
+        let listeners = listeners(field, &raw.listeners)?;
+        if listeners.is_empty() {
+            return Err(Fault::absent(
+                format!("{field}.listeners"),
+                "nobody could reach the service",
+                "at least one VIP:port",
+            ));
+        }
+        if raw.endpoints.is_empty() {
+            return Err(Fault::absent(
+                format!("{field}.endpoints"),
+                "nobody could serve the service",
+                "at least one endpoint",
+            ));
+        }
+        let endpoints = raw
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(i, endpoint)| Endpoint::parse(&format!("{field}.endpoints[{i}]"), i, endpoint))
+            .collect::<Result<Vec<_>, _>>()?;
+        let on_marked_down = [("reset", false), ("keep", true)];
+        let all_down = [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)];
+        Ok(Self {
+            name,
+            listeners,
+            endpoints,
+            check: Check::parse(&format!("{field}.check"), &raw.check)?,
+            failback: Failback::parse(&format!("{field}.failback"), &raw.failback)?,
+            all_down: word(
+                &format!("{field}.all_down"),
+                raw.all_down.as_deref().unwrap_or("keep"),
+                &all_down,
+            )?,
+            keep_flows_of_down: word(
+                &format!("{field}.on_marked_down"),
+                raw.on_marked_down.as_deref().unwrap_or("reset"),
+                &on_marked_down,
+            )?,
+        })
+    }
+}
+
+fn listeners(field: &str, raw: &[String]) -> Result<Vec<SocketAddr>, Fault> {
+    raw.iter()
+        .enumerate()
+        .map(|(i, text)| scalar::listener(&format!("{field}.listeners[{i}]"), text))
+        .collect()
+}
+
+impl Failback {
+    fn parse(field: &str, raw: &raw::Failback) -> Result<Self, Fault> {
+        let hold = match &raw.hold {
+            Some(text) => Some(duration(&format!("{field}.hold"), text, Duration::ZERO)?),
+            None => None,
+        };
+        let modes = [("auto", true), ("manual", false)];
+        let auto = word(
+            &format!("{field}.mode"),
+            raw.mode.as_deref().unwrap_or("auto"),
+            &modes,
+        )?;
+        match (auto, hold) {
+            (true, hold) => Ok(Self::Auto {
+                hold: hold.unwrap_or(DEFAULT_HOLD),
+            }),
+            (false, None) => Ok(Self::Manual),
+            (false, Some(hold)) => Err(Fault::new(
+                format!("{field}.hold"),
+                scalar::show(hold),
+                "a manual fail-back has no hold time",
+                "no `hold`, or mode: auto",
+            )),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Unique within the service.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+    /// 0 is the master's.
+    pub fn tier(&self) -> u8 {
+        self.tier
+    }
+    /// VIP:port pairs that always reach it.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    fn parse(field: &str, position: usize, raw: &raw::Endpoint) -> Result<Self, Fault> {
+        let tier = match &raw.tier {
+            Some(text) => number(&format!("{field}.tier"), text, 0..=u8::MAX)?,
+            None => u8::try_from(position).map_err(|_| {
+                Fault::new(field, &raw.name, "too many endpoints", "at most 256 tiers")
+            })?,
+        };
+        Ok(Self {
+            name: scalar::name(&format!("{field}.name"), &raw.name)?,
+            address: Address::parse(&format!("{field}.address"), &raw.address)?,
+            tier,
+            listeners: listeners(field, &raw.listeners)?,
+        })
+    }
+}
+
+const ENDPOINT: &str = "ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, port 1 to 65535; or a list of one \
+                        IPv4 and one IPv6 address with equal ports";
+
+impl Address {
+    /// The port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Literal { port, .. } | Self::Name { port, .. } => *port,
+        }
+    }
+
+    fn parse(field: &str, raw: &raw::OneOrMany) -> Result<Self, Fault> {
+        let list = match raw {
+            raw::OneOrMany::One(text) => return Self::parse_one(field, text),
+            raw::OneOrMany::Many(list) => list,
+        };
+        let (mut v4, mut v6, mut ports) = (None, None, Vec::new());
+        for (i, text) in list.iter().enumerate() {
+            let field = format!("{field}[{i}]");
+            let Self::Literal { v4: a, v6: b, port } = Self::parse_one(&field, text)? else {
+                return Err(Fault::new(
+                    field,
+                    text,
+                    "a DNS name in a list: a name brings both families by itself",
+                    ENDPOINT,
+                ));
+            };
+            if (v4.is_some() && a.is_some()) || (v6.is_some() && b.is_some()) {
+                return Err(Fault::new(
+                    field,
+                    text,
+                    "a second address of the same family",
+                    ENDPOINT,
+                ));
+            }
+            if ports.first().is_some_and(|first| *first != port) {
+                return Err(Fault::new(
+                    field,
+                    text,
+                    "the addresses' ports differ",
+                    ENDPOINT,
+                ));
+            }
+            v4 = v4.or(a);
+            v6 = v6.or(b);
+            ports.push(port);
+        }
+        match ports.first() {
+            Some(&port) => Ok(Self::Literal { v4, v6, port }),
+            None => Err(Fault::absent(field, "an empty list", ENDPOINT)),
+        }
+    }
+
+    fn parse_one(field: &str, text: &str) -> Result<Self, Fault> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            scalar::steerable(field, text, address)?;
+            let port = address.port();
+            return Ok(match address.ip() {
+                IpAddr::V4(ip) => Self::Literal {
+                    v4: Some(ip),
+                    v6: None,
+                    port,
+                },
+                IpAddr::V6(ip) => Self::Literal {
+                    v4: None,
+                    v6: Some(ip),
+                    port,
+                },
+            });
+        }
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        if bare.parse::<IpAddr>().is_ok() || scalar::is_host_name(text) {
+            return Err(Fault::new(
+                field,
+                text,
+                "an endpoint needs a port",
+                ENDPOINT,
+            ));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(Fault::new(field, text, "not an address", ENDPOINT));
+        };
+        let port = match port.parse::<u16>() {
+            Ok(0) => return Err(Fault::new(field, text, "port 0", ENDPOINT)),
+            Ok(port) if port.to_string() == text[host.len() + 1..] => port,
+            _ => return Err(Fault::new(field, text, "not a port", ENDPOINT)),
+        };
+        if !scalar::is_host_name(host) {
+            return Err(Fault::new(
+                field,
+                text,
+                "neither an address nor a DNS name",
+                ENDPOINT,
+            ));
+        }
+        Ok(Self::Name {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Literal { v4, v6, port } => {
+                let v4 = v4.map(|ip| SocketAddr::from((ip, *port)).to_string());
+                let v6 = v6.map(|ip| SocketAddr::from((ip, *port)).to_string());
+                let both: Vec<_> = v4.into_iter().chain(v6).collect();
+                f.write_str(&both.join(", "))
+            }
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}

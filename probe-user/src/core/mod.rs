@@ -1,0 +1,321 @@
+//! The one task that decides and writes.
+//!
+//! It owns every service's [`Failover`] and the only handle to the kernel's
+//! tables. Verdicts, timers, DNS answers, interfaces and orders reach it as
+//! messages, so nothing here needs a lock, and what it writes has one order.
+//!
+//! Two rules of that order matter. A switch's map write comes before its marks,
+//! its log line and its metrics. And the selected endpoint is never marked down in
+//! the kernel, or the flows that it is to take would be reset: a target is marked
+//! up before it is selected, and an endpoint is marked down after it was left.
+//!
+//! A write that the kernel refuses ends the task, and with it the agent: one that
+//! cannot steer must not look alive.
+
+mod interfaces;
+mod services;
+pub mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, time::SystemTime};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    config::Config,
+    datapath::{self, Attached, EndpointCounters, EndpointId, Role, Steering, Swept},
+    failover::{NoFailback, Reason},
+    health::{State, Verdict, http::Probe, scheduler::Report},
+    interfaces::Change,
+    resolve::Resolved,
+};
+use interfaces::Managed;
+use services::Services;
+
+/// What the core needs of the datapath beside [`Steering`].
+pub trait Attach {
+    /// Begins to manage an interface.
+    fn attach(&mut self, ifindex: u32, name: &str, role: Role)
+    -> Result<Attached, datapath::Error>;
+    /// The interface is gone.
+    fn forget(&mut self, ifindex: u32);
+    /// The interface exists and is no longer wanted.
+    fn detach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), datapath::Error>;
+    /// Interfaces that are managed now, also by an earlier agent.
+    fn attached(&self) -> Vec<u32>;
+    /// The flow tables were swept: ids that no flow refers to any more may be used again.
+    fn swept(&mut self, swept: &Swept) -> Result<(), datapath::Error>;
+}
+
+impl Attach for datapath::kernel::Datapath {
+    fn attach(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        role: Role,
+    ) -> Result<Attached, datapath::Error> {
+        self.attach(ifindex, name, role)
+    }
+    fn forget(&mut self, ifindex: u32) {
+        self.forget(ifindex);
+    }
+    fn detach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), datapath::Error> {
+        self.detach_interface(ifindex, name)
+    }
+    fn attached(&self) -> Vec<u32> {
+        self.attached()
+    }
+    fn swept(&mut self, swept: &Swept) -> Result<(), datapath::Error> {
+        self.release_retired(swept)
+    }
+}
+
+/// Reads what the datapath counted.
+pub trait Counters: Send + Sync {
+    /// An endpoint's traffic.
+    fn endpoint(&self, id: EndpointId) -> Result<EndpointCounters, datapath::Error>;
+    /// Packets by reason.
+    fn reasons(&self) -> Result<Vec<(probe_ebpf::abi::Reason, u64)>, datapath::Error>;
+    /// Flows in the tables.
+    fn flows(&self) -> datapath::FlowCounts;
+}
+
+impl Counters for datapath::Reader {
+    fn endpoint(&self, id: EndpointId) -> Result<EndpointCounters, datapath::Error> {
+        self.endpoint_counters(id)
+    }
+    fn reasons(&self) -> Result<Vec<(probe_ebpf::abi::Reason, u64)>, datapath::Error> {
+        self.reasons()
+    }
+    fn flows(&self) -> datapath::FlowCounts {
+        self.flow_counts()
+    }
+}
+
+/// Is told what happened, after it happened.
+pub trait Observer: Send {
+    /// A check was made.
+    fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64);
+    /// An endpoint is in this state.
+    fn state(&self, service: &str, endpoint: &str, state: State);
+    /// A service's new connections go to this endpoint, or nowhere.
+    fn selected(&self, service: &str, endpoint: Option<&str>);
+    /// The selection changed.
+    fn switched(&self, service: &str, reason: Reason);
+    /// An endpoint has this id in the kernel.
+    fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
+    /// So many interfaces of a role are attached.
+    fn interfaces(&self, role: Role, attached: usize);
+}
+
+/// Which endpoint a check is of, and of which of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckKey {
+    /// Position in the configuration.
+    pub service: usize,
+    /// Position in the service.
+    pub endpoint: usize,
+    /// Counts address changes: a verdict on an old address is nobody's.
+    pub generation: u32,
+}
+
+/// Begins the checks of an endpoint.
+pub type StartChecks = Box<dyn FnMut(CheckKey, CheckPlan) -> AbortHandle + Send>;
+
+/// How an endpoint is checked.
+#[derive(Clone, Debug)]
+pub struct CheckPlan {
+    /// The check.
+    pub probe: Probe,
+    /// Time between two.
+    pub inter: std::time::Duration,
+    /// Time before the first, so that not all endpoints are checked at one moment.
+    pub offset: std::time::Duration,
+}
+
+/// A name's lookup.
+#[derive(Debug)]
+pub struct Lookup {
+    /// Position in the configuration.
+    pub service: usize,
+    /// Position in the service.
+    pub endpoint: usize,
+    /// What DNS said, or why it said nothing.
+    pub answer: Result<Vec<IpAddr>, String>,
+}
+
+/// Why an ordered fail-back was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No service of that name.
+    #[error("there is no service `{0}`")]
+    NoService(String),
+    /// The service does not allow it now.
+    #[error("service {service}: {reason}")]
+    No {
+        /// The service.
+        service: String,
+        /// Why not.
+        reason: NoFailback,
+    },
+}
+
+/// Questions and orders from outside.
+#[derive(Debug)]
+pub enum Ask {
+    /// All that is known.
+    Status(oneshot::Sender<status::Status>),
+    /// Endpoints without a first verdict, as `service/endpoint`; the answer alone shows
+    /// that the core is alive.
+    Pending(oneshot::Sender<Vec<String>>),
+    /// Fail back now; answers with the endpoint's name.
+    Failback(String, oneshot::Sender<Result<String, Refused>>),
+}
+
+/// What the core listens to.
+pub struct Inputs {
+    /// Verdicts.
+    pub reports: mpsc::Receiver<Report<CheckKey>>,
+    /// DNS.
+    pub lookups: mpsc::Receiver<Lookup>,
+    /// Interfaces.
+    pub changes: mpsc::Receiver<Change>,
+    /// Sweeps of the flow tables.
+    pub swept: mpsc::Receiver<Swept>,
+    /// People and programs.
+    pub asks: mpsc::Receiver<Ask>,
+    /// True when it is time to end.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// The state of the agent.
+pub struct Core<D> {
+    datapath: D,
+    services: Services,
+    managed: Managed,
+    observer: Box<dyn Observer>,
+    started: SystemTime,
+    pins: String,
+}
+
+impl<D: Steering + Attach> Core<D> {
+    /// Puts the configuration into the kernel and selects; attaches and checks nothing
+    /// yet. `resolved` holds an address for each endpoint of each service.
+    pub fn new(
+        config: &Config,
+        resolved: Vec<Vec<Resolved>>,
+        mut datapath: D,
+        pins: String,
+        observer: Box<dyn Observer>,
+    ) -> Result<Self, datapath::Error> {
+        let services = Services::new(config, resolved, &mut datapath, observer.as_ref())?;
+        Ok(Self {
+            datapath,
+            services,
+            managed: Managed::new(config),
+            observer,
+            started: SystemTime::now(),
+            pins,
+        })
+    }
+
+    /// Attaches to the interfaces that exist. An interface that the configuration names
+    /// literally must be attached; one that matches a pattern is tried again later.
+    pub fn attach(
+        &mut self,
+        existing: &[crate::interfaces::Interface],
+    ) -> Result<(), datapath::Error> {
+        self.managed
+            .begin(&mut self.datapath, existing, self.observer.as_ref())
+    }
+
+    /// The datapath, for what is done to it around the start.
+    pub fn datapath_mut(&mut self) -> &mut D {
+        &mut self.datapath
+    }
+
+    /// Begins the checks, and works until it is told to end. Gives the datapath back.
+    pub async fn run(
+        mut self,
+        mut inputs: Inputs,
+        start_checks: StartChecks,
+    ) -> Result<D, datapath::Error> {
+        self.services.begin_checks(start_checks);
+        let mut retry = tokio::time::interval(interfaces::RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        retry.tick().await;
+        loop {
+            let due = self.services.due();
+            tokio::select! {
+                Some(report) = inputs.reports.recv() => self.services.verdict(
+                    report,
+                    Instant::now(),
+                    &mut self.datapath,
+                    self.observer.as_ref(),
+                )?,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.services.tick(Instant::now(), &mut self.datapath, self.observer.as_ref())?;
+                }
+                Some(lookup) = inputs.lookups.recv() => {
+                    self.services.looked_up(lookup, &mut self.datapath, self.observer.as_ref())?;
+                }
+                Some(change) = inputs.changes.recv() => {
+                    self.managed.change(&mut self.datapath, change, self.observer.as_ref());
+                }
+                _ = retry.tick() => self.managed.retry(&mut self.datapath, self.observer.as_ref()),
+                Some(swept) = inputs.swept.recv() => self.datapath.swept(&swept)?,
+                Some(ask) = inputs.asks.recv() => self.answer(ask)?,
+                // An error means that the sender is gone: nobody is left to work for.
+                ended = inputs.shutdown.wait_for(|end| *end) => {
+                    drop(ended);
+                    break;
+                }
+            }
+        }
+        self.services.end_checks();
+        Ok(self.datapath)
+    }
+
+    fn answer(&mut self, ask: Ask) -> Result<(), datapath::Error> {
+        // Who asked may have gone away; that is their business.
+        match ask {
+            Ask::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Ask::Pending(reply) => {
+                let _ = reply.send(self.services.pending());
+            }
+            Ask::Failback(service, reply) => {
+                let answer = self.services.order_failback(
+                    &service,
+                    &mut self.datapath,
+                    self.observer.as_ref(),
+                )?;
+                let _ = reply.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> status::Status {
+        status::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent: status::Agent {
+                pid: std::process::id(),
+                started_unix_ms: status::unix_ms(self.started),
+            },
+            services: self.services.status(Instant::now()),
+            interfaces: self.managed.status(),
+            datapath: status::Datapath {
+                abi: probe_ebpf::abi::ABI_VERSION,
+                pins: self.pins.clone(),
+                ..status::Datapath::default()
+            },
+        }
+    }
+}

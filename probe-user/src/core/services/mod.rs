@@ -1,0 +1,505 @@
+//! The services: from verdicts to map writes.
+
+mod telling;
+
+use std::time::SystemTime;
+
+use tokio::{task::AbortHandle, time::Instant};
+use tracing::{error, info, warn};
+
+use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, StartChecks, status};
+use crate::{
+    config::{self, Config},
+    datapath::{
+        self, AppliedService, Choice, EndpointId, EndpointPlan, ServiceId, ServicePlan, Steering,
+    },
+    failover::{Failover, Reason, Switch, Target},
+    health::{RiseFall, State, Verdict, http::Probe, scheduler::Report},
+    resolve::{Families, Resolved, choose},
+};
+
+type Result<T = ()> = std::result::Result<T, datapath::Error>;
+
+struct Service {
+    config: config::Service,
+    id: ServiceId,
+    failover: Failover,
+    reason: Reason,
+    since: SystemTime,
+    switches: u64,
+    endpoints: Vec<Endpoint>,
+}
+
+struct Endpoint {
+    id: EndpointId,
+    at: Resolved,
+    families: Families,
+    health: RiseFall,
+    since: SystemTime,
+    /// What the kernel holds.
+    marked_up: bool,
+    verdict: Option<Verdict>,
+    checks: u64,
+    failures: u64,
+    generation: u32,
+    task: Option<AbortHandle>,
+    /// The last lookup failed, and that was said.
+    unresolved: bool,
+}
+
+/// All of them.
+pub struct Services {
+    all: Vec<Service>,
+    start_checks: Option<StartChecks>,
+    /// The earliest fail-back that will be due; kept, because it is asked for at every message.
+    due: Option<Instant>,
+}
+
+impl Services {
+    /// Puts them into the kernel: plan, then selection and marks.
+    pub fn new<D: Steering>(
+        config: &Config,
+        resolved: Vec<Vec<Resolved>>,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let plan: Vec<_> = config
+            .services()
+            .iter()
+            .zip(&resolved)
+            .map(|(service, at)| service_plan(service, at))
+            .collect();
+        let applied = datapath.apply(&plan)?;
+        let all = config
+            .services()
+            .iter()
+            .zip(resolved)
+            .zip(applied)
+            .map(|((config, at), applied)| Service::new(config, at, applied, Instant::now()))
+            .collect();
+        let mut services = Self {
+            all,
+            start_checks: None,
+            due: None,
+        };
+        for service in &mut services.all {
+            service.write_selection(datapath)?;
+            service.write_marks(datapath)?;
+            service.tell(observer);
+        }
+        services.reckon();
+        Ok(services)
+    }
+
+    /// Begins every endpoint's checks, spread over their interval.
+    pub fn begin_checks(&mut self, mut start: StartChecks) {
+        for (s, service) in self.all.iter_mut().enumerate() {
+            let count = u32::try_from(service.endpoints.len()).unwrap_or(u32::MAX);
+            for e in 0..service.endpoints.len() {
+                // A millisecond at most: enough to keep bursts apart, too little to delay.
+                let offset = std::time::Duration::from_millis(1)
+                    .min(service.config.check().inter())
+                    * u32::try_from(e).unwrap_or(0)
+                    / count;
+                service.start_check(s, e, offset, &mut start);
+            }
+        }
+        self.start_checks = Some(start);
+    }
+
+    /// Ends them.
+    pub fn end_checks(&mut self) {
+        for endpoint in self.all.iter_mut().flat_map(|s| &mut s.endpoints) {
+            if let Some(task) = endpoint.task.take() {
+                task.abort();
+            }
+        }
+    }
+
+    /// When [`Services::tick`] has something to do.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// A check was made.
+    pub fn verdict<D: Steering>(
+        &mut self,
+        report: Report<CheckKey>,
+        now: Instant,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        let Report {
+            key,
+            verdict,
+            skipped,
+        } = report;
+        let Some(service) = self.all.get_mut(key.service) else {
+            return Ok(());
+        };
+        let Some(endpoint) = service.endpoints.get_mut(key.endpoint) else {
+            return Ok(());
+        };
+        if endpoint.generation != key.generation {
+            return Ok(());
+        }
+        let changed = verdict
+            .kind
+            .success()
+            .and_then(|success| endpoint.health.observe(success));
+        let mut switch = None;
+        if let Some(state) = changed {
+            switch = service.failover.observe(key.endpoint, state, now);
+            service.carry_out(switch, datapath)?;
+        }
+        // The kernel knows; now people may.
+        service.record(key.endpoint, verdict, skipped, changed, observer);
+        service.tell_switch(switch, observer);
+        if changed.is_some() {
+            self.reckon();
+        }
+        Ok(())
+    }
+
+    /// Time passed.
+    pub fn tick<D: Steering>(
+        &mut self,
+        now: Instant,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        for service in &mut self.all {
+            if service.failover.due().is_some_and(|due| due <= now) {
+                let switch = service.failover.tick(now);
+                service.carry_out(switch, datapath)?;
+                service.tell_switch(switch, observer);
+            }
+        }
+        self.reckon();
+        Ok(())
+    }
+
+    /// Somebody orders a fail-back.
+    pub fn order_failback<D: Steering>(
+        &mut self,
+        name: &str,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result<std::result::Result<String, Refused>> {
+        let Some(service) = self.all.iter_mut().find(|s| s.config.name() == name) else {
+            return Ok(Err(Refused::NoService(name.to_owned())));
+        };
+        let switch = match service.failover.order_failback() {
+            Ok(switch) => Some(switch),
+            Err(reason) => {
+                let service = name.to_owned();
+                return Ok(Err(Refused::No { service, reason }));
+            }
+        };
+        service.carry_out(switch, datapath)?;
+        service.tell_switch(switch, observer);
+        let name = service.target_name(service.failover.selected()).to_owned();
+        self.reckon();
+        Ok(Ok(name))
+    }
+
+    /// DNS answered, or did not.
+    pub fn looked_up<D: Steering>(
+        &mut self,
+        lookup: Lookup,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        let (s, e) = (lookup.service, lookup.endpoint);
+        let Some(service) = self.all.get_mut(s).filter(|s| e < s.endpoints.len()) else {
+            return Ok(());
+        };
+        let moved = service.looked_up(e, lookup.answer, datapath, observer)?;
+        if moved && let Some(start) = &mut self.start_checks {
+            service.start_check(s, e, std::time::Duration::ZERO, start);
+        }
+        Ok(())
+    }
+
+    /// Endpoints that no check has judged since the agent started.
+    pub fn pending(&self) -> Vec<String> {
+        let mut pending = Vec::new();
+        for service in &self.all {
+            for (endpoint, config) in service.endpoints.iter().zip(service.config.endpoints()) {
+                if endpoint.checks == 0 {
+                    pending.push(format!("{}/{}", service.config.name(), config.name()));
+                }
+            }
+        }
+        pending
+    }
+
+    /// For people and programs.
+    pub fn status(&self, now: Instant) -> Vec<status::Service> {
+        self.all.iter().map(|s| s.status(now)).collect()
+    }
+
+    fn reckon(&mut self) {
+        self.due = self.all.iter().filter_map(|s| s.failover.due()).min();
+    }
+}
+
+impl Service {
+    fn new(
+        config: &config::Service,
+        at: Vec<Resolved>,
+        applied: AppliedService,
+        now: Instant,
+    ) -> Self {
+        let inherited = applied.inherited.map(|choice| match choice {
+            Choice::Refuse => Target::Refuse,
+            // A choice that is none of ours names no endpoint, and is ignored.
+            Choice::Endpoint(id) => Target::Endpoint(
+                applied
+                    .endpoints
+                    .iter()
+                    .position(|e| *e == id)
+                    .unwrap_or(usize::MAX),
+            ),
+        });
+        let down = |i: usize| applied.inherited_down.get(i).copied().unwrap_or(false);
+        let state = |i: usize| match inherited {
+            _ if down(i) => State::Down,
+            // It was in use: it takes `fall` failures to leave it.
+            Some(Target::Endpoint(selected)) if selected == i => State::Up,
+            _ => State::Unknown,
+        };
+        let members: Vec<_> = config
+            .endpoints()
+            .iter()
+            .enumerate()
+            .map(|(i, endpoint)| (endpoint.tier(), state(i)))
+            .collect();
+        let failover = Failover::new(
+            config.failback(),
+            config.all_down(),
+            &members,
+            inherited,
+            now,
+        );
+        let reason = if inherited == Some(failover.selected()) {
+            Reason::Inherited
+        } else {
+            Reason::Initial
+        };
+        let check = config.check();
+        let endpoints = at
+            .into_iter()
+            .zip(&applied.endpoints)
+            .zip(config.endpoints())
+            .enumerate()
+            .map(|(i, ((at, id), endpoint))| Endpoint {
+                id: *id,
+                at,
+                families: Families::of(config, endpoint),
+                health: RiseFall::new(check.rise(), check.fall(), members[i].1),
+                since: SystemTime::now(),
+                marked_up: !down(i),
+                verdict: None,
+                checks: 0,
+                failures: 0,
+                generation: 0,
+                task: None,
+                unresolved: false,
+            })
+            .collect();
+        Self {
+            config: config.clone(),
+            id: applied.id,
+            failover,
+            reason,
+            since: SystemTime::now(),
+            switches: 0,
+            endpoints,
+        }
+    }
+
+    fn choice(&self) -> Choice {
+        match self.failover.selected() {
+            Target::Endpoint(i) => Choice::Endpoint(self.endpoints[i].id),
+            Target::Refuse => Choice::Refuse,
+        }
+    }
+
+    /// Makes the kernel follow: the selection first, then the marks.
+    fn carry_out<D: Steering>(&mut self, switch: Option<Switch>, datapath: &mut D) -> Result {
+        if let Some(switch) = switch {
+            self.write_selection(datapath)?;
+            self.reason = switch.reason;
+            self.since = SystemTime::now();
+            self.switches += 1;
+        }
+        self.write_marks(datapath)
+    }
+
+    fn write_selection<D: Steering>(&mut self, datapath: &mut D) -> Result {
+        if let Target::Endpoint(i) = self.failover.selected()
+            && !self.endpoints[i].marked_up
+        {
+            datapath.mark(self.endpoints[i].id, true)?;
+            self.endpoints[i].marked_up = true;
+        }
+        datapath.select(self.id, self.choice())
+    }
+
+    fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
+        let selected = self.failover.selected();
+        for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let up = endpoint.health.state() != State::Down || selected == Target::Endpoint(i);
+            if up != endpoint.marked_up {
+                datapath.mark(endpoint.id, up)?;
+                endpoint.marked_up = up;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies DNS's answer; true if the endpoint has moved.
+    fn looked_up<D: Steering>(
+        &mut self,
+        e: usize,
+        answer: std::result::Result<Vec<std::net::IpAddr>, String>,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result<bool> {
+        let config = &self.config.endpoints()[e];
+        let (service, name) = (self.config.name(), config.name());
+        let endpoint = &mut self.endpoints[e];
+        let answers = match answer {
+            Ok(answers) => {
+                if std::mem::take(&mut endpoint.unresolved) {
+                    info!(
+                        service,
+                        endpoint = name,
+                        "{} resolves again",
+                        config.address()
+                    );
+                }
+                answers
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut endpoint.unresolved, true) {
+                    warn!(
+                        service,
+                        endpoint = name,
+                        "{} does not resolve and keeps its last address: {error}",
+                        config.address()
+                    );
+                }
+                return Ok(false);
+            }
+        };
+        let at = choose(endpoint.at, endpoint.families, &answers);
+        if at == endpoint.at {
+            return Ok(false);
+        }
+        let plan = endpoint_plan(config, &at);
+        let id = match datapath.readdress(self.id, endpoint.id, &plan) {
+            Ok(id) => id,
+            // A full table is no reason to end: the old address goes on.
+            Err(error) => {
+                error!(
+                    service,
+                    endpoint = name,
+                    "cannot move to its new address: {error}"
+                );
+                return Ok(false);
+            }
+        };
+        let was: Vec<_> = endpoint.at.addresses().collect();
+        let now: Vec<_> = at.addresses().collect();
+        endpoint.at = at;
+        endpoint.id = id;
+        endpoint.generation += 1;
+        // A new id begins unmarked.
+        endpoint.marked_up = true;
+        let selected = self.failover.selected() == Target::Endpoint(e);
+        if selected {
+            self.write_selection(datapath)?;
+            self.reason = Reason::AddressChanged;
+            self.since = SystemTime::now();
+            self.switches += 1;
+        }
+        self.write_marks(datapath)?;
+        info!(
+            service = self.config.name(),
+            endpoint = self.config.endpoints()[e].name(),
+            selected,
+            "endpoint moved from {was:?} to {now:?}"
+        );
+        observer.identified(self.config.name(), self.config.endpoints()[e].name(), id);
+        if selected {
+            observer.switched(self.config.name(), Reason::AddressChanged);
+        }
+        Ok(true)
+    }
+
+    fn start_check(
+        &mut self,
+        s: usize,
+        e: usize,
+        offset: std::time::Duration,
+        start: &mut StartChecks,
+    ) {
+        let check = self.config.check();
+        let config = &self.config.endpoints()[e];
+        let endpoint = &mut self.endpoints[e];
+        if let Some(task) = endpoint.task.take() {
+            task.abort();
+        }
+        let key = CheckKey {
+            service: s,
+            endpoint: e,
+            generation: endpoint.generation,
+        };
+        // One check an endpoint: of its IPv4 address, if it has one.
+        let Some(mut target) = endpoint.at.addresses().next() else {
+            return;
+        };
+        if let Some(port) = check.http().port() {
+            target.set_port(port);
+        }
+        let authority = match config.address() {
+            config::Address::Literal { .. } => {
+                std::net::SocketAddr::new(target.ip(), config.address().port()).to_string()
+            }
+            name @ config::Address::Name { .. } => name.to_string(),
+        };
+        let plan = CheckPlan {
+            probe: Probe::new(check, target, &authority),
+            inter: check.inter(),
+            offset,
+        };
+        endpoint.task = Some(start(key, plan));
+    }
+}
+
+fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
+    ServicePlan {
+        name: service.name().to_owned(),
+        listeners: service.listeners().to_vec(),
+        endpoints: service
+            .endpoints()
+            .iter()
+            .zip(at)
+            .map(|(endpoint, at)| endpoint_plan(endpoint, at))
+            .collect(),
+        keep_flows_of_down: service.keep_flows_of_down(),
+    }
+}
+
+fn endpoint_plan(endpoint: &config::Endpoint, at: &Resolved) -> EndpointPlan {
+    EndpointPlan {
+        name: endpoint.name().to_owned(),
+        tier: endpoint.tier(),
+        v4: at.v4,
+        v6: at.v6,
+        port: at.port,
+        listeners: endpoint.listeners().to_vec(),
+    }
+}

@@ -1,0 +1,174 @@
+//! What a service says of itself: log lines, metrics, status.
+
+use std::{net::SocketAddr, time::SystemTime};
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{Observer, Service, status};
+use crate::{
+    config::Failback,
+    failover::{Switch, Target},
+    health::{State, Verdict},
+};
+
+impl Service {
+    pub(super) fn record(
+        &mut self,
+        e: usize,
+        verdict: Verdict,
+        skipped: u64,
+        changed: Option<State>,
+        observer: &dyn Observer,
+    ) {
+        let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
+        let endpoint = &mut self.endpoints[e];
+        endpoint.checks += 1;
+        if verdict.kind.success() == Some(false) {
+            endpoint.failures += 1;
+            debug!(
+                service,
+                endpoint = name,
+                verdict = verdict.kind.label(),
+                "{}",
+                verdict.detail()
+            );
+        } else if verdict.kind.success().is_none()
+            && endpoint
+                .verdict
+                .as_ref()
+                .is_none_or(|v| v.kind != verdict.kind)
+        {
+            warn!(
+                service,
+                endpoint = name,
+                "the agent itself could not check, which counts neither way: {}",
+                verdict.detail()
+            );
+        }
+        observer.checked(service, name, &verdict, skipped);
+        if let Some(state) = changed {
+            endpoint.since = SystemTime::now();
+            observer.state(service, name, state);
+            info!(
+                service,
+                endpoint = name,
+                state = state.label(),
+                verdict = verdict.kind.label(),
+                "endpoint is {}: {}",
+                state.label(),
+                verdict.detail()
+            );
+        }
+        endpoint.verdict = Some(verdict);
+    }
+
+    /// Says what is so at the start.
+    pub(super) fn tell(&self, observer: &dyn Observer) {
+        let service = self.config.name();
+        for (endpoint, config) in self.endpoints.iter().zip(self.config.endpoints()) {
+            observer.identified(service, config.name(), endpoint.id);
+            observer.state(service, config.name(), endpoint.health.state());
+        }
+        self.tell_selection(observer);
+        info!(
+            service,
+            reason = self.reason.label(),
+            "new connections go to {}",
+            self.target_name(self.failover.selected())
+        );
+    }
+
+    /// Says that the selection changed, if it did.
+    pub(super) fn tell_switch(&self, switch: Option<Switch>, observer: &dyn Observer) {
+        let Some(switch) = switch else { return };
+        let service = self.config.name();
+        observer.switched(service, switch.reason);
+        self.tell_selection(observer);
+        warn!(
+            service,
+            from = self.target_name(switch.from),
+            to = self.target_name(switch.to),
+            reason = switch.reason.label(),
+            "switched"
+        );
+    }
+
+    fn tell_selection(&self, observer: &dyn Observer) {
+        let selected = match self.failover.selected() {
+            Target::Endpoint(i) => Some(self.config.endpoints()[i].name()),
+            Target::Refuse => None,
+        };
+        observer.selected(self.config.name(), selected);
+    }
+
+    /// A target's name in sentences.
+    pub(super) fn target_name(&self, target: Target) -> &str {
+        match target {
+            Target::Endpoint(i) => self.config.endpoints()[i].name(),
+            Target::Refuse => "nobody (refused)",
+        }
+    }
+
+    pub(super) fn status(&self, now: Instant) -> status::Service {
+        let (kind, selected) = match self.failover.selected() {
+            Target::Endpoint(i) => ("endpoint", Some(self.config.endpoints()[i].name())),
+            Target::Refuse => ("refuse", None),
+        };
+        let (mode, hold_ms) = match self.config.failback() {
+            Failback::Auto { hold } => ("auto", Some(millis(hold))),
+            Failback::Manual => ("manual", None),
+        };
+        let due = self
+            .failover
+            .due()
+            .map(|due| SystemTime::now() + due.saturating_duration_since(now));
+        let endpoints = self.endpoints.iter().zip(self.config.endpoints());
+        status::Service {
+            name: self.config.name().to_owned(),
+            listeners: texts(self.config.listeners()),
+            selection: status::Selection {
+                kind: kind.to_owned(),
+                endpoint: selected.map(str::to_owned),
+                since_unix_ms: status::unix_ms(self.since),
+                reason: self.reason.label().to_owned(),
+                switches: self.switches,
+            },
+            failback: status::Failback {
+                mode: mode.to_owned(),
+                hold_ms,
+                due_unix_ms: due.map(status::unix_ms),
+            },
+            endpoints: endpoints
+                .map(|(endpoint, config)| {
+                    let verdict = endpoint.verdict.as_ref();
+                    status::Endpoint {
+                        name: config.name().to_owned(),
+                        tier: config.tier(),
+                        address: config.address().to_string(),
+                        resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
+                        state: endpoint.health.state().label().to_owned(),
+                        verdict: verdict.map(|v| v.kind.label().to_owned()),
+                        detail: verdict.map(Verdict::detail),
+                        since_unix_ms: status::unix_ms(endpoint.since),
+                        checks: endpoint.checks,
+                        failures: endpoint.failures,
+                        latency_us: verdict
+                            .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
+                        listeners: texts(config.listeners()),
+                        traffic: status::Traffic::default(),
+                        id: Some(endpoint.id),
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+fn texts(addresses: &[SocketAddr]) -> Vec<String> {
+    addresses.iter().map(SocketAddr::to_string).collect()
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,147 @@
+//! What the agent tells of itself: `GET /v1/status`, and what the command line reads.
+//!
+//! The field names are an interface: tools parse them. Times are Unix
+//! milliseconds, durations carry their unit in the name.
+
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::datapath::EndpointId;
+
+/// Everything.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// The process.
+    pub agent: Agent,
+    /// In the configuration's order.
+    pub services: Vec<Service>,
+    /// Those that are managed, by index.
+    pub interfaces: Vec<Interface>,
+    /// The kernel side.
+    pub datapath: Datapath,
+}
+
+/// The process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started_unix_ms: u64,
+}
+
+/// A service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    /// VIP:port pairs that follow the selection.
+    pub listeners: Vec<String>,
+    pub selection: Selection,
+    pub failback: Failback,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Where new connections go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Selection {
+    /// `endpoint` or `refuse`.
+    pub kind: String,
+    /// The endpoint's name, if it is one.
+    pub endpoint: Option<String>,
+    pub since_unix_ms: u64,
+    /// One of [`crate::failover::Reason`]'s words.
+    pub reason: String,
+    /// Changes since the agent started.
+    pub switches: u64,
+}
+
+/// How the service goes back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failback {
+    /// `auto` or `manual`.
+    pub mode: String,
+    /// Of mode auto.
+    pub hold_ms: Option<u64>,
+    /// When it will, if nothing happens before.
+    pub due_unix_ms: Option<u64>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub name: String,
+    pub tier: u8,
+    /// As configured.
+    pub address: String,
+    /// Where that is now.
+    pub resolved: Vec<String>,
+    /// `unknown`, `up` or `down`.
+    pub state: String,
+    /// The last check's verdict, one of [`crate::health::Kind`]'s words.
+    pub verdict: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// Since when it is in this state.
+    pub since_unix_ms: u64,
+    pub checks: u64,
+    pub failures: u64,
+    /// The last check's duration.
+    pub latency_us: Option<u64>,
+    /// VIP:port pairs that always reach it.
+    pub listeners: Vec<String>,
+    pub traffic: Traffic,
+    /// For looking up its traffic.
+    #[serde(skip)]
+    pub id: Option<EndpointId>,
+}
+
+/// What was steered to and from an endpoint.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    pub forward_packets: u64,
+    pub forward_bytes: u64,
+    pub reverse_packets: u64,
+    pub reverse_bytes: u64,
+    pub flows_opened: u64,
+    pub flows_closed: u64,
+}
+
+/// A managed interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    pub ifindex: u32,
+    /// `edge` or `uplink`.
+    pub role: String,
+    /// `tcx` or `clsact`; nothing while it is not attached.
+    pub tc: Option<String>,
+    /// `native` or `generic`.
+    pub xdp: Option<String>,
+    /// What was wanted and not to be had.
+    pub degraded: Vec<String>,
+}
+
+/// The kernel side.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Datapath {
+    /// Version of the layout of its maps.
+    pub abi: u32,
+    /// Where its maps and links are pinned.
+    pub pins: String,
+    /// Packets that were passed, reset or dropped, by reason.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// A time as it is told.
+pub fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+        // A clock before 1970 is not set at all.
+        .unwrap_or_default()
+}

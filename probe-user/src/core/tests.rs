@@ -1,0 +1,555 @@
+//! The core with a recorder in the kernel's place: what is written, in which order.
+
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    config,
+    datapath::{AppliedService, Choice, EndpointId, EndpointPlan, ServiceId, ServicePlan},
+    failover::NoFailback,
+    health::Kind,
+    interfaces::Interface,
+    resolve::literal,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Did {
+    Apply(usize),
+    Select(u32),
+    Refuse,
+    Up(u32),
+    Down(u32),
+    Readdress(u32, String),
+    Attached(String),
+    Forget(u32),
+    Detach(String),
+    /// The observer heard of a switch: must come after the write.
+    Heard(Reason),
+}
+use Did::{Apply, Detach, Down, Forget, Heard, Readdress, Refuse, Select, Up};
+
+#[derive(Default)]
+struct Recorder {
+    did: Arc<Mutex<Vec<Did>>>,
+    inherited: Option<Choice>,
+    inherited_down: Vec<bool>,
+    attached: Vec<u32>,
+    /// Interfaces that cannot be attached, and how often.
+    broken: VecDeque<String>,
+    next: u32,
+}
+
+impl Recorder {
+    fn note(&self, did: Did) {
+        self.did.lock().unwrap().push(did);
+    }
+}
+
+fn failure() -> datapath::Error {
+    datapath::Error::NoBpffs {
+        path: "/nowhere".to_owned(),
+    }
+}
+
+impl Steering for Recorder {
+    fn apply(&mut self, plan: &[ServicePlan]) -> Result<Vec<AppliedService>, datapath::Error> {
+        self.note(Apply(plan.len()));
+        let applied = plan.iter().enumerate().map(|(s, service)| {
+            let first = s as u32 * 10;
+            let count = service.endpoints.len() as u32;
+            AppliedService {
+                id: ServiceId(s as u32),
+                endpoints: (first..first + count).map(EndpointId).collect(),
+                inherited: self.inherited,
+                inherited_down: self.inherited_down.clone(),
+            }
+        });
+        self.next = 100;
+        Ok(applied.collect())
+    }
+    fn readdress(
+        &mut self,
+        _: ServiceId,
+        old: EndpointId,
+        endpoint: &EndpointPlan,
+    ) -> Result<EndpointId, datapath::Error> {
+        if endpoint.v4 == Some([10, 9, 9, 9].into()) {
+            return Err(failure());
+        }
+        self.note(Readdress(old.0, format!("{:?}", endpoint.v4)));
+        self.next += 1;
+        Ok(EndpointId(self.next))
+    }
+    fn select(&mut self, _: ServiceId, choice: Choice) -> Result<(), datapath::Error> {
+        self.note(match choice {
+            Choice::Endpoint(id) => Select(id.0),
+            Choice::Refuse => Refuse,
+        });
+        Ok(())
+    }
+    fn mark(&mut self, endpoint: EndpointId, up: bool) -> Result<(), datapath::Error> {
+        self.note(if up { Up(endpoint.0) } else { Down(endpoint.0) });
+        Ok(())
+    }
+}
+
+impl Attach for Recorder {
+    fn attach(&mut self, _: u32, name: &str, _: Role) -> Result<Attached, datapath::Error> {
+        if self.broken.front().is_some_and(|broken| broken == name) {
+            self.broken.pop_front();
+            return Err(failure());
+        }
+        self.note(Did::Attached(name.to_owned()));
+        Ok(Attached {
+            tc: "tcx",
+            xdp: None,
+            degraded: Vec::new(),
+            inherited: false,
+        })
+    }
+    fn forget(&mut self, ifindex: u32) {
+        self.note(Forget(ifindex));
+    }
+    fn detach_interface(&mut self, _: u32, name: &str) -> Result<(), datapath::Error> {
+        self.note(Detach(name.to_owned()));
+        Ok(())
+    }
+    fn attached(&self) -> Vec<u32> {
+        self.attached.clone()
+    }
+    fn swept(&mut self, _: &Swept) -> Result<(), datapath::Error> {
+        Ok(())
+    }
+}
+
+struct Ears(Arc<Mutex<Vec<Did>>>);
+
+impl Observer for Ears {
+    fn checked(&self, _: &str, _: &str, _: &Verdict, _: u64) {}
+    fn state(&self, _: &str, _: &str, _: State) {}
+    fn selected(&self, _: &str, _: Option<&str>) {}
+    fn switched(&self, _: &str, reason: Reason) {
+        self.0.lock().unwrap().push(Heard(reason));
+    }
+    fn identified(&self, _: &str, _: &str, _: EndpointId) {}
+    fn interfaces(&self, _: Role, _: usize) {}
+}
+
+fn config(extra: &str) -> Config {
+    let text = format!(
+        "interfaces: {{edge: ['veth*', br0], uplink: ['eth0']}}\nservices:\n- name: sense\n  \
+         listeners: ['10.96.0.10:80']\n  endpoints:\n  - {{name: master, address: \
+         'm.domain.com:80'}}\n  - {{name: backup, address: '10.0.0.2:80'}}\n  check: {{http: \
+         {{path: /}}, inter: 10ms, rise: 2, fall: 2}}\n{extra}"
+    );
+    config::parse(&text).unwrap()
+}
+
+fn resolved(config: &Config) -> Vec<Vec<Resolved>> {
+    let at = |e: &config::Endpoint| {
+        let mut at = literal(e.address());
+        at.v4 = at.v4.or(Some([10, 0, 0, 1].into()));
+        at
+    };
+    config
+        .services()
+        .iter()
+        .map(|s| s.endpoints().iter().map(at).collect())
+        .collect()
+}
+
+/// A core in its task, and everything to talk to it.
+struct Bench {
+    did: Arc<Mutex<Vec<Did>>>,
+    reports: mpsc::Sender<Report<CheckKey>>,
+    lookups: mpsc::Sender<Lookup>,
+    changes: mpsc::Sender<Change>,
+    asks: mpsc::Sender<Ask>,
+    shutdown: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<Result<Recorder, datapath::Error>>,
+    started: Arc<Mutex<Vec<CheckKey>>>,
+}
+
+impl Bench {
+    fn new(config: &Config, recorder: Recorder, existing: &[Interface]) -> Self {
+        let did = recorder.did.clone();
+        let ears = Box::new(Ears(did.clone()));
+        let mut core =
+            Core::new(config, resolved(config), recorder, "pins".to_owned(), ears).unwrap();
+        core.attach(existing).unwrap();
+        let (reports, r) = mpsc::channel(8);
+        let (lookups, l) = mpsc::channel(8);
+        let (changes, c) = mpsc::channel(8);
+        let (asks, a) = mpsc::channel(8);
+        let (shutdown, s) = watch::channel(false);
+        let inputs = Inputs {
+            reports: r,
+            lookups: l,
+            changes: c,
+            swept: mpsc::channel(1).1,
+            asks: a,
+            shutdown: s,
+        };
+        let started = Arc::new(Mutex::new(Vec::new()));
+        let starts = started.clone();
+        let start: StartChecks = Box::new(move |key, _| {
+            starts.lock().unwrap().push(key);
+            tokio::spawn(std::future::pending::<()>()).abort_handle()
+        });
+        Self {
+            did,
+            reports,
+            lookups,
+            changes,
+            asks,
+            shutdown,
+            task: tokio::spawn(core.run(inputs, start)),
+            started,
+        }
+    }
+
+    /// What was done since the last question, when all that was sent is dealt with.
+    async fn did(&self) -> Vec<Did> {
+        while self.reports.capacity() + self.lookups.capacity() + self.changes.capacity() < 24 {
+            tokio::task::yield_now().await;
+        }
+        // The answer comes after whatever was received before it.
+        self.pending().await;
+        std::mem::take(&mut *self.did.lock().unwrap())
+    }
+
+    async fn pending(&self) -> Vec<String> {
+        let (tx, rx) = oneshot::channel();
+        self.asks.send(Ask::Pending(tx)).await.unwrap();
+        rx.await.unwrap()
+    }
+
+    async fn status(&self) -> status::Status {
+        let (tx, rx) = oneshot::channel();
+        self.asks.send(Ask::Status(tx)).await.unwrap();
+        rx.await.unwrap()
+    }
+
+    async fn failback(&self, service: &str) -> Result<String, Refused> {
+        let (tx, rx) = oneshot::channel();
+        self.asks
+            .send(Ask::Failback(service.to_owned(), tx))
+            .await
+            .unwrap();
+        rx.await.unwrap()
+    }
+
+    async fn check(&self, endpoint: usize, kind: Kind) {
+        self.check_of(endpoint, 0, kind).await;
+    }
+
+    async fn check_of(&self, endpoint: usize, generation: u32, kind: Kind) {
+        let report = Report {
+            key: CheckKey {
+                service: 0,
+                endpoint,
+                generation,
+            },
+            verdict: Verdict {
+                kind,
+                status: Some(200),
+                latency: Duration::from_micros(400),
+                note: "".into(),
+            },
+            skipped: 0,
+        };
+        self.reports.send(report).await.unwrap();
+    }
+
+    async fn lookup(&self, answer: Result<&[&str], &str>) {
+        let answer = answer
+            .map(|ips| {
+                ips.iter()
+                    .map(|ip| ip.parse().unwrap())
+                    .collect::<Vec<IpAddr>>()
+            })
+            .map_err(str::to_owned);
+        let lookup = Lookup {
+            service: 0,
+            endpoint: 0,
+            answer,
+        };
+        self.lookups.send(lookup).await.unwrap();
+    }
+
+    async fn end(self) -> Recorder {
+        self.shutdown.send(true).unwrap();
+        self.task.await.unwrap().unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_and_back() {
+    let bench = Bench::new(&config("  failback: {hold: 5s}"), Recorder::default(), &[]);
+    assert_eq!(bench.pending().await, ["sense/master", "sense/backup"]);
+    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(1, Kind::Ok).await;
+    assert_eq!(bench.did().await, []);
+    assert!(bench.pending().await.is_empty());
+    // `fall` failures; the write comes first, then the mark, then the news.
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, []);
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    bench.check(0, Kind::Ok).await;
+    bench.check(0, Kind::Ok).await;
+    assert_eq!(bench.did().await, [Up(0)]);
+    let due = bench.status().await.services[0].failback.due_unix_ms;
+    assert!(due.is_some());
+    tokio::time::sleep(Duration::from_millis(4990)).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(bench.did().await, [Select(0), Heard(Reason::Failback)]);
+    let status = bench.status().await;
+    let service = &status.services[0];
+    assert_eq!(service.selection.endpoint.as_deref(), Some("master"));
+    assert_eq!(service.selection.reason, "failback");
+    assert_eq!(service.selection.switches, 2);
+    assert_eq!(service.failback.due_unix_ms, None);
+    assert_eq!(service.endpoints[0].checks, 5);
+    assert_eq!(service.endpoints[0].failures, 2);
+    assert_eq!(service.endpoints[0].address, "m.domain.com:80");
+    assert_eq!(service.endpoints[0].resolved, ["10.0.0.1:80"]);
+    assert_eq!(
+        service.endpoints[0].detail.as_deref(),
+        Some("200 in 0.4 ms")
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_agents_own_trouble_counts_neither_way() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(1, Kind::Ok).await;
+    for _ in 0..10 {
+        bench.check(0, Kind::Local).await;
+    }
+    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_kept_last_choice_is_never_marked_down() {
+    let bench = Bench::new(&config("  all_down: keep"), Recorder::default(), &[]);
+    bench.check(1, Kind::Refused).await;
+    bench.check(0, Kind::ConnectTimeout).await;
+    assert_eq!(bench.did().await, [Apply(1), Select(0), Down(1)]);
+    // The backup comes first: marked up, selected, and only then the master is marked down.
+    bench.check(1, Kind::Ok).await;
+    bench.check(1, Kind::Ok).await;
+    assert_eq!(
+        bench.did().await,
+        [Up(1), Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusing_and_back() {
+    let bench = Bench::new(&config("  all_down: refuse"), Recorder::default(), &[]);
+    bench.check(1, Kind::Refused).await;
+    bench.check(0, Kind::BadStatus).await;
+    assert_eq!(
+        bench.did().await,
+        [
+            Apply(1),
+            Select(0),
+            Down(1),
+            Refuse,
+            Down(0),
+            Heard(Reason::AllDown)
+        ]
+    );
+    assert_eq!(bench.status().await.services[0].selection.kind, "refuse");
+    bench.check(0, Kind::Ok).await;
+    bench.check(0, Kind::Ok).await;
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Select(0), Heard(Reason::Failback)]
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_goes_on_where_the_earlier_one_was() {
+    let recorder = Recorder {
+        inherited: Some(Choice::Endpoint(EndpointId(1))),
+        inherited_down: vec![true, false],
+        ..Recorder::default()
+    };
+    let bench = Bench::new(&config("  failback: {mode: manual}"), recorder, &[]);
+    assert_eq!(bench.did().await, [Apply(1), Select(1)]);
+    let service = &bench.status().await.services[0];
+    assert_eq!(service.selection.reason, "inherited");
+    assert_eq!(service.endpoints[0].state, "down");
+    // One failure of the endpoint in use does not switch: it takes `fall`.
+    bench.check(1, Kind::ResponseTimeout).await;
+    bench.check(1, Kind::Ok).await;
+    assert_eq!(bench.did().await, []);
+    assert_eq!(
+        bench.failback("sense").await,
+        Err(Refused::No {
+            service: "sense".to_owned(),
+            reason: NoFailback::NoneUp
+        })
+    );
+    bench.check(0, Kind::Ok).await;
+    bench.check(0, Kind::Ok).await;
+    assert_eq!(bench.did().await, [Up(0)]);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(bench.did().await, []);
+    assert_eq!(bench.failback("sense").await, Ok("master".to_owned()));
+    assert_eq!(bench.did().await, [Select(0), Heard(Reason::Manual)]);
+    assert_eq!(
+        bench.failback("nobody").await.unwrap_err().to_string(),
+        "there is no service `nobody`"
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moved_endpoint_gets_a_new_id_and_new_checks() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(1, Kind::Ok).await;
+    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    // The present address is among the answers, then nothing resolves: nothing moves.
+    bench.lookup(Ok(&["10.0.0.1", "10.0.0.0"])).await;
+    bench.lookup(Err("SERVFAIL")).await;
+    bench.lookup(Err("SERVFAIL")).await;
+    assert_eq!(bench.did().await, []);
+    // The datapath has no room: the old address goes on.
+    bench.lookup(Ok(&["10.9.9.9"])).await;
+    assert_eq!(bench.did().await, []);
+    bench.lookup(Ok(&["10.0.0.7", "10.0.0.5"])).await;
+    assert_eq!(
+        bench.did().await,
+        [
+            Readdress(0, "Some(10.0.0.5)".to_owned()),
+            Select(101),
+            Heard(Reason::AddressChanged)
+        ]
+    );
+    let keys: Vec<_> = bench
+        .started
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|k| (k.endpoint, k.generation))
+        .collect();
+    assert_eq!(keys, [(0, 0), (1, 0), (0, 1)]);
+    // Verdicts on the old address are nobody's.
+    for _ in 0..5 {
+        bench.check_of(0, 0, Kind::Refused).await;
+    }
+    assert_eq!(bench.did().await, []);
+    for _ in 0..2 {
+        bench.check_of(0, 1, Kind::Refused).await;
+    }
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(101), Heard(Reason::MasterDown)]
+    );
+    // Moved while it is down: the new id is marked down too.
+    bench.lookup(Ok(&["10.0.0.8"])).await;
+    assert_eq!(
+        bench.did().await,
+        [Readdress(101, "Some(10.0.0.8)".to_owned()), Down(102)]
+    );
+    bench.end().await;
+}
+
+fn interface(index: u32, name: &str) -> Interface {
+    Interface {
+        index,
+        name: name.to_owned(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn interfaces_come_and_go() {
+    let recorder = Recorder {
+        attached: vec![3, 4, 9],
+        broken: ["veth2".to_owned()].into(),
+        ..Recorder::default()
+    };
+    let existing = [
+        interface(1, "lo"),
+        interface(2, "eth0"),
+        interface(3, "dummy0"),
+        interface(4, "veth1"),
+    ];
+    let bench = Bench::new(&config(""), recorder, &existing);
+    let name = |text: &str| text.to_owned();
+    assert_eq!(
+        bench.did().await,
+        [
+            Apply(1),
+            Select(0),
+            // Inherited and no longer wanted; inherited and gone.
+            Detach(name("dummy0")),
+            Forget(9),
+            Did::Attached(name("eth0")),
+            Did::Attached(name("veth1")),
+        ]
+    );
+    for change in [
+        // The watcher's first dump repeats what is known.
+        Change::Appeared(interface(4, "veth1")),
+        Change::Appeared(interface(5, "veth2")),
+        Change::Appeared(interface(6, "eth1")),
+        Change::Renamed {
+            from: name("veth1"),
+            to: interface(4, "veth9"),
+        },
+        Change::Gone(interface(6, "eth1")),
+    ] {
+        bench.changes.send(change).await.unwrap();
+    }
+    assert_eq!(bench.did().await, []);
+    let status = bench.status().await.interfaces;
+    assert_eq!(status[1].name, "veth9");
+    assert_eq!(status[2].tc, None);
+    assert!(status[2].degraded[0].starts_with("not attached: "));
+    // What failed is tried again.
+    tokio::time::sleep(interfaces::RETRY).await;
+    assert_eq!(bench.did().await, [Did::Attached(name("veth2"))]);
+    for change in [
+        Change::Renamed {
+            from: name("veth9"),
+            to: interface(4, "other"),
+        },
+        Change::Gone(interface(5, "veth2")),
+    ] {
+        bench.changes.send(change).await.unwrap();
+    }
+    assert_eq!(bench.did().await, [Detach(name("other")), Forget(5)]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_literal_interface_must_be_attached_at_the_start() {
+    let recorder = Recorder {
+        broken: ["br0".to_owned()].into(),
+        ..Recorder::default()
+    };
+    let config = config("");
+    let ears = Box::new(Ears(recorder.did.clone()));
+    let mut core = Core::new(&config, resolved(&config), recorder, String::new(), ears).unwrap();
+    core.attach(&[interface(7, "br0")]).unwrap_err();
+}

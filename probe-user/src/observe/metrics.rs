@@ -1,0 +1,376 @@
+//! The agent's metrics, by Prometheus' conventions: base units, `_total` counters,
+//! states as gauges of 0 and 1 with the state as a label.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use probe_ebpf::abi::EventKind;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text},
+    metrics::{
+        MetricType, counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge,
+        gauge::Gauge, histogram::Histogram, info::Info,
+    },
+    registry::Registry,
+};
+
+use crate::{
+    core::{Counters, Observer},
+    datapath::{EndpointId, Role},
+    failover::Reason,
+    health::{Kind, State, Verdict},
+};
+
+/// From a local answer to the longest sensible timeout.
+const BUCKETS: [f64; 15] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfEndpoint {
+    service: String,
+    endpoint: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfState {
+    service: String,
+    endpoint: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfVerdict {
+    service: String,
+    endpoint: String,
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfService {
+    service: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfReason {
+    service: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfRole {
+    role: &'static str,
+}
+
+/// Ids by service and endpoint name, for reading the kernel's counters.
+type Ids = Arc<Mutex<BTreeMap<(String, String), EndpointId>>>;
+
+/// All of them.
+pub struct Metrics {
+    registry: Registry,
+    recorder: Recorder,
+}
+
+/// The part that is written to; cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    checks: Family<OfVerdict, Counter>,
+    skipped: Family<OfEndpoint, Counter>,
+    duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
+    state: Family<OfState, Gauge>,
+    selected: Family<OfEndpoint, Gauge>,
+    refusing: Family<OfService, Gauge>,
+    switches: Family<OfReason, Counter>,
+    interfaces: Family<OfRole, Gauge>,
+    events: Family<OfKind, Counter>,
+    ids: Ids,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(counters: Arc<dyn Counters>) -> Self {
+        let recorder = Recorder {
+            checks: Family::default(),
+            skipped: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            state: Family::default(),
+            selected: Family::default(),
+            refusing: Family::default(),
+            switches: Family::default(),
+            interfaces: Family::default(),
+            events: Family::default(),
+            ids: Ids::default(),
+        };
+        for kind in EventKind::ALL {
+            drop(
+                recorder
+                    .events
+                    .get_or_create(&OfKind { kind: kind.label() }),
+            );
+        }
+        let mut registry = Registry::with_prefix("probe");
+        let r = &recorder;
+        registry.register("checks", "Health checks by verdict", r.checks.clone());
+        registry.register(
+            "checks_skipped",
+            "Health checks left out because the one before took longer than the interval",
+            r.skipped.clone(),
+        );
+        registry.register(
+            "check_duration_seconds",
+            "Time from the beginning of a health check to its verdict",
+            r.duration.clone(),
+        );
+        registry.register(
+            "endpoint_state",
+            "1 for the state that the endpoint is in",
+            r.state.clone(),
+        );
+        registry.register(
+            "endpoint_selected",
+            "1 for the endpoint that new connections of the service go to",
+            r.selected.clone(),
+        );
+        registry.register(
+            "service_refusing",
+            "1 while the service refuses new connections because no endpoint is up",
+            r.refusing.clone(),
+        );
+        registry.register(
+            "switches",
+            "Changes of selection by reason",
+            r.switches.clone(),
+        );
+        registry.register(
+            "interfaces",
+            "Interfaces that are attached, by role",
+            r.interfaces.clone(),
+        );
+        registry.register(
+            "events",
+            "Rare events of the datapath by kind, those held back included",
+            r.events.clone(),
+        );
+        registry.register(
+            "build",
+            "The agent's version and the version of its kernel ABI",
+            Info::new(vec![
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("abi", probe_ebpf::abi::ABI_VERSION.to_string()),
+            ]),
+        );
+        registry.register_collector(Box::new(Datapath {
+            counters,
+            ids: recorder.ids.clone(),
+        }));
+        Self { registry, recorder }
+    }
+
+    /// The part that is written to.
+    pub fn recorder(&self) -> Recorder {
+        self.recorder.clone()
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::with_capacity(16 * 1024);
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Recorder {
+    /// The datapath told of an event, and of some that it held back.
+    pub fn event(&self, kind: EventKind, held_back: u32) {
+        self.events
+            .get_or_create(&OfKind { kind: kind.label() })
+            .inc_by(1 + u64::from(held_back));
+    }
+}
+
+fn of_endpoint(service: &str, endpoint: &str) -> OfEndpoint {
+    OfEndpoint {
+        service: service.to_owned(),
+        endpoint: endpoint.to_owned(),
+    }
+}
+
+impl Observer for Recorder {
+    fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64) {
+        let of = of_endpoint(service, endpoint);
+        self.duration
+            .get_or_create(&of)
+            .observe(verdict.latency.as_secs_f64());
+        if skipped > 0 {
+            self.skipped.get_or_create(&of).inc_by(skipped);
+        }
+        self.checks
+            .get_or_create(&OfVerdict {
+                service: of.service,
+                endpoint: of.endpoint,
+                verdict: verdict.kind.label(),
+            })
+            .inc();
+    }
+
+    fn state(&self, service: &str, endpoint: &str, state: State) {
+        for each in [State::Unknown, State::Up, State::Down] {
+            self.state
+                .get_or_create(&OfState {
+                    service: service.to_owned(),
+                    endpoint: endpoint.to_owned(),
+                    state: each.label(),
+                })
+                .set((each == state).into());
+        }
+    }
+
+    fn selected(&self, service: &str, selected: Option<&str>) {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        for (of, endpoint) in ids.keys().filter(|(of, _)| of == service) {
+            self.selected
+                .get_or_create(&of_endpoint(of, endpoint))
+                .set((selected == Some(endpoint)).into());
+        }
+        self.refusing
+            .get_or_create(&OfService {
+                service: service.to_owned(),
+            })
+            .set(selected.is_none().into());
+    }
+
+    fn switched(&self, service: &str, reason: Reason) {
+        self.switches
+            .get_or_create(&OfReason {
+                service: service.to_owned(),
+                reason: reason.label(),
+            })
+            .inc();
+    }
+
+    fn identified(&self, service: &str, endpoint: &str, id: EndpointId) {
+        // Created at zero: rates need the value before the first increment.
+        let of = of_endpoint(service, endpoint);
+        drop(self.skipped.get_or_create(&of));
+        for kind in Kind::ALL {
+            drop(self.checks.get_or_create(&OfVerdict {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                verdict: kind.label(),
+            }));
+        }
+        for reason in Reason::ALL {
+            // The two that are no switches.
+            if !matches!(reason, Reason::Initial | Reason::Inherited) {
+                drop(self.switches.get_or_create(&OfReason {
+                    service: of.service.clone(),
+                    reason: reason.label(),
+                }));
+            }
+        }
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.insert((of.service, of.endpoint), id);
+    }
+
+    fn interfaces(&self, role: Role, attached: usize) {
+        let role = match role {
+            Role::Edge => "edge",
+            Role::Uplink => "uplink",
+        };
+        self.interfaces
+            .get_or_create(&OfRole { role })
+            .set(i64::try_from(attached).unwrap_or(i64::MAX));
+    }
+}
+
+/// What the kernel counts, read at each scrape.
+struct Datapath {
+    counters: Arc<dyn Counters>,
+    ids: Ids,
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Datapath")
+    }
+}
+
+impl Collector for Datapath {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let ids = self
+            .ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        // A counter that cannot be read is left out: an absent metric is seen, a zero is believed.
+        let counted: Vec<_> = ids
+            .iter()
+            .filter_map(|(of, id)| Some((of, self.counters.endpoint(*id).ok()?)))
+            .collect();
+        let counter = MetricType::Counter;
+        let mut family =
+            encoder.encode_descriptor("datapath_packets", "Steered packets", None, counter)?;
+        for ((service, endpoint), c) in &counted {
+            for (direction, value) in [
+                ("forward", c.forward_packets),
+                ("reverse", c.reverse_packets),
+            ] {
+                let labels = [
+                    ("service", service.as_str()),
+                    ("endpoint", endpoint),
+                    ("direction", direction),
+                ];
+                ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Steered bytes, link header included";
+        let mut family = encoder.encode_descriptor("datapath_bytes", help, None, counter)?;
+        for ((service, endpoint), c) in &counted {
+            for (direction, value) in [("forward", c.forward_bytes), ("reverse", c.reverse_bytes)] {
+                let labels = [
+                    ("service", service.as_str()),
+                    ("endpoint", endpoint),
+                    ("direction", direction),
+                ];
+                ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Connections that began";
+        let mut family = encoder.encode_descriptor("datapath_flows_opened", help, None, counter)?;
+        for ((service, endpoint), c) in &counted {
+            let labels = [("service", service.as_str()), ("endpoint", endpoint)];
+            ConstCounter::new(c.flows_opened).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Connections seen to end";
+        let mut family = encoder.encode_descriptor("datapath_flows_closed", help, None, counter)?;
+        for ((service, endpoint), c) in &counted {
+            let labels = [("service", service.as_str()), ("endpoint", endpoint)];
+            ConstCounter::new(c.flows_closed).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Packets that were passed unchanged, reset, dropped or steered in an odd way, by reason";
+        let mut family = encoder.encode_descriptor("datapath_reasons", help, None, counter)?;
+        for (reason, value) in self.counters.reasons().unwrap_or_default() {
+            let labels = [("verdict", reason.verdict()), ("reason", reason.label())];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        let flows = self.counters.flows();
+        let help = "Connections in the flow tables at the last sweep";
+        let mut family =
+            encoder.encode_descriptor("datapath_flows", help, None, MetricType::Gauge)?;
+        for (name, value) in [("ipv4", flows.v4), ("ipv6", flows.v6)] {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(family.encode_family(&[("family", name)])?)?;
+        }
+        Ok(())
+    }
+}

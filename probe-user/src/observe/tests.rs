@@ -1,0 +1,158 @@
+//! Metrics as they are scraped, and the health page over a real socket.
+
+use bytes::BytesMut;
+use probe_ebpf::abi::{EventKind, Reason as Packet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+};
+
+use super::*;
+use crate::{
+    core::{Counters, Observer as _},
+    datapath::{self, EndpointCounters, EndpointId, FlowCounts, Role},
+    failover::Reason,
+    health::{Kind, State, Verdict},
+    http1::{Decoder, Limits, Progress},
+};
+
+struct Fixed;
+
+impl Counters for Fixed {
+    fn endpoint(&self, id: EndpointId) -> Result<EndpointCounters, datapath::Error> {
+        if id == EndpointId(9) {
+            return Err(datapath::Error::NoBpffs {
+                path: String::new(),
+            });
+        }
+        Ok(EndpointCounters {
+            forward_packets: 10,
+            forward_bytes: 1000,
+            reverse_packets: 20,
+            reverse_bytes: 2000,
+            flows_opened: 3,
+            flows_closed: 2,
+        })
+    }
+    fn reasons(&self) -> Result<Vec<(Packet, u64)>, datapath::Error> {
+        Ok(vec![(Packet::NotListener, 7), (Packet::Refused, 1)])
+    }
+    fn flows(&self) -> FlowCounts {
+        FlowCounts { v4: 4, v6: 6 }
+    }
+}
+
+#[test]
+fn what_is_scraped() {
+    let metrics = Metrics::new(Arc::new(Fixed));
+    let recorder = metrics.recorder();
+    recorder.identified("sense", "sen2", EndpointId(0));
+    recorder.identified("sense", "sen1", EndpointId(9));
+    recorder.state("sense", "sen2", State::Up);
+    recorder.selected("sense", Some("sen2"));
+    let verdict = Verdict {
+        kind: Kind::Refused,
+        status: None,
+        latency: Duration::from_micros(300),
+        note: "".into(),
+    };
+    recorder.checked("sense", "sen2", &verdict, 4);
+    recorder.switched("sense", Reason::MasterDown);
+    recorder.event(EventKind::FlowReset, 2);
+    recorder.interfaces(Role::Edge, 3);
+    let text = metrics.render().unwrap();
+    for line in [
+        "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"refused\"} 1",
+        "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"ok\"} 0",
+        "probe_checks_skipped_total{service=\"sense\",endpoint=\"sen2\"} 4",
+        "probe_check_duration_seconds_bucket{le=\"0.00025\",service=\"sense\",endpoint=\"sen2\"} 0",
+        "probe_check_duration_seconds_bucket{le=\"0.0005\",service=\"sense\",endpoint=\"sen2\"} 1",
+        "probe_endpoint_state{service=\"sense\",endpoint=\"sen2\",state=\"up\"} 1",
+        "probe_endpoint_state{service=\"sense\",endpoint=\"sen2\",state=\"down\"} 0",
+        "probe_endpoint_selected{service=\"sense\",endpoint=\"sen2\"} 1",
+        "probe_endpoint_selected{service=\"sense\",endpoint=\"sen1\"} 0",
+        "probe_service_refusing{service=\"sense\"} 0",
+        "probe_switches_total{service=\"sense\",reason=\"master-down\"} 1",
+        "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",
+        "probe_events_total{kind=\"flow_reset\"} 3",
+        "probe_interfaces{role=\"edge\"} 3",
+        "probe_datapath_packets_total{service=\"sense\",endpoint=\"sen2\",direction=\"forward\"} 10",
+        "probe_datapath_bytes_total{service=\"sense\",endpoint=\"sen2\",direction=\"reverse\"} 2000",
+        "probe_datapath_flows_opened_total{service=\"sense\",endpoint=\"sen2\"} 3",
+        "probe_datapath_flows_closed_total{service=\"sense\",endpoint=\"sen2\"} 2",
+        "probe_datapath_reasons_total{verdict=\"pass\",reason=\"not_listener\"} 7",
+        "probe_datapath_reasons_total{verdict=\"reset\",reason=\"refused\"} 1",
+        "probe_datapath_flows{family=\"ipv6\"} 6",
+        "# TYPE probe_checks counter",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+    assert!(text.contains("probe_build_info{version=\""), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+    // What the kernel does not tell is absent, not zero.
+    assert!(!text.contains("probe_datapath_packets_total{service=\"sense\",endpoint=\"sen1\""));
+}
+
+async fn get(at: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let limits = Limits {
+        head: 1 << 16,
+        body: 1 << 20,
+    };
+    let (mut decoder, mut input) = (Decoder::new(limits, false), BytesMut::new());
+    loop {
+        let count = stream.read_buf(&mut input).await.unwrap();
+        let progress = if count == 0 {
+            decoder.close(&input)
+        } else {
+            decoder.push(&mut input)
+        };
+        if progress.unwrap() == Progress::Done {
+            let body = String::from_utf8(decoder.body().to_vec()).unwrap();
+            return (decoder.status(), body);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_health_page() {
+    let (asks, mut receiver) = mpsc::channel(4);
+    let sources = Sources {
+        asks,
+        counters: Arc::new(Fixed),
+    };
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let metrics = Arc::new(Metrics::new(Arc::new(Fixed)));
+    let task = tokio::spawn(serve(listener, metrics, sources));
+    let core = tokio::spawn(async move {
+        let many: Vec<_> = (0..7).map(|i| format!("s/{i}")).collect();
+        for pending in [many, Vec::new()] {
+            match receiver.recv().await {
+                Some(Ask::Pending(reply)) => reply.send(pending).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    assert_eq!(
+        get(at, "/healthz").await,
+        (
+            503,
+            "waiting for the first verdict on s/0, s/1, s/2, s/3, s/4 and 2 more\n".to_owned()
+        )
+    );
+    assert_eq!(get(at, "/healthz").await, (200, "ok\n".to_owned()));
+    core.await.unwrap();
+    assert_eq!(
+        get(at, "/healthz").await,
+        (503, "the agent's core does not answer\n".to_owned())
+    );
+    assert_eq!(get(at, "/metrics").await.0, 200);
+    assert_eq!(get(at, "/else").await.0, 404);
+    let error = bind(at).await.unwrap_err().to_string();
+    assert!(error.contains("metrics.listen"), "{error}");
+    task.abort();
+}

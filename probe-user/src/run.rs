@@ -1,0 +1,378 @@
+//! `probe run`: puts the agent together, keeps it going, and takes it apart.
+//!
+//! Nothing in the kernel is touched before the configuration is valid, the
+//! interfaces that it names exist, its names resolve and its sockets are open; and
+//! a start that fails later leaves the kernel as it was. After that, any task that
+//! ends by itself ends the process with code 1, and so does a panic anywhere:
+//! whoever restarts us does better than an agent with a part missing. Steering
+//! stays in place meanwhile.
+
+mod tasks;
+
+use std::{io::IsTerminal as _, path::Path, sync::Arc};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tracing::info;
+use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
+
+use crate::{
+    cli::Failure,
+    config::{self, Address, Config, Fault},
+    control::{Socket, Sources},
+    core::{CheckKey, CheckPlan, Core, Inputs, StartChecks},
+    datapath::kernel::{Datapath, LastKnown, Options, last_known},
+    health::scheduler,
+    interfaces,
+    observe::{self, Metrics},
+    resolve::{Families, Resolved, choose, literal, lookup},
+};
+
+/// Checks are short and many; a thread a core of a large node would only contend.
+const MAX_WORKERS: usize = 4;
+/// Messages in flight to the core before senders wait.
+const QUEUE: usize = 1024;
+
+/// Runs the agent until a signal ends it.
+pub fn agent(file: &Path, detach: bool) -> Result<(), Failure> {
+    log_to_stderr();
+    end_on_panic();
+    let config = config::load(file).map_err(|error| Failure::Config(error.into()))?;
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
+    tokio::runtime::Builder::new_multi_thread()
+        // One more than the cores: a blocking write of the core must not stop the checks.
+        .worker_threads(workers + 1)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(live(file, &config, detach))
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // https://no-color.org: set and not empty.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && !no_color)
+        .with_target(false)
+        .finish()
+        .init();
+}
+
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::exit(1);
+    }));
+}
+
+async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure> {
+    let invalid = |fault| {
+        Failure::Config(anyhow::Error::new(config::Error::Invalid {
+            file: file.to_owned(),
+            fault,
+        }))
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let existing = interfaces::list().await?;
+    literals_exist(config, &existing).map_err(invalid)?;
+    let known = last_known(config.datapath().bpffs());
+    let resolved = resolve_all(config, &known).await.map_err(invalid)?;
+    let metrics_listener = match config.metrics() {
+        Some(listen) => Some(observe::bind(listen).await?),
+        None => None,
+    };
+    let socket = Socket::bind(config.socket())?;
+
+    let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
+    let counters = Arc::new(datapath.reader().map_err(anyhow::Error::new)?);
+    let events = datapath.events().map_err(anyhow::Error::new)?;
+    let kernel_log = datapath.kernel_log().map_err(anyhow::Error::new)?;
+    let sweeper = datapath.sweeper().map_err(anyhow::Error::new)?;
+    let pins = datapath.pins().display().to_string();
+    let metrics = Arc::new(Metrics::new(counters.clone()));
+    let observer = Box::new(metrics.recorder());
+    let mut core =
+        Core::new(config, resolved, datapath, pins, observer).map_err(anyhow::Error::new)?;
+    core.attach(&existing).map_err(anyhow::Error::new)?;
+    core.datapath_mut().commit();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        services = config.services().len(),
+        "probe runs"
+    );
+
+    let (reports, report_inbox) = mpsc::channel(QUEUE);
+    let (lookups, lookup_inbox) = mpsc::channel(QUEUE);
+    let (changes, change_inbox) = mpsc::channel(QUEUE);
+    let (sweeps, sweep_inbox) = mpsc::channel(1);
+    let (asks, ask_inbox) = mpsc::channel(QUEUE);
+    let (shutdown, ending) = watch::channel(false);
+    let sources = Sources { asks, counters };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let ended = interfaces::watch(changes).await;
+        ended.context("watching the network interfaces")
+    });
+    tasks.spawn(tasks::resolve(
+        names(config),
+        config.resolve_every(),
+        lookups,
+    ));
+    tasks.spawn(tasks::sweep(sweeper, sweeps));
+    tasks.spawn(tasks::events(events, metrics.recorder()));
+    tasks.spawn(async move { Err(kernel_log.run().await.into()) });
+    let control = sources.clone();
+    tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
+    if let Some(listener) = metrics_listener {
+        let served = observe::serve(listener, metrics.clone(), sources.clone());
+        tasks.spawn(async move { served.await.context("the metrics listener") });
+    }
+    let inputs = Inputs {
+        reports: report_inbox,
+        lookups: lookup_inbox,
+        changes: change_inbox,
+        swept: sweep_inbox,
+        asks: ask_inbox,
+        shutdown: ending,
+    };
+    let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
+        let checks = scheduler::run(key, plan.probe, plan.inter, plan.offset, reports.clone());
+        tokio::spawn(checks).abort_handle()
+    });
+    let mut core = tokio::spawn(core.run(inputs, start_checks));
+
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM"),
+        _ = interrupt.recv() => info!("SIGINT"),
+        ended = &mut core => {
+            let error = match ended {
+                Ok(Ok(_)) => anyhow!("the core ended by itself"),
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+            };
+            return Err(error.context("the core").into());
+        }
+        Some(ended) = tasks.join_next() => {
+            let error = match ended {
+                Ok(Ok(())) => anyhow!("a task ended by itself"),
+                Ok(Err(error)) => error,
+                Err(error) => error.into(),
+            };
+            return Err(error.into());
+        }
+    }
+    // The socket's file goes first: nobody should ask any more.
+    tasks.shutdown().await;
+    // The core may have ended in this very moment; then its own result says so.
+    let _ = shutdown.send(true);
+    let datapath = core
+        .await
+        .map_err(anyhow::Error::new)?
+        .map_err(anyhow::Error::new)?;
+    if detach {
+        let removed = datapath.remove().map_err(anyhow::Error::new)?;
+        info!("{removed}");
+    } else {
+        info!("steering stays in place; `probe detach` removes it");
+    }
+    Ok(())
+}
+
+fn options(config: &Config) -> Options {
+    let datapath = config.datapath();
+    Options {
+        bpffs: datapath.bpffs().to_owned(),
+        tc: datapath.tc(),
+        xdp: datapath.xdp(),
+        flows: datapath.flows(),
+        log: datapath.log(),
+    }
+}
+
+fn literals_exist(config: &Config, existing: &[interfaces::Interface]) -> Result<(), Fault> {
+    for (key, list) in [("edge", config.edge()), ("uplink", config.uplink())] {
+        for (i, pattern) in list.iter().enumerate() {
+            if let Some(name) = pattern.literal()
+                && !existing.iter().any(|interface| interface.name == name)
+            {
+                let names: Vec<_> = existing.iter().map(|i| i.name.as_str()).collect();
+                return Err(Fault::new(
+                    format!("interfaces.{key}[{i}]"),
+                    name,
+                    "there is no such interface",
+                    format!(
+                        "one that exists ({}), or a pattern, which may match nothing",
+                        names.join(", ")
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name of an endpoint, and who has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    service: usize,
+    endpoint: usize,
+    host: String,
+    families: Families,
+}
+
+fn names(config: &Config) -> Vec<Named> {
+    let mut names = Vec::new();
+    for (s, service) in config.services().iter().enumerate() {
+        for (e, endpoint) in service.endpoints().iter().enumerate() {
+            if let Address::Name { host, .. } = endpoint.address() {
+                names.push(Named {
+                    service: s,
+                    endpoint: e,
+                    host: host.clone(),
+                    families: Families::of(service, endpoint),
+                });
+            }
+        }
+    }
+    names
+}
+
+/// Where every endpoint is. A name that does not resolve is a fault, unless an
+/// earlier agent knew the endpoint's address.
+pub(crate) async fn resolve_all(
+    config: &Config,
+    known: &[LastKnown],
+) -> Result<Vec<Vec<Resolved>>, Fault> {
+    let mut all: Vec<Vec<Resolved>> = config
+        .services()
+        .iter()
+        .map(|service| {
+            service
+                .endpoints()
+                .iter()
+                .map(|e| literal(e.address()))
+                .collect()
+        })
+        .collect();
+    let mut answers = JoinSet::new();
+    for name in names(config) {
+        answers.spawn(async move {
+            let answer = lookup(&name.host, name.families).await;
+            (name, answer)
+        });
+    }
+    let mut answers = answers.join_all().await;
+    // The first in the file is the one reported, whichever failed first.
+    answers.sort_by_key(|(name, _)| (name.service, name.endpoint));
+    for (name, answer) in answers {
+        let service = &config.services()[name.service];
+        let endpoint = &service.endpoints()[name.endpoint];
+        let at = &mut all[name.service][name.endpoint];
+        let earlier = known
+            .iter()
+            .find(|k| k.service == service.name() && k.endpoint == endpoint.name());
+        if let Some(earlier) = earlier {
+            (at.v4, at.v6) = (earlier.v4, earlier.v6);
+        }
+        *at = choose(*at, name.families, answer.as_deref().unwrap_or_default());
+        let (s, e) = (name.service, name.endpoint);
+        match answer {
+            Err(error) if at.is_empty() => {
+                return Err(Fault::new(
+                    format!("services[{s}].endpoints[{e}].address"),
+                    endpoint.address(),
+                    format!("does not resolve: {error}"),
+                    "a name that DNS or the hosts file knows",
+                ));
+            }
+            Err(error) => tracing::warn!(
+                service = service.name(),
+                endpoint = endpoint.name(),
+                "{} does not resolve, its last known address is used: {error}",
+                endpoint.address()
+            ),
+            Ok(_) if at.is_empty() => {
+                return Err(Fault::new(
+                    format!("services[{s}].endpoints[{e}].address"),
+                    endpoint.address(),
+                    "has no address in a family of the service's listeners",
+                    "a name with an address in every family of the service's listeners",
+                ));
+            }
+            Ok(_) => {
+                if name.families.v4 && at.v4.is_none() || name.families.v6 && at.v6.is_none() {
+                    tracing::warn!(
+                        service = service.name(),
+                        endpoint = endpoint.name(),
+                        "{} has an address in one family only; clients of the other are refused \
+                         while it is selected",
+                        endpoint.address()
+                    );
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(address: &str) -> Config {
+        config::parse(&format!(
+            "interfaces: {{edge: ['veth*'], uplink: [nosuch0]}}\nservices: [{{name: s, listeners: \
+             ['10.96.0.10:80'], endpoints: [{{name: e, address: '{address}'}}], check: {{http: \
+             {{}}}}}}]"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_missing_literal_interface_is_named() {
+        let lo = interfaces::Interface {
+            index: 1,
+            name: "lo".to_owned(),
+        };
+        let fault = literals_exist(&config("10.0.0.1:80"), &[lo]).unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "interfaces.uplink[0]: `nosuch0`: there is no such interface; accepted: one that \
+             exists (lo), or a pattern, which may match nothing"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_needs_an_earlier_address() {
+        // The hosts file knows `localhost` everywhere, and it cannot be steered to.
+        let config = config("localhost:80");
+        let fault = resolve_all(&config, &[]).await.unwrap_err().to_string();
+        assert!(
+            fault.starts_with(
+                "services[0].endpoints[0].address: `localhost:80`: does not resolve: "
+            ),
+            "{fault}"
+        );
+        let known = LastKnown {
+            service: "s".to_owned(),
+            endpoint: "e".to_owned(),
+            v4: Some([10, 0, 0, 7].into()),
+            v6: None,
+            port: 81,
+        };
+        let at = resolve_all(&config, &[known]).await.unwrap()[0][0];
+        assert_eq!(
+            at.addresses().collect::<Vec<_>>(),
+            ["10.0.0.7:80".parse().unwrap()]
+        );
+    }
+}

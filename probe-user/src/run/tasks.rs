@@ -1,0 +1,109 @@
+//! The agent's small tasks. None of them ends but by an error or with the agent.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, interval_at},
+};
+use tracing::{debug, warn};
+
+use super::Named;
+use crate::{
+    core::Lookup,
+    datapath::{Events, Limits, Sweeper, Swept},
+    observe::Recorder,
+    resolve::lookup,
+};
+
+/// Between two sweeps of the flow tables.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Lookups at one time.
+const LOOKUPS: usize = 32;
+
+/// Looks all names up, again and again.
+pub async fn resolve(
+    names: Vec<Named>,
+    every: Duration,
+    lookups: mpsc::Sender<Lookup>,
+) -> anyhow::Result<()> {
+    if names.is_empty() {
+        return std::future::pending().await;
+    }
+    // The first round was made at the start.
+    let mut rounds = interval_at(tokio::time::Instant::now() + every, every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        let mut running = JoinSet::new();
+        for name in names.iter().cloned() {
+            if running.len() >= LOOKUPS
+                && let Some(Ok(done)) = running.join_next().await
+                && lookups.send(done).await.is_err()
+            {
+                return Ok(());
+            }
+            running.spawn(async move {
+                Lookup {
+                    service: name.service,
+                    endpoint: name.endpoint,
+                    answer: lookup(&name.host, name.families).await,
+                }
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            if lookups.send(done?).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Removes idle flows.
+pub async fn sweep(mut sweeper: Sweeper, sweeps: mpsc::Sender<Swept>) -> anyhow::Result<()> {
+    let mut ticks = interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let limits = Limits::default();
+    loop {
+        ticks.tick().await;
+        let (back, swept) = tokio::task::spawn_blocking(move || {
+            let swept = sweeper.sweep(&limits);
+            (sweeper, swept)
+        })
+        .await?;
+        sweeper = back;
+        match swept {
+            Ok(swept) => {
+                if swept.removed > 0 {
+                    debug!(removed = swept.removed, "idle flows removed");
+                }
+                if sweeps.send(swept).await.is_err() {
+                    return Ok(());
+                }
+            }
+            // The next one may do better; flows only stay longer than they must.
+            Err(error) => warn!("sweeping the flow tables: {error}"),
+        }
+    }
+}
+
+/// Counts and logs the datapath's events.
+pub async fn events(mut events: Events, recorder: Recorder) -> anyhow::Result<()> {
+    loop {
+        let event = events.next().await?;
+        // A kind of a newer kernel side cannot be: it is embedded in this binary.
+        if let Some(kind) = probe_ebpf::abi::EventKind::from_number(event.kind) {
+            recorder.event(kind, event.held_back);
+            debug!(
+                kind = kind.label(),
+                service = event.service,
+                endpoint = event.endpoint,
+                client = %std::net::Ipv6Addr::from(event.client).to_canonical(),
+                port = u16::from_be(event.client_port_be),
+                held_back = event.held_back,
+                "datapath event"
+            );
+        }
+    }
+}
