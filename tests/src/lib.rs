@@ -11,6 +11,7 @@ pub mod client;
 pub mod faults;
 pub mod folder;
 pub mod journal;
+pub mod kernel;
 pub mod link;
 pub mod namespace;
 pub mod privilege;

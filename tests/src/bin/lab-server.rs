@@ -5,6 +5,7 @@
 //!   Each is confirmed by `done: LINE`.
 //! - `/websocket` is a websocket: the server's name first, a tick every 20 ms,
 //!   and an echo of what it is sent.
+//! - `/big` answers a mebibyte.
 //! - Every other path answers the server's name, and the client's address in X-Peer.
 //!
 //! It ends with its standard input.
@@ -167,6 +168,7 @@ async fn converse(
                 sleep(mood.delay).await;
                 (mood.status, "application/json", mood.body)
             }
+            "/big" => (200, "text/plain", "0123456789abcdef".repeat(1 << 16)),
             _ => (200, "text/plain", name.to_owned()),
         };
         let mut answer = format!(

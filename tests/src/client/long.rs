@@ -18,6 +18,9 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 use super::request::runtime;
 use crate::{Namespace, until};
 
+/// Longer than a packet, so that what the kernel segments and merges is steered too.
+const ECHO_BYTES: usize = 20_000;
+
 /// How the connection ended.
 #[derive(Clone, Debug)]
 pub struct End {
@@ -148,11 +151,12 @@ async fn converse(
         .context("no websocket")?;
     let mut beat = interval(speak);
     let mut look = interval(Duration::from_millis(20));
+    let echo = "echo ".repeat(ECHO_BYTES / 5);
     let mut next_tick = 0_u64;
     loop {
         tokio::select! {
             _ = beat.tick() => {
-                socket.send(Message::text("echo")).await.context("cannot send")?;
+                socket.send(Message::text(echo.as_str())).await.context("cannot send")?;
             }
             _ = look.tick() => {
                 if stop.load(Ordering::Relaxed) {
@@ -166,7 +170,7 @@ async fn converse(
                 let mut told = locked(told);
                 if told.server.is_none() {
                     told.server = Some(text.to_owned());
-                } else if text == "echo" {
+                } else if text == echo {
                     told.echoes += 1;
                 } else if let Some(tick) = text.strip_prefix("tick ") {
                     let tick: u64 = tick.parse().context("a tick has a number")?;

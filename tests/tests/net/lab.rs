@@ -14,7 +14,9 @@ use anyhow::{Context, Result, bail};
 use lab::{
     Lab, Namespace, Server, Way,
     client::{Failure, KeepAlive, Load, Long, Plan, get},
-    faults, privileged,
+    faults,
+    kernel::{foreign_xdp, traces},
+    privileged,
     server::Kind,
     topology::{BACKUP_V4, BACKUP_V6, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, VIP_V4, VIP_V6},
     wait::until_true,
@@ -196,6 +198,37 @@ fn a_namespace_has_its_own_bpffs_and_sysfs() {
         a.ip(["link add one type veth peer name two"])?;
         let seen = |host: &Namespace| host.run(|| Ok(Path::new("/sys/class/net/one").exists()));
         assert!(seen(&a)? && !seen(&b)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn traces_are_seen() {
+    privileged(|| {
+        let lab = Lab::new(Way::Uplink)?;
+        let before = traces(&lab.node)?;
+        assert_eq!(before, traces(&lab.node)?);
+        let mut last = before.clone();
+        let mut differs = |what: &str| -> Result<()> {
+            let now = traces(&lab.node)?;
+            assert_ne!(now, last, "{what} is not seen");
+            last = now;
+            Ok(())
+        };
+        foreign_xdp(&lab.node, "up0")?;
+        differs("an XDP program with its pin")?;
+        lab.node
+            .ask("tc", &["qdisc", "add", "dev", "up0", "clsact"])?;
+        differs("a qdisc")?;
+        let filter = "filter add dev up0 ingress protocol ip prio 1 u32 match u32 0 0 classid 1:1";
+        lab.node.ask("tc", &filter.split(' ').collect::<Vec<_>>())?;
+        differs("a filter")?;
+        lab.node
+            .ask("tc", &["qdisc", "del", "dev", "up0", "clsact"])?;
+        lab.node.ip(["link set dev up0 xdp off"])?;
+        lab.node
+            .run(|| fs::remove_file("/sys/fs/bpf/foreign").context("the pin"))?;
+        assert_eq!(before, traces(&lab.node)?, "nothing is left");
         Ok(())
     });
 }
