@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod capture;
 pub mod client;
+pub mod dns;
 pub mod faults;
 pub mod folder;
 pub mod journal;

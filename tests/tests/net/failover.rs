@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::{
     Way,
-    client::{Failure, KeepAlive, Load, Long, Plan, get},
+    client::{Failure, KeepAlive, Load, Long, Plan, Sample, get},
     faults, privileged,
     topology::{VIP_BACKUP_V4, VIP_MASTER_V4, VIP_V4, VIP_V6},
 };
@@ -51,11 +51,14 @@ fn fails_over(way: Way, harmless: bool, fault: impl FnOnce(&mut Rig) -> Result<(
     }
     for load in loads {
         let samples = load.stop()?;
-        let at = samples.partition_point(|sample| sample.begun < before);
+        // In the order of their beginnings; what was pending at the fault may meet it.
+        let steady: Vec<Sample> = samples
+            .iter()
+            .filter(|sample| sample.ended < before)
+            .cloned()
+            .collect();
+        all_by(&steady, "master")?;
         let after = samples.partition_point(|sample| sample.begun <= switched);
-        // A request begun just before the fault may still meet it.
-        let steady = samples.partition_point(|sample| sample.ended < before);
-        all_by(&samples[..steady.min(at)], "master")?;
         all_by(&samples[after..], "backup")?;
         if harmless {
             none_failed(&samples)?;

@@ -7,6 +7,7 @@ mod failback;
 mod failover;
 mod interfaces;
 mod lab;
+mod names;
 mod refusals;
 mod restart;
 mod rig;
