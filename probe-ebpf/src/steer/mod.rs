@@ -1,1 +1,304 @@
-//! Which endpoint a segment belongs to.
+//! Which endpoint a segment belongs to, and what becomes of it.
+//!
+//! [`forward`] decides for segments from clients, [`reverse`] for segments from
+//! endpoints. Both are given tables by the [`Tables`] trait and answer with a
+//! [`Verdict`]; neither touches the packet, so all of it runs on the host under
+//! test and in the kernel over maps.
+//!
+//! The life of a flow: the client's SYN finds a listener, the service's decision
+//! names the endpoint, and two entries are written, one keyed by what the client
+//! sends (forward), one by what the endpoint sends (reverse). Later segments find
+//! theirs. A RST in either direction, or the acknowledgment of the second FIN,
+//! removes both at once, since the client's kernel may use the port again for
+//! another connection with the same endpoint.
+//!
+//! Invariants:
+//! - Only a listener's destination, or a reverse entry, is ever translated.
+//! - A flow stays with its endpoint while that endpoint is not down, whatever the
+//!   selection says meanwhile.
+//! - A segment in mid-connection that no flow knows takes one up (as conntrack
+//!   does), so a lost table costs a single-endpoint service nothing.
+
+mod flow;
+mod tables;
+
+pub use tables::{Insert, Tables};
+
+use crate::abi::{
+    Action, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED, FLOW_FIN,
+    FOLLOW_SELECTION, FlowKey, ForwardFlow, KEEP_FLOWS_OF_DOWN, Listener, ListenerKey, Reason,
+    seen,
+};
+use crate::packet::{
+    Segment,
+    parse::{ACK, FIN, RST, SYN, TCP},
+    rewrite::{Family, Translation},
+};
+
+/// What becomes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<A> {
+    /// It goes on as it is.
+    Pass(Reason),
+    /// It is answered with a RST and goes no further.
+    Reset(Reason),
+    /// It goes on with other addresses, counted for this endpoint.
+    Translate(Translation<A>, u32),
+}
+
+/// A client's segment: is it for a listener, and where does it go?
+#[inline(always)]
+pub fn forward<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    now_ns: u64,
+) -> Verdict<A> {
+    let key = ListenerKey {
+        addr_be: segment.dst_be,
+        port_be: segment.dst_port_be,
+        protocol: TCP,
+        pad: 0,
+    };
+    let Some(listener) = tables.listener(&key) else {
+        return Verdict::Pass(Reason::NotListener);
+    };
+    let key = FlowKey {
+        client_be: segment.src_be,
+        peer_be: segment.dst_be,
+        client_port_be: segment.src_port_be,
+        peer_port_be: segment.dst_port_be,
+        protocol: TCP,
+        pad: [0; 3],
+    };
+    let Some(decision) = tables.decision(listener.service) else {
+        return Verdict::Pass(Reason::Undecided);
+    };
+    let follows = listener.endpoint == FOLLOW_SELECTION;
+    let (action, target) = if follows {
+        (decision.action, decision.endpoint)
+    } else {
+        (Action::Steer, listener.endpoint)
+    };
+
+    if let Some(flow) = tables.forward(&key)
+        && let Some(endpoint) = tables.endpoint(flow.endpoint)
+        && let Some(addr_be) = A::of_endpoint(endpoint)
+    {
+        let lost = follows && matches!(endpoint.state, ENDPOINT_DOWN | ENDPOINT_FREE);
+        let keep = decision.flags & KEEP_FLOWS_OF_DOWN != 0;
+        let stays = if segment.opens() {
+            reopens_nothing(
+                flow,
+                action == Action::Steer && flow.endpoint == target,
+                lost,
+            )
+        } else {
+            !lost || keep || segment.flags & RST != 0
+        };
+        if stays {
+            return known(tables, segment, &key, flow, endpoint, addr_be, now_ns);
+        }
+        let service = flow.service;
+        let lost_endpoint = flow.endpoint;
+        flow::remove(tables, &key, flow, endpoint, addr_be);
+        if !segment.opens() {
+            tables.event(
+                EventKind::FlowReset,
+                service,
+                lost_endpoint,
+                segment.src_be,
+                segment.src_port_be,
+            );
+            return Verdict::Reset(Reason::EndpointDown);
+        }
+    }
+    unknown(tables, segment, &key, listener, action, target, now_ns)
+}
+
+/// May a SYN of a known tuple go the way of its flow? It may if it repeats an
+/// unanswered SYN and the selection is still the same; or if the connection is
+/// alive, so that the endpoint can challenge it (RFC 9293 section 3.10.7.4).
+#[inline(always)]
+fn reopens_nothing(flow: &ForwardFlow, same_target: bool, lost: bool) -> bool {
+    let state = flow.state.get();
+    if state & FLOW_ESTABLISHED == 0 {
+        same_target
+    } else {
+        !lost && state & FLOW_FIN == 0
+    }
+}
+
+/// A segment of a flow that stays where it is.
+#[inline(always)]
+fn known<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    key: &FlowKey<A>,
+    flow: &ForwardFlow,
+    endpoint: &Endpoint,
+    addr_be: A,
+    now_ns: u64,
+) -> Verdict<A> {
+    let translation = Translation {
+        addr_be,
+        port_be: endpoint.port_be,
+        client_port_be: flow.client_port_be,
+    };
+    let id = flow.endpoint;
+    flow::touch(&flow.seen, seen(now_ns));
+    if segment.flags & (FIN | RST) != 0 || flow.state.get() & FLOW_FIN != 0 {
+        if segment.flags & RST != 0 {
+            flow::remove(tables, key, flow, endpoint, addr_be);
+        } else if segment.flags & FIN != 0 {
+            flow.fin_end.set(segment.end());
+            flow.state.set(flow.state.get() | FLOW_FIN);
+        } else if segment.flags & ACK != 0
+            && let Some(back) = tables.reverse(&flow::reverse_key(
+                key,
+                flow.client_port_be,
+                endpoint,
+                addr_be,
+            ))
+            && back.state.get() & FLOW_FIN != 0
+            && back.fin_end.get() == segment.ack
+        {
+            flow::remove(tables, key, flow, endpoint, addr_be);
+        }
+    }
+    Verdict::Translate(translation, id)
+}
+
+/// A segment that no flow knows: the first of a connection, or one whose flow was lost.
+#[inline(always)]
+fn unknown<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    key: &FlowKey<A>,
+    listener: Listener,
+    action: Action,
+    target: u32,
+    now_ns: u64,
+) -> Verdict<A> {
+    if segment.flags & RST != 0 {
+        return Verdict::Pass(Reason::StrayReset);
+    }
+    match action {
+        Action::Pass => return Verdict::Pass(Reason::Undecided),
+        Action::Refuse => return Verdict::Reset(Reason::Refused),
+        Action::Steer => {}
+    }
+    let Some(endpoint) = tables.endpoint(target) else {
+        return Verdict::Pass(Reason::Undecided);
+    };
+    let Some(addr_be) = A::of_endpoint(endpoint) else {
+        return Verdict::Reset(Reason::NoAddress);
+    };
+    let opens = segment.opens();
+    let state = if opens { 0 } else { FLOW_ESTABLISHED };
+    match flow::open(
+        tables,
+        key,
+        endpoint,
+        addr_be,
+        listener.service,
+        target,
+        state,
+        seen(now_ns),
+    ) {
+        Ok(client_port_be) => {
+            if !opens {
+                tables.count(Reason::Adopted);
+            }
+            let translation = Translation {
+                addr_be,
+                port_be: endpoint.port_be,
+                client_port_be,
+            };
+            Verdict::Translate(translation, target)
+        }
+        Err(reason) => {
+            let kind = match reason {
+                Reason::TupleClash => EventKind::TupleClash,
+                _ => EventKind::TableFull,
+            };
+            tables.event(
+                kind,
+                listener.service,
+                target,
+                segment.src_be,
+                segment.src_port_be,
+            );
+            Verdict::Reset(reason)
+        }
+    }
+}
+
+/// An endpoint's segment: does it belong to a steered flow?
+#[inline(always)]
+pub fn reverse<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    now_ns: u64,
+) -> Verdict<A> {
+    let key = FlowKey {
+        client_be: segment.dst_be,
+        peer_be: segment.src_be,
+        client_port_be: segment.dst_port_be,
+        peer_port_be: segment.src_port_be,
+        protocol: TCP,
+        pad: [0; 3],
+    };
+    let Some(flow) = tables.reverse(&key) else {
+        return Verdict::Pass(Reason::NotSteered);
+    };
+    let translation = Translation {
+        addr_be: flow.vip_be,
+        port_be: flow.vip_port_be,
+        client_port_be: flow.client_port_be,
+    };
+    let id = flow.endpoint;
+    flow::touch(&flow.seen, seen(now_ns));
+    let state = flow.state.get();
+    if segment.flags & (SYN | FIN | RST) != 0 || state & FLOW_FIN != 0 {
+        let forward_key = FlowKey {
+            client_be: key.client_be,
+            peer_be: flow.vip_be,
+            client_port_be: flow.client_port_be,
+            peer_port_be: flow.vip_port_be,
+            protocol: TCP,
+            pad: [0; 3],
+        };
+        if segment.flags & RST != 0 {
+            if state & FLOW_ESTABLISHED == 0 && segment.flags & ACK != 0 {
+                tables.event(
+                    EventKind::EndpointRefused,
+                    flow.service,
+                    id,
+                    segment.dst_be,
+                    flow.client_port_be,
+                );
+            }
+            flow::remove_pair(tables, &forward_key, &key, id);
+        } else if segment.flags & SYN != 0 {
+            if segment.flags & ACK != 0 && state & FLOW_ESTABLISHED == 0 {
+                flow.state.set(state | FLOW_ESTABLISHED);
+                if let Some(forth) = tables.forward(&forward_key) {
+                    forth.state.set(forth.state.get() | FLOW_ESTABLISHED);
+                }
+            }
+        } else if segment.flags & FIN != 0 {
+            flow.fin_end.set(segment.end());
+            flow.state.set(state | FLOW_FIN);
+        } else if segment.flags & ACK != 0
+            && let Some(forth) = tables.forward(&forward_key)
+            && forth.state.get() & FLOW_FIN != 0
+            && forth.fin_end.get() == segment.ack
+        {
+            flow::remove_pair(tables, &forward_key, &key, id);
+        }
+    }
+    Verdict::Translate(translation, id)
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,74 @@
 //! names are stored beside the tables and the tables are pinned. An endpoint
 //! whose address changes gets a new id; flows of the old one live on.
 
+mod attach;
+mod batch;
+pub mod detach;
+mod events;
+pub mod kernel;
+mod netlink;
+mod pins;
+mod reader;
+mod selections;
+mod sweep;
+mod tables;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use serde::Deserialize;
+
+pub use events::{Events, KernelLog};
+pub use pins::check_shape;
+pub use reader::{FlowCounts, Reader};
+pub use sweep::{Limits, Sweeper, Swept};
+
+/// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
+
+/// How TC programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TcMode {
+    /// TCX where the kernel has it (Linux 6.6), clsact elsewhere.
+    #[default]
+    Auto,
+    /// TCX or an error.
+    Tcx,
+    /// clsact, also where TCX is to be had.
+    Clsact,
+}
+
+/// How XDP programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver, or generic where the driver cannot.
+    #[default]
+    Auto,
+    /// In the driver or an error.
+    Native,
+    /// Generic: on every interface, but after the kernel built its buffer.
+    Generic,
+    /// No XDP: uplinks are steered by TC at their ingress.
+    Off,
+}
+
+/// Which messages the programs send. Chosen at load: the others are not even there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// None.
+    Off,
+    /// Errors.
+    Error,
+    /// Errors and warnings.
+    #[default]
+    Warn,
+    /// And what is normal but rare.
+    Info,
+    /// And what helps to find a fault.
+    Debug,
+}
 
 /// Index into the kernel's service tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,7 +190,113 @@ pub trait Steering {
 /// done to what, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Placeholder-free catch of a described failure.
-    #[error("{0}")]
-    Failed(String),
+    /// The process may not use BPF.
+    #[error(
+        "{what}: {source}; probe needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and \
+         CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8)"
+    )]
+    Privilege {
+        /// What was tried.
+        what: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// No BPF file system where pins should go.
+    #[error(
+        "{path} is not a BPF file system; mount one with `mount -t bpf bpf {path}`, or name \
+         another place in datapath.bpffs"
+    )]
+    NoBpffs {
+        /// The path of the configuration.
+        path: String,
+    },
+    /// Another agent has the pins.
+    #[error("another agent is running: it holds the lock on {path}")]
+    Locked {
+        /// The folder of the pins.
+        path: String,
+    },
+    /// A pinned map has another shape than this version's.
+    #[error(
+        "pinned map {path} has {found}, this agent needs {wanted}; keep the setting it was made \
+         with, or remove the old state with `probe detach` (this ends steering until the next start)"
+    )]
+    Shape {
+        /// The pin.
+        path: String,
+        /// What the kernel says of it.
+        found: String,
+        /// What is wanted.
+        wanted: String,
+    },
+    /// The interface carries somebody else's XDP program.
+    #[error(
+        "{interface} already carries XDP program id {id} ({name}) in {mode} mode; remove it, or \
+         set datapath.xdp: off to steer this uplink by TC"
+    )]
+    ForeignXdp {
+        /// The interface's name.
+        interface: String,
+        /// The foreign program's id.
+        id: u32,
+        /// Its name.
+        name: String,
+        /// How it is attached.
+        mode: &'static str,
+    },
+    /// A table has no room.
+    #[error("no room for {what}: at most {most} fit")]
+    Full {
+        /// What did not fit.
+        what: String,
+        /// The table's size.
+        most: u32,
+    },
+    /// Anything else.
+    #[error("{what}: {source}")]
+    Failed {
+        /// Operation and object.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
+
+impl Error {
+    /// A failure of `what`, told apart from missing privilege.
+    fn failed(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        let (what, source) = (what.into(), source.into());
+        match io_error(source.as_ref()) {
+            Some(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let source =
+                    std::io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EPERM));
+                Self::Privilege { what, source }
+            }
+            _ => Self::Failed { what, source },
+        }
+    }
+}
+
+/// The I/O error at the bottom of a chain of causes, if there is one.
+fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A type of the ABI as aya's maps want it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct Image<T>(pub T);
+
+// SAFETY: `Plain` promises what `Pod` wants: no padding, no pointers, every bit pattern valid.
+unsafe impl<T: probe_ebpf::abi::Plain + Copy> aya::Pod for Image<T> {}

@@ -1,0 +1,276 @@
+//! The maps, and [`Tables`] over them.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    helpers::bpf_ktime_get_ns,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use probe_ebpf::{
+    abi::{
+        Address, DEFAULT_FLOWS, Decision, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters,
+        Event, EventGate, EventKind, FlowKey, ForwardFlow, Listener, ListenerKey, MAX_ENDPOINTS,
+        MAX_LISTENERS, MAX_SERVICES, Name, Reason, ReverseFlow, Selection, V4, V6,
+    },
+    steer::{Insert, Tables},
+};
+
+/// `BPF_ANY` and `BPF_NOEXIST` of `bpf_map_update_elem`.
+const ANY: u64 = 0;
+const NOEXIST: u64 = 1;
+/// The kernel's EEXIST, negated as helpers return it.
+const EEXIST: i32 = -17;
+
+#[map]
+static LISTENERS_V4: HashMap<ListenerKey<V4>, Listener> =
+    HashMap::with_max_entries(MAX_LISTENERS, 0);
+#[map]
+static LISTENERS_V6: HashMap<ListenerKey<V6>, Listener> =
+    HashMap::with_max_entries(MAX_LISTENERS, 0);
+/// The agent maps this into its memory and stores a decision with one instruction.
+#[map]
+static SELECTIONS: Array<Selection> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+#[map]
+static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+/// Names are for the agent; no program reads them.
+#[map]
+static SERVICE_NAMES: Array<Name> = Array::with_max_entries(MAX_SERVICES, 0);
+#[map]
+static ENDPOINT_NAMES: Array<Name> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+#[map]
+static FORWARD_V4: HashMap<FlowKey<V4>, ForwardFlow> = HashMap::with_max_entries(DEFAULT_FLOWS, 0);
+#[map]
+static FORWARD_V6: HashMap<FlowKey<V6>, ForwardFlow> = HashMap::with_max_entries(DEFAULT_FLOWS, 0);
+#[map]
+static REVERSE_V4: HashMap<FlowKey<V4>, ReverseFlow<V4>> =
+    HashMap::with_max_entries(DEFAULT_FLOWS, 0);
+#[map]
+static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
+    HashMap::with_max_entries(DEFAULT_FLOWS, 0);
+#[map]
+static EP_COUNTERS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(MAX_ENDPOINTS, 0);
+#[map]
+static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+#[map]
+static EVENT_GATES: PerCpuArray<EventGate> =
+    PerCpuArray::with_max_entries(EventKind::ALL.len() as u32, 0);
+/// When this CPU last sent a log message.
+#[map]
+static LOG_GATE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// For the agent only: interfaces to which it added the clsact qdisc.
+#[map]
+static QDISCS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Counts a packet's reason.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own word; programs of one CPU do not run concurrently in softirq.
+        unsafe { *counter += 1 }
+    }
+}
+
+/// This CPU's counters of an endpoint.
+#[inline(always)]
+fn counters(endpoint: u32) -> Option<&'static mut EndpointCounters> {
+    // SAFETY: this CPU's own element, see `count`; each caller uses it for one addition.
+    EP_COUNTERS
+        .get_ptr_mut(endpoint)
+        .map(|counters| unsafe { &mut *counters })
+}
+
+/// Counts a packet steered to an endpoint.
+#[inline(always)]
+pub fn count_forward(endpoint: u32, bytes: u64) {
+    if let Some(counters) = counters(endpoint) {
+        counters.forward_packets += 1;
+        counters.forward_bytes += bytes;
+    }
+}
+
+/// Counts a packet translated on its way back from an endpoint.
+#[inline(always)]
+pub fn count_reverse(endpoint: u32, bytes: u64) {
+    if let Some(counters) = counters(endpoint) {
+        counters.reverse_packets += 1;
+        counters.reverse_bytes += bytes;
+    }
+}
+
+/// CLOCK_MONOTONIC.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: reads a clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Least time between two log messages of one CPU.
+const LOG_GAP_NS: u64 = 1_000_000_000;
+
+/// May this CPU send a log message now? At most one a second, and none costs
+/// anything when the level chosen at load leaves it out.
+#[inline(always)]
+pub fn may_log() -> bool {
+    let now = now_ns();
+    let Some(last) = LOG_GATE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own word, see `count`.
+    let last = unsafe { &mut *last };
+    let open = now.wrapping_sub(*last) >= LOG_GAP_NS;
+    if open {
+        *last = now;
+    }
+    open
+}
+
+/// The maps of the programs.
+pub struct Maps;
+
+/// What the two families have of their own.
+trait FamilyMaps: Address {
+    const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener>;
+    const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow>;
+    const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>>;
+}
+
+impl FamilyMaps for V4 {
+    const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener> = &LISTENERS_V4;
+    const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V4;
+    const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V4;
+}
+
+impl FamilyMaps for V6 {
+    const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener> = &LISTENERS_V6;
+    const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V6;
+    const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V6;
+}
+
+#[inline(always)]
+fn insert_error(error: i32) -> Insert {
+    if error == EEXIST {
+        Insert::Exists
+    } else {
+        Insert::Full
+    }
+}
+
+impl<A: FamilyMaps> Tables<A> for Maps {
+    #[inline(always)]
+    fn listener(&self, key: &ListenerKey<A>) -> Option<Listener> {
+        // SAFETY: map values live until the program returns; the copy may race with the agent's
+        // update of one listener, whose two words both stay valid ids.
+        A::LISTENERS.get_ptr(key).map(|value| unsafe { *value })
+    }
+
+    #[inline(always)]
+    fn decision(&self, service: u32) -> Option<Decision> {
+        SELECTIONS
+            .get(service)
+            .map(|selection| Decision::unpack(selection.decision.get()))
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, id: u32) -> Option<&Endpoint> {
+        ENDPOINTS.get(id)
+    }
+
+    #[inline(always)]
+    fn forward(&self, key: &FlowKey<A>) -> Option<&ForwardFlow> {
+        // SAFETY: preallocated map memory, never freed while the program runs; see the trait for
+        // what a racing reuse means.
+        A::FORWARD.get_ptr(key).map(|value| unsafe { &*value })
+    }
+
+    #[inline(always)]
+    fn reverse(&self, key: &FlowKey<A>) -> Option<&ReverseFlow<A>> {
+        // SAFETY: as in `forward`.
+        A::REVERSE.get_ptr(key).map(|value| unsafe { &*value })
+    }
+
+    #[inline(always)]
+    fn put_forward(&self, key: &FlowKey<A>, flow: &ForwardFlow) -> Result<(), Insert> {
+        A::FORWARD.insert(key, flow, ANY).map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn put_reverse(
+        &self,
+        key: &FlowKey<A>,
+        flow: &ReverseFlow<A>,
+        replace: bool,
+    ) -> Result<(), Insert> {
+        let flags = if replace { ANY } else { NOEXIST };
+        A::REVERSE.insert(key, flow, flags).map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_forward(&self, key: &FlowKey<A>) {
+        // Not there is fine: another CPU was faster.
+        let _ = A::FORWARD.remove(key);
+    }
+
+    #[inline(always)]
+    fn remove_reverse(&self, key: &FlowKey<A>) -> bool {
+        A::REVERSE.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        count(reason);
+    }
+
+    #[inline(always)]
+    fn opened(&self, endpoint: u32) {
+        if let Some(counters) = counters(endpoint) {
+            counters.flows_opened += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn closed(&self, endpoint: u32) {
+        if let Some(counters) = counters(endpoint) {
+            counters.flows_closed += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn event(&self, kind: EventKind, service: u32, endpoint: u32, client: A, client_port_be: u16) {
+        emit(kind, service, endpoint, &client.mapped(), client_port_be);
+    }
+}
+
+/// Sends an event unless this CPU sent one of its kind a moment ago. Not inlined:
+/// it is rare, and four copies of it cost instructions in every program.
+#[inline(never)]
+fn emit(kind: EventKind, service: u32, endpoint: u32, client: &[u8; 16], client_port_be: u16) {
+    let now = now_ns();
+    let Some(gate) = EVENT_GATES.get_ptr_mut(kind as u32) else {
+        return;
+    };
+    // SAFETY: this CPU's own element, see `count`.
+    let gate = unsafe { &mut *gate };
+    if now.wrapping_sub(gate.sent_ns) < EVENT_GAP_NS {
+        gate.held_back += 1;
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        count(Reason::EventLost);
+        return;
+    };
+    entry.write(Event {
+        time_ns: now,
+        kind: kind as u32,
+        held_back: gate.held_back as u32,
+        service,
+        endpoint,
+        client: *client,
+        client_port_be,
+        pad: [0; 6],
+    });
+    entry.submit(0);
+    gate.sent_ns = now;
+    gate.held_back = 0;
+}

@@ -1,0 +1,6 @@
+//! What only the kernel side needs: maps, direct packet access, entry points.
+
+mod direct;
+mod maps;
+mod tc;
+mod xdp;

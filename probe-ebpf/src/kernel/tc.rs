@@ -1,0 +1,288 @@
+//! TC at a client's edge and at an uplink's egress.
+//!
+//! `probe_forward` sees what clients send, at the ingress of their interface;
+//! `probe_reverse` what is sent to them, at its egress. Both leave whatever they
+//! do not answer themselves to the programs behind them (`TC_ACT_UNSPEC`, which is
+//! TCX_NEXT for TCX).
+//!
+//! Checksums here may be partial, so they are changed by the kernel's helpers,
+//! which know. Two flags of these helpers matter where the device summed the whole
+//! packet (CHECKSUM_COMPLETE): the address change of IPv4 is compensated by its
+//! header checksum, that of IPv6 is not, so `BPF_F_PSEUDO_HDR` (which also adjusts
+//! the packet's sum) must be balanced by `BPF_F_RECOMPUTE_CSUM` when an IPv6
+//! address is stored. Linux 6.16 has `BPF_F_IPV6` for this; balancing works on all.
+
+use aya_ebpf::{
+    bindings::{BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    cty::c_void,
+    helpers::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
+        bpf_skb_store_bytes,
+    },
+    macros::classifier,
+    programs::TcContext,
+};
+use aya_log_ebpf::warn;
+use probe_ebpf::{
+    abi::{Reason, V4, V6},
+    packet::{
+        Frame, Network, Segment, network,
+        parse::{HEADERS_LEN, segment_v4, segment_v6},
+        reset::{self, Answer},
+        rewrite::{self, Change, Family, IPV4_CHECKSUM, Side, TCP_CHECKSUM, Translation},
+    },
+    steer::{self, Tables, Verdict},
+};
+
+use super::{
+    direct::Direct,
+    maps::{self, Maps},
+};
+
+/// At the ingress of a client's interface.
+#[classifier]
+pub fn probe_forward(ctx: TcContext) -> i32 {
+    run::<Forward>(&ctx)
+}
+
+/// At the egress of a client's interface or of an uplink.
+#[classifier]
+pub fn probe_reverse(ctx: TcContext) -> i32 {
+    run::<Reverse>(&ctx)
+}
+
+/// What the two programs do differently.
+trait Direction {
+    const SIDE: Side;
+    fn decide<A: Family>(segment: &Segment<A>) -> Verdict<A>
+    where
+        Maps: Tables<A>;
+    fn count(endpoint: u32, bytes: u64);
+}
+
+struct Forward;
+struct Reverse;
+
+impl Direction for Forward {
+    const SIDE: Side = Side::Destination;
+
+    #[inline(always)]
+    fn decide<A: Family>(segment: &Segment<A>) -> Verdict<A>
+    where
+        Maps: Tables<A>,
+    {
+        steer::forward(&Maps, segment, maps::now_ns())
+    }
+
+    #[inline(always)]
+    fn count(endpoint: u32, bytes: u64) {
+        maps::count_forward(endpoint, bytes);
+    }
+}
+
+impl Direction for Reverse {
+    const SIDE: Side = Side::Source;
+
+    #[inline(always)]
+    fn decide<A: Family>(segment: &Segment<A>) -> Verdict<A>
+    where
+        Maps: Tables<A>,
+    {
+        steer::reverse(&Maps, segment, maps::now_ns())
+    }
+
+    #[inline(always)]
+    fn count(endpoint: u32, bytes: u64) {
+        maps::count_reverse(endpoint, bytes);
+    }
+}
+
+#[inline(always)]
+fn run<D: Direction>(ctx: &TcContext) -> i32 {
+    let mut outcome = attempt::<D>(ctx);
+    if let Err(Reason::Malformed) = outcome {
+        // Headers may lie outside the linear part of the buffer: bring them in, look again.
+        let wanted = ctx.len().min(HEADERS_LEN as u32);
+        if ctx.data() + wanted as usize > ctx.data_end() && ctx.pull_data(wanted).is_ok() {
+            outcome = attempt::<D>(ctx);
+        }
+    }
+    outcome.unwrap_or_else(|reason| {
+        maps::count(reason);
+        TC_ACT_UNSPEC
+    })
+}
+
+/// The part of the packet that may be touched directly now.
+#[inline(always)]
+fn direct(ctx: &TcContext) -> Direct {
+    // SAFETY: just read from the context; callers drop it before a helper moves memory.
+    unsafe { Direct::new(ctx.data(), ctx.data_end(), ctx.len() as usize) }
+}
+
+#[inline(always)]
+fn attempt<D: Direction>(ctx: &TcContext) -> Result<i32, Reason> {
+    let frame = direct(ctx);
+    match network(&frame)? {
+        Network::V4(l3) => act::<D, V4>(ctx, &segment_v4(&frame, l3)?),
+        Network::V6(l3) => act::<D, V6>(ctx, &segment_v6(&frame, l3)?),
+    }
+}
+
+#[inline(always)]
+fn act<D: Direction, A: Family + Answer + Rewrite>(
+    ctx: &TcContext,
+    segment: &Segment<A>,
+) -> Result<i32, Reason>
+where
+    Maps: Tables<A>,
+{
+    match D::decide(segment) {
+        Verdict::Pass(reason) => Err(reason),
+        Verdict::Translate(translation, endpoint) => {
+            let bytes = ctx.len() as u64;
+            translate(ctx, segment, D::SIDE, &translation).ok_or(Reason::RewriteFailed)?;
+            D::count(endpoint, bytes);
+            Ok(TC_ACT_UNSPEC)
+        }
+        Verdict::Reset(reason) => {
+            maps::count(reason);
+            Ok(answer(ctx, segment))
+        }
+    }
+}
+
+/// `bpf_skb_store_bytes`.
+#[inline(always)]
+fn store(ctx: &TcContext, at: usize, bytes: &[u8], flags: u64) -> Option<()> {
+    // SAFETY: the pointer and length are those of a live slice; the helper checks the offset.
+    let error = unsafe {
+        bpf_skb_store_bytes(
+            ctx.skb.skb,
+            at as u32,
+            bytes.as_ptr().cast::<c_void>(),
+            bytes.len() as u32,
+            flags,
+        )
+    };
+    (error == 0).then_some(())
+}
+
+/// How a family's address and the checksums over it are changed.
+trait Rewrite: Sized {
+    fn address(ctx: &TcContext, l3: usize, change: &Change, new: Self) -> Option<()>;
+}
+
+impl Rewrite for V4 {
+    #[inline(always)]
+    fn address(ctx: &TcContext, l3: usize, change: &Change, new: Self) -> Option<()> {
+        // A size of zero makes the helper take the difference ready-made.
+        // SAFETY: only numbers are passed; the helper checks the offset.
+        let error = unsafe {
+            bpf_l3_csum_replace(
+                ctx.skb.skb,
+                (l3 + IPV4_CHECKSUM) as u32,
+                0,
+                change.address.fold_u32() as u64,
+                0,
+            )
+        };
+        if error != 0 {
+            return None;
+        }
+        store(ctx, change.addr_at, &new.bytes(), 0)
+    }
+}
+
+impl Rewrite for V6 {
+    #[inline(always)]
+    fn address(ctx: &TcContext, _l3: usize, change: &Change, new: Self) -> Option<()> {
+        store(
+            ctx,
+            change.addr_at,
+            &new.bytes(),
+            BPF_F_RECOMPUTE_CSUM as u64,
+        )
+    }
+}
+
+/// Changes addresses, ports and checksums by the kernel's helpers.
+#[inline(always)]
+fn translate<A: Family + Rewrite>(
+    ctx: &TcContext,
+    segment: &Segment<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> Option<()> {
+    let change = rewrite::change(segment, side, translation);
+    let checksum_at = (segment.l4 + TCP_CHECKSUM) as u32;
+    // SAFETY: only numbers are passed; the helper checks the offset.
+    let error = unsafe {
+        bpf_l4_csum_replace(
+            ctx.skb.skb,
+            checksum_at,
+            0,
+            change.address.fold_u32() as u64,
+            BPF_F_PSEUDO_HDR as u64,
+        )
+    };
+    if error != 0 {
+        return None;
+    }
+    if change.ports_change {
+        // SAFETY: as above.
+        let error = unsafe {
+            bpf_l4_csum_replace(
+                ctx.skb.skb,
+                checksum_at,
+                0,
+                change.ports.fold_u32() as u64,
+                0,
+            )
+        };
+        if error != 0 {
+            return None;
+        }
+        let [src, dst] = change.ports_be.map(u16::to_ne_bytes);
+        store(ctx, segment.l4, &[src[0], src[1], dst[0], dst[1]], 0)?;
+    }
+    A::address(ctx, segment.l3, &change, translation.addr_be)
+}
+
+/// Turns the packet into a RST and sends it back out of the interface it came in by.
+#[inline(always)]
+fn answer<A: Answer>(ctx: &TcContext, segment: &Segment<A>) -> i32 {
+    if turn_round(ctx, segment).is_none() {
+        maps::count(Reason::ResetFailed);
+        if maps::may_log() {
+            warn!(
+                ctx,
+                "cannot turn a packet of {} bytes into a RST",
+                ctx.len()
+            );
+        }
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    // SAFETY: only numbers are passed. Flags zero mean the egress side.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+#[inline(always)]
+fn turn_round<A: Answer>(ctx: &TcContext, segment: &Segment<A>) -> Option<()> {
+    let frame = direct(ctx);
+    let ip = A::ip_header(&frame, segment)?;
+    let macs = reset::swapped_macs(frame.window::<12>(0)?);
+    let tcp = reset::tcp_header(segment);
+    // SAFETY: only numbers are passed; `frame` is not used after this.
+    let error = unsafe { bpf_skb_change_tail(ctx.skb.skb, reset::length(segment) as u32, 0) };
+    if error != 0 {
+        return None;
+    }
+    // The stored TCP header is right for a partial checksum too, see `packet::reset`.
+    let recompute = BPF_F_RECOMPUTE_CSUM as u64;
+    store(ctx, segment.l4, &tcp, recompute)?;
+    store(ctx, segment.l3, ip.as_ref(), recompute)?;
+    store(ctx, 0, &macs, 0)
+}

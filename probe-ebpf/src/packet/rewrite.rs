@@ -1,0 +1,181 @@
+//! A translated segment: new address and port on the server's side, perhaps a
+//! new port on the client's, checksums kept right incrementally.
+//!
+//! Offsets and the sums of what changes are computed here for everybody.
+//! [`apply`] writes them straight into the frame, which is right where checksums
+//! are complete (XDP, host). TC programs hand [`Change::address`] and
+//! [`Change::ports`] to the kernel's helpers instead, since only the kernel knows
+//! whether a checksum is partial.
+
+use super::{FrameMut, Segment, checksum::Stored, checksum::Sum, put_u16, put_u32};
+use crate::abi::{Address, V4, V6};
+
+/// Which side of the segment carries the server's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// From client to VIP: the destination becomes the endpoint.
+    Destination,
+    /// From endpoint to client: the source becomes the VIP.
+    Source,
+}
+
+/// The new addresses of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation<A> {
+    /// The server's new address.
+    pub addr_be: A,
+    /// The server's new port.
+    pub port_be: u16,
+    /// The client's port from here on.
+    pub client_port_be: u16,
+}
+
+/// Where the bytes are that change, and by how much the checksums do.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// Offset of the server's address.
+    pub addr_at: usize,
+    /// Source and destination port as they shall stand, in this order.
+    pub ports_be: [u16; 2],
+    /// Sum of the change of the address; it counts in the IPv4 header's checksum
+    /// and, by the pseudo-header, in TCP's.
+    pub address: Sum,
+    /// Sum of the change of both ports; it counts in TCP's checksum only.
+    pub ports: Sum,
+    /// Does any port change?
+    pub ports_change: bool,
+}
+
+/// Offset of the TCP checksum in its header.
+pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the IPv4 header checksum in its header.
+pub const IPV4_CHECKSUM: usize = 10;
+
+/// What differs between the families when an address is replaced.
+pub trait Family: Address {
+    /// Offset of the address within the IP header.
+    fn addr_at(side: Side) -> usize;
+    /// The change of the sum.
+    fn change(old: Self, new: Self) -> Sum;
+    /// Writes the address and, if the family has one, the header's checksum.
+    fn write<F: FrameMut + ?Sized>(
+        frame: &mut F,
+        l3: usize,
+        side: Side,
+        new: Self,
+        delta: Sum,
+    ) -> Option<()>;
+}
+
+impl Family for V4 {
+    #[inline(always)]
+    fn addr_at(side: Side) -> usize {
+        match side {
+            Side::Source => 12,
+            Side::Destination => 16,
+        }
+    }
+
+    #[inline(always)]
+    fn change(old: Self, new: Self) -> Sum {
+        Sum::new().replace_u32(old.0, new.0)
+    }
+
+    #[inline(always)]
+    fn write<F: FrameMut + ?Sized>(
+        frame: &mut F,
+        l3: usize,
+        side: Side,
+        new: Self,
+        delta: Sum,
+    ) -> Option<()> {
+        let ip = frame.window_mut::<20>(l3)?;
+        let old = Stored(super::Window(ip).u16_be::<IPV4_CHECKSUM>());
+        put_u16::<IPV4_CHECKSUM, 20>(ip, old.update(delta).0);
+        match side {
+            Side::Source => put_u32::<12, 20>(ip, new.0),
+            Side::Destination => put_u32::<16, 20>(ip, new.0),
+        }
+        Some(())
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn addr_at(side: Side) -> usize {
+        match side {
+            Side::Source => 8,
+            Side::Destination => 24,
+        }
+    }
+
+    #[inline(always)]
+    fn change(old: Self, new: Self) -> Sum {
+        Sum::new()
+            .replace_u32(old.0[0], new.0[0])
+            .replace_u32(old.0[1], new.0[1])
+            .replace_u32(old.0[2], new.0[2])
+            .replace_u32(old.0[3], new.0[3])
+    }
+
+    #[inline(always)]
+    fn write<F: FrameMut + ?Sized>(
+        frame: &mut F,
+        l3: usize,
+        side: Side,
+        new: Self,
+        _delta: Sum,
+    ) -> Option<()> {
+        let addr = frame.window_mut::<16>(l3 + Self::addr_at(side))?;
+        put_u32::<0, 16>(addr, new.0[0]);
+        put_u32::<4, 16>(addr, new.0[1]);
+        put_u32::<8, 16>(addr, new.0[2]);
+        put_u32::<12, 16>(addr, new.0[3]);
+        Some(())
+    }
+}
+
+/// What `translation` changes in `segment`.
+#[inline(always)]
+pub fn change<A: Family>(segment: &Segment<A>, side: Side, translation: &Translation<A>) -> Change {
+    let (old, ports_be) = match side {
+        Side::Destination => (
+            segment.dst_be,
+            [translation.client_port_be, translation.port_be],
+        ),
+        Side::Source => (
+            segment.src_be,
+            [translation.port_be, translation.client_port_be],
+        ),
+    };
+    let [src, dst] = ports_be;
+    Change {
+        addr_at: segment.l3 + A::addr_at(side),
+        ports_be,
+        address: A::change(old, translation.addr_be),
+        ports: Sum::new()
+            .replace_u16(segment.src_port_be, src)
+            .replace_u16(segment.dst_port_be, dst),
+        ports_change: src != segment.src_port_be || dst != segment.dst_port_be,
+    }
+}
+
+/// Translates the segment in the frame. `None` if the frame is shorter than it
+/// was when parsed; nothing is written then.
+#[inline(always)]
+pub fn apply<A: Family, F: FrameMut + ?Sized>(
+    frame: &mut F,
+    segment: &Segment<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> Option<()> {
+    let change = change(segment, side, translation);
+    let tcp = frame.window_mut::<20>(segment.l4)?;
+    let old = Stored(super::Window(tcp).u16_be::<TCP_CHECKSUM>());
+    let new = old.update(change.address.add(change.ports));
+    let [src, dst] = change.ports_be;
+    put_u16::<0, 20>(tcp, src);
+    put_u16::<2, 20>(tcp, dst);
+    put_u16::<TCP_CHECKSUM, 20>(tcp, new.0);
+    A::write(frame, segment.l3, side, translation.addr_be, change.address)
+}

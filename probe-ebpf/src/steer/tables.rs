@@ -1,0 +1,56 @@
+//! What steering needs to look up and remember.
+
+use crate::abi::{
+    Decision, Endpoint, EventKind, FlowKey, ForwardFlow, Listener, ListenerKey, Reason, ReverseFlow,
+};
+
+/// Why a flow could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insert {
+    /// The key is taken.
+    Exists,
+    /// The table is full, or the kernel had no memory.
+    Full,
+}
+
+/// The maps, as one address family sees them.
+///
+/// References point into shared tables: another CPU may reuse an entry that is
+/// removed while it is looked at. What is read then belongs to some other flow of
+/// the same table, never to freed memory; a wrong word may steer that one segment
+/// wrongly, which TCP's own checks at the receiver catch.
+pub trait Tables<A> {
+    /// The listener at a destination.
+    fn listener(&self, key: &ListenerKey<A>) -> Option<Listener>;
+    /// The service's decision. `None` only if the id is out of range.
+    fn decision(&self, service: u32) -> Option<Decision>;
+    /// The endpoint of this id. `None` only if the id is out of range.
+    fn endpoint(&self, id: u32) -> Option<&Endpoint>;
+
+    /// The flow of a client's segments.
+    fn forward(&self, key: &FlowKey<A>) -> Option<&ForwardFlow>;
+    /// The flow of an endpoint's segments.
+    fn reverse(&self, key: &FlowKey<A>) -> Option<&ReverseFlow<A>>;
+    /// Writes a forward flow, over an old one if there is one.
+    fn put_forward(&self, key: &FlowKey<A>, flow: &ForwardFlow) -> Result<(), Insert>;
+    /// Writes a reverse flow; over an old one only if told to.
+    fn put_reverse(
+        &self,
+        key: &FlowKey<A>,
+        flow: &ReverseFlow<A>,
+        replace: bool,
+    ) -> Result<(), Insert>;
+    /// Forgets a forward flow, if it is there.
+    fn remove_forward(&self, key: &FlowKey<A>);
+    /// Forgets a reverse flow, if it is there. Tells whether it was.
+    fn remove_reverse(&self, key: &FlowKey<A>) -> bool;
+
+    /// Counts something that happens beside a packet's verdict.
+    fn count(&self, reason: Reason);
+    /// Counts a flow that began at an endpoint.
+    fn opened(&self, endpoint: u32);
+    /// Counts a flow that ended at an endpoint.
+    fn closed(&self, endpoint: u32);
+    /// Tells the agent, rate-limited.
+    fn event(&self, kind: EventKind, service: u32, endpoint: u32, client: A, client_port_be: u16);
+}

@@ -1,0 +1,534 @@
+//! Steering over tables made of std's hash maps.
+
+use super::*;
+use crate::abi::{Address, Decision, ENDPOINT_UP, FAMILY_V4, FAMILY_V6, ReverseFlow, V4, V6};
+use crate::packet::parse::RST;
+use proptest::prelude::*;
+use std::{
+    boxed::Box,
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    vec::Vec,
+};
+
+const SECOND: u64 = 1_000_000_000;
+const VIP: V4 = V4::from_bytes([10, 96, 0, 10]);
+const OTHER_VIP: V4 = V4::from_bytes([10, 96, 0, 11]);
+const CLIENT: V4 = V4::from_bytes([10, 0, 1, 2]);
+const MASTER: u32 = 3;
+const BACKUP: u32 = 4;
+const MASTER_ADDR: V4 = V4::from_bytes([10, 0, 2, 2]);
+const BACKUP_ADDR: V4 = V4::from_bytes([10, 0, 3, 2]);
+
+/// Values are leaked, so references stay valid as those of map memory do.
+struct Host {
+    listeners: HashMap<ListenerKey<V4>, Listener>,
+    decision: Cell<Decision>,
+    endpoints: HashMap<u32, Endpoint>,
+    forward: RefCell<HashMap<FlowKey<V4>, &'static ForwardFlow>>,
+    reverse: RefCell<HashMap<FlowKey<V4>, &'static ReverseFlow<V4>>>,
+    capacity: usize,
+    counted: RefCell<Vec<Reason>>,
+    events: RefCell<Vec<EventKind>>,
+    open: Cell<i64>,
+}
+
+fn endpoint(addr: V4, port: u16, state: u32) -> Endpoint {
+    Endpoint {
+        v6_be: V6::default(),
+        v4_be: addr,
+        port_be: port.to_be(),
+        families: FAMILY_V4,
+        tier: 0,
+        service: 1,
+        state,
+    }
+}
+
+fn listener_key(addr: V4, port: u16) -> ListenerKey<V4> {
+    ListenerKey {
+        addr_be: addr,
+        port_be: port.to_be(),
+        protocol: TCP,
+        pad: 0,
+    }
+}
+
+fn steer_to(endpoint: u32) -> Decision {
+    Decision {
+        action: Action::Steer,
+        flags: 0,
+        endpoint,
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        let follow = Listener {
+            service: 1,
+            endpoint: FOLLOW_SELECTION,
+        };
+        let direct = Listener {
+            service: 1,
+            endpoint: BACKUP,
+        };
+        Self {
+            listeners: HashMap::from([
+                (listener_key(VIP, 80), follow),
+                (listener_key(OTHER_VIP, 80), direct),
+            ]),
+            decision: Cell::new(steer_to(MASTER)),
+            endpoints: HashMap::from([
+                (MASTER, endpoint(MASTER_ADDR, 8080, ENDPOINT_UP)),
+                (BACKUP, endpoint(BACKUP_ADDR, 8081, ENDPOINT_UP)),
+            ]),
+            forward: RefCell::default(),
+            reverse: RefCell::default(),
+            capacity: 100,
+            counted: RefCell::default(),
+            events: RefCell::default(),
+            open: Cell::new(0),
+        }
+    }
+
+    fn mark(&mut self, id: u32, state: u32) {
+        self.endpoints.get_mut(&id).unwrap().state = state;
+    }
+
+    fn flows(&self) -> (usize, usize) {
+        (self.forward.borrow().len(), self.reverse.borrow().len())
+    }
+}
+
+impl Tables<V4> for Host {
+    fn listener(&self, key: &ListenerKey<V4>) -> Option<Listener> {
+        self.listeners.get(key).copied()
+    }
+    fn decision(&self, service: u32) -> Option<Decision> {
+        (service == 1).then(|| self.decision.get())
+    }
+    fn endpoint(&self, id: u32) -> Option<&Endpoint> {
+        self.endpoints.get(&id)
+    }
+    fn forward(&self, key: &FlowKey<V4>) -> Option<&ForwardFlow> {
+        self.forward.borrow().get(key).copied()
+    }
+    fn reverse(&self, key: &FlowKey<V4>) -> Option<&ReverseFlow<V4>> {
+        self.reverse.borrow().get(key).copied()
+    }
+    fn put_forward(&self, key: &FlowKey<V4>, flow: &ForwardFlow) -> Result<(), Insert> {
+        let mut map = self.forward.borrow_mut();
+        if !map.contains_key(key) && map.len() >= self.capacity {
+            return Err(Insert::Full);
+        }
+        map.insert(*key, Box::leak(Box::new(flow.clone())));
+        Ok(())
+    }
+    fn put_reverse(
+        &self,
+        key: &FlowKey<V4>,
+        flow: &ReverseFlow<V4>,
+        replace: bool,
+    ) -> Result<(), Insert> {
+        let mut map = self.reverse.borrow_mut();
+        if map.contains_key(key) && !replace {
+            return Err(Insert::Exists);
+        }
+        map.insert(*key, Box::leak(Box::new(flow.clone())));
+        Ok(())
+    }
+    fn remove_forward(&self, key: &FlowKey<V4>) {
+        self.forward.borrow_mut().remove(key);
+    }
+    fn remove_reverse(&self, key: &FlowKey<V4>) -> bool {
+        self.reverse.borrow_mut().remove(key).is_some()
+    }
+    fn count(&self, reason: Reason) {
+        self.counted.borrow_mut().push(reason);
+    }
+    fn opened(&self, _endpoint: u32) {
+        self.open.set(self.open.get() + 1);
+    }
+    fn closed(&self, _endpoint: u32) {
+        self.open.set(self.open.get() - 1);
+    }
+    fn event(&self, kind: EventKind, _: u32, _: u32, _: V4, _: u16) {
+        self.events.borrow_mut().push(kind);
+    }
+}
+
+fn segment(src: (V4, u16), dst: (V4, u16), flags: u8) -> Segment<V4> {
+    Segment {
+        l3: 14,
+        l4: 34,
+        src_be: src.0,
+        dst_be: dst.0,
+        src_port_be: src.1.to_be(),
+        dst_port_be: dst.1.to_be(),
+        seq: 1000,
+        ack: if flags & ACK != 0 { 5000 } else { 0 },
+        flags,
+        payload: 0,
+    }
+}
+
+fn from_client(flags: u8) -> Segment<V4> {
+    segment((CLIENT, 40000), (VIP, 80), flags)
+}
+
+fn from_master(flags: u8) -> Segment<V4> {
+    segment((MASTER_ADDR, 8080), (CLIENT, 40000), flags)
+}
+
+fn goes_to(verdict: Verdict<V4>) -> u32 {
+    match verdict {
+        Verdict::Translate(_, id) => id,
+        other => panic!("not steered: {other:?}"),
+    }
+}
+
+fn connect(host: &Host) {
+    assert_eq!(goes_to(forward(host, &from_client(SYN), SECOND)), MASTER);
+    assert_eq!(
+        goes_to(reverse(host, &from_master(SYN | ACK), SECOND)),
+        MASTER
+    );
+    assert_eq!(goes_to(forward(host, &from_client(ACK), SECOND)), MASTER);
+}
+
+#[test]
+fn a_connection_is_translated_both_ways() {
+    let host = Host::new();
+    let Verdict::Translate(there, MASTER) = forward(&host, &from_client(SYN), SECOND) else {
+        panic!("not steered");
+    };
+    assert_eq!(there.addr_be, MASTER_ADDR);
+    assert_eq!(u16::from_be(there.port_be), 8080);
+    assert_eq!(u16::from_be(there.client_port_be), 40000);
+    let Verdict::Translate(back, MASTER) = reverse(&host, &from_master(SYN | ACK), SECOND) else {
+        panic!("not steered");
+    };
+    assert_eq!(back.addr_be, VIP);
+    assert_eq!(u16::from_be(back.port_be), 80);
+    assert_eq!(u16::from_be(back.client_port_be), 40000);
+}
+
+#[test]
+fn what_is_for_nobody_passes() {
+    let host = Host::new();
+    let elsewhere = segment((CLIENT, 40000), (VIP, 81), SYN);
+    assert_eq!(
+        forward(&host, &elsewhere, 0),
+        Verdict::Pass(Reason::NotListener)
+    );
+    let direct = segment((CLIENT, 40000), (MASTER_ADDR, 8080), SYN);
+    assert_eq!(
+        forward(&host, &direct, 0),
+        Verdict::Pass(Reason::NotListener)
+    );
+    assert_eq!(
+        reverse(&host, &from_master(SYN | ACK), 0),
+        Verdict::Pass(Reason::NotSteered)
+    );
+    assert_eq!(host.flows(), (0, 0));
+}
+
+#[test]
+fn a_switch_moves_new_connections_and_leaves_old_ones() {
+    let host = Host::new();
+    connect(&host);
+    host.decision.set(steer_to(BACKUP));
+    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+    let new = segment((CLIENT, 40001), (VIP, 80), SYN);
+    assert_eq!(goes_to(forward(&host, &new, SECOND)), BACKUP);
+}
+
+#[test]
+fn an_unanswered_syn_is_steered_anew_after_a_switch() {
+    let host = Host::new();
+    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), MASTER);
+    host.decision.set(steer_to(BACKUP));
+    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), BACKUP);
+    assert_eq!(host.flows(), (1, 1));
+    // The master's late answer belongs to no flow any more.
+    assert_eq!(
+        reverse(&host, &from_master(SYN | ACK), SECOND),
+        Verdict::Pass(Reason::NotSteered)
+    );
+}
+
+#[test]
+fn a_syn_on_a_live_flow_goes_to_its_endpoint_to_be_challenged() {
+    let host = Host::new();
+    connect(&host);
+    host.decision.set(steer_to(BACKUP));
+    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), MASTER);
+}
+
+#[test]
+fn flows_of_a_down_endpoint_are_reset_unless_kept() {
+    let mut host = Host::new();
+    connect(&host);
+    host.mark(MASTER, ENDPOINT_DOWN);
+    host.decision.set(Decision {
+        flags: KEEP_FLOWS_OF_DOWN,
+        ..steer_to(BACKUP)
+    });
+    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+    host.decision.set(steer_to(BACKUP));
+    assert_eq!(
+        forward(&host, &from_client(ACK), SECOND),
+        Verdict::Reset(Reason::EndpointDown)
+    );
+    assert_eq!(host.flows(), (0, 0));
+    assert_eq!(*host.events.borrow(), [EventKind::FlowReset]);
+    assert_eq!(host.open.get(), 0);
+    // The port may be used again at once.
+    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), BACKUP);
+}
+
+#[test]
+fn a_direct_listener_reaches_its_endpoint_whatever_happens() {
+    let mut host = Host::new();
+    host.mark(BACKUP, ENDPOINT_DOWN);
+    for decision in [
+        steer_to(MASTER),
+        Decision {
+            action: Action::Refuse,
+            flags: 0,
+            endpoint: 0,
+        },
+    ] {
+        host.decision.set(decision);
+        let direct = segment((CLIENT, 40000), (OTHER_VIP, 80), SYN);
+        assert_eq!(goes_to(forward(&host, &direct, SECOND)), BACKUP);
+        let data = segment((CLIENT, 40000), (OTHER_VIP, 80), ACK);
+        assert_eq!(goes_to(forward(&host, &data, SECOND)), BACKUP);
+    }
+}
+
+#[test]
+fn refusal_and_indecision() {
+    let host = Host::new();
+    host.decision.set(Decision {
+        action: Action::Refuse,
+        flags: 0,
+        endpoint: 0,
+    });
+    assert_eq!(
+        forward(&host, &from_client(SYN), 0),
+        Verdict::Reset(Reason::Refused)
+    );
+    assert_eq!(
+        forward(&host, &from_client(RST), 0),
+        Verdict::Pass(Reason::StrayReset)
+    );
+    host.decision.set(Decision::unpack(0));
+    assert_eq!(
+        forward(&host, &from_client(SYN), 0),
+        Verdict::Pass(Reason::Undecided)
+    );
+    host.decision.set(steer_to(99));
+    assert_eq!(
+        forward(&host, &from_client(SYN), 0),
+        Verdict::Pass(Reason::Undecided)
+    );
+    assert_eq!(host.flows(), (0, 0));
+}
+
+#[test]
+fn an_endpoint_without_an_address_of_the_family_refuses() {
+    let mut host = Host::new();
+    host.endpoints.get_mut(&MASTER).unwrap().families = FAMILY_V6;
+    assert_eq!(
+        forward(&host, &from_client(SYN), 0),
+        Verdict::Reset(Reason::NoAddress)
+    );
+}
+
+#[test]
+fn an_orderly_close_forgets_the_flow_with_the_last_acknowledgment() {
+    for client_first in [true, false] {
+        let host = Host::new();
+        connect(&host);
+        let mut client_fin = from_client(FIN | ACK);
+        client_fin.seq = 100;
+        client_fin.ack = if client_first { 200 } else { 201 };
+        let mut master_fin = from_master(FIN | ACK);
+        master_fin.seq = 200;
+        master_fin.ack = if client_first { 101 } else { 100 };
+        let mut last;
+        if client_first {
+            forward(&host, &client_fin, SECOND);
+            reverse(&host, &master_fin, SECOND);
+            last = from_client(ACK);
+            last.ack = 200;
+            assert_eq!(goes_to(forward(&host, &last, SECOND)), MASTER);
+            assert_eq!(host.flows(), (1, 1), "an older acknowledgment");
+            last.ack = 201;
+            assert_eq!(goes_to(forward(&host, &last, SECOND)), MASTER);
+        } else {
+            reverse(&host, &master_fin, SECOND);
+            forward(&host, &client_fin, SECOND);
+            assert_eq!(host.flows(), (1, 1), "the last acknowledgment is to come");
+            last = from_master(ACK);
+            last.ack = 101;
+            assert_eq!(goes_to(reverse(&host, &last, SECOND)), MASTER);
+        }
+        assert_eq!(host.flows(), (0, 0));
+        assert_eq!(host.open.get(), 0);
+    }
+}
+
+#[test]
+fn resets_of_either_side_forget_the_flow() {
+    let host = Host::new();
+    connect(&host);
+    assert_eq!(goes_to(forward(&host, &from_client(RST), SECOND)), MASTER);
+    assert_eq!(host.flows(), (0, 0));
+    connect(&host);
+    assert_eq!(goes_to(reverse(&host, &from_master(RST), SECOND)), MASTER);
+    assert_eq!(host.flows(), (0, 0));
+    assert!(host.events.borrow().is_empty(), "nobody was refused");
+}
+
+#[test]
+fn a_refused_syn_is_told() {
+    let host = Host::new();
+    forward(&host, &from_client(SYN), SECOND);
+    assert_eq!(
+        goes_to(reverse(&host, &from_master(RST | ACK), SECOND)),
+        MASTER
+    );
+    assert_eq!(*host.events.borrow(), [EventKind::EndpointRefused]);
+}
+
+#[test]
+fn mid_connection_segments_take_up_lost_flows() {
+    let host = Host::new();
+    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+    assert_eq!(*host.counted.borrow(), [Reason::Adopted]);
+    assert_eq!(goes_to(reverse(&host, &from_master(ACK), SECOND)), MASTER);
+}
+
+#[test]
+fn two_listeners_of_one_endpoint_share_a_client_port() {
+    let mut host = Host::new();
+    host.decision.set(steer_to(BACKUP));
+    host.endpoints.get_mut(&BACKUP).unwrap().tier = 1;
+    let one = from_client(SYN);
+    let two = segment((CLIENT, 40000), (OTHER_VIP, 80), SYN);
+    let Verdict::Translate(first, BACKUP) = forward(&host, &one, SECOND) else {
+        panic!("not steered");
+    };
+    let Verdict::Translate(second, BACKUP) = forward(&host, &two, SECOND) else {
+        panic!("not steered");
+    };
+    assert_ne!(first.client_port_be, second.client_port_be);
+    assert_eq!(*host.counted.borrow(), [Reason::PortChanged]);
+    for (port_be, vip) in [
+        (first.client_port_be, VIP),
+        (second.client_port_be, OTHER_VIP),
+    ] {
+        let answer = segment(
+            (BACKUP_ADDR, 8081),
+            (CLIENT, u16::from_be(port_be)),
+            SYN | ACK,
+        );
+        let Verdict::Translate(back, BACKUP) = reverse(&host, &answer, SECOND) else {
+            panic!("not steered");
+        };
+        assert_eq!(back.addr_be, vip);
+        assert_eq!(u16::from_be(back.client_port_be), 40000);
+    }
+}
+
+#[test]
+fn a_full_table_refuses_and_leaves_no_half_flow() {
+    let mut host = Host::new();
+    host.capacity = 1;
+    forward(&host, &from_client(SYN), SECOND);
+    let second = segment((CLIENT, 40001), (VIP, 80), SYN);
+    assert_eq!(
+        forward(&host, &second, SECOND),
+        Verdict::Reset(Reason::TableFull)
+    );
+    assert_eq!(host.flows(), (1, 1));
+    assert_eq!(*host.events.borrow(), [EventKind::TableFull]);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+}
+
+/// What may happen to one client port, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Client(u8),
+    Master(u8),
+    Backup(u8),
+    Select(u32),
+    Mark(u32, u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        any::<u8>().prop_map(Step::Client),
+        any::<u8>().prop_map(Step::Master),
+        any::<u8>().prop_map(Step::Backup),
+        prop_oneof![Just(MASTER), Just(BACKUP)].prop_map(Step::Select),
+        (
+            prop_oneof![Just(MASTER), Just(BACKUP)],
+            prop_oneof![Just(ENDPOINT_UP), Just(ENDPOINT_DOWN)]
+        )
+            .prop_map(|(id, state)| Step::Mark(id, state)),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: the entries come and go in pairs, the count of open flows
+    /// is theirs, no RST is answered, and what comes back to the client comes from
+    /// the VIP.
+    #[test]
+    fn flows_stay_paired(steps in prop::collection::vec(step(), 0..60)) {
+        let mut host = Host::new();
+        for step in steps {
+            let verdict = match step {
+                Step::Client(flags) => {
+                    let verdict = forward(&host, &from_client(flags), SECOND);
+                    if flags & RST != 0 {
+                        prop_assert!(!matches!(verdict, Verdict::Reset(_)));
+                    }
+                    verdict
+                }
+                Step::Master(flags) => reverse(&host, &from_master(flags), SECOND),
+                Step::Backup(flags) => {
+                    let answer = segment((BACKUP_ADDR, 8081), (CLIENT, 40000), flags);
+                    reverse(&host, &answer, SECOND)
+                }
+                Step::Select(id) => {
+                    host.decision.set(steer_to(id));
+                    continue;
+                }
+                Step::Mark(id, state) => {
+                    host.mark(id, state);
+                    continue;
+                }
+            };
+            if let Verdict::Translate(translation, _) = verdict {
+                prop_assert!([VIP, MASTER_ADDR, BACKUP_ADDR].contains(&translation.addr_be));
+            }
+            let (forth, back) = host.flows();
+            prop_assert_eq!(forth, back);
+            prop_assert_eq!(host.open.get(), forth as i64);
+        }
+    }
+}
+
+#[test]
+fn families_have_addresses_of_their_own() {
+    let both = Endpoint {
+        families: FAMILY_V4 | FAMILY_V6,
+        v6_be: V6::from_bytes([7; 16]),
+        ..endpoint(MASTER_ADDR, 1, ENDPOINT_UP)
+    };
+    assert_eq!(V4::of_endpoint(&both), Some(MASTER_ADDR));
+    assert_eq!(V6::of_endpoint(&both), Some(V6::from_bytes([7; 16])));
+}

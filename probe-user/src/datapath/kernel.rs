@@ -1,0 +1,349 @@
+//! The one owner of kernel objects: loads, pins, attaches, and gives out handles.
+//!
+//! What lives in the kernel survives this process by design: maps and links are
+//! pinned, so steering goes on while no agent runs, and the next one takes over by
+//! replacing the program behind each link in place. Only a start that fails before
+//! [`Datapath::commit`] undoes what it made, if it made it.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, Map, MapData},
+    programs::{SchedClassifier, Xdp},
+};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use probe_ebpf::{
+    abi::{
+        DEFAULT_FLOWS, ENDPOINT_FREE, Endpoint, FAMILY_V4, FAMILY_V6, MAX_ENDPOINTS, MAX_SERVICES,
+        Name,
+    },
+    names,
+};
+
+use super::{
+    Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, LogLevel, OBJECT,
+    Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
+    attach::{self, Interface},
+    detach,
+    pins::{Lock, Pins},
+    reader::FlowGauge,
+    tables::Tables,
+};
+
+/// How the datapath is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Mount point of the BPF file system.
+    pub bpffs: PathBuf,
+    /// How TC programs are attached.
+    pub tc: TcMode,
+    /// How XDP programs are attached.
+    pub xdp: XdpMode,
+    /// Entries of each flow table.
+    pub flows: u32,
+    /// Which messages the programs send.
+    pub log: LogLevel,
+}
+
+/// The loaded datapath.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pins: Pins,
+    bpffs: PathBuf,
+    options: Options,
+    tables: Tables,
+    gauge: Arc<FlowGauge>,
+    /// The XDP program that loaded, and a word for the log if it is not the best.
+    xdp: Option<&'static str>,
+    xdp_degraded: Option<String>,
+    /// Nothing was pinned before, and the start is not yet complete.
+    undo: bool,
+    _lock: Lock,
+}
+
+impl Datapath {
+    /// Checks privilege, file system and pinned shapes, takes the lock, loads maps
+    /// and programs. Attaches nothing and changes no entry.
+    pub fn open(options: &Options) -> Result<Self, Error> {
+        // Before Linux 5.11 maps count against this limit. Where it cannot be raised, creating a
+        // map fails with EPERM and says so.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        let (pins, lock) = Pins::prepare(&options.bpffs)?;
+        let fresh = !pins.map(names::MAP_SELECTIONS).exists();
+        // From here on a failure must not leave half a set of pins.
+        let undo = UndoPins(fresh.then(|| options.bpffs.clone()));
+        pins.check_shapes(options.flows)?;
+        let mut ebpf = load(&pins, options)?;
+        let (xdp, xdp_degraded) = load_programs(&mut ebpf, options.xdp)?;
+        let tables = Tables::take(&mut ebpf)?;
+        undo.keep();
+        Ok(Self {
+            ebpf,
+            pins,
+            bpffs: options.bpffs.clone(),
+            options: options.clone(),
+            tables,
+            gauge: Arc::default(),
+            xdp,
+            xdp_degraded,
+            undo: fresh,
+            _lock: lock,
+        })
+    }
+
+    /// The start is complete: from now on what is in the kernel stays there.
+    pub fn commit(&mut self) {
+        self.undo = false;
+    }
+
+    /// Steers an interface, or takes over what an earlier agent attached to it.
+    pub fn attach(&mut self, ifindex: u32, name: &str, role: Role) -> Result<Attached, Error> {
+        let xdp = match role {
+            Role::Edge => None,
+            Role::Uplink => self.xdp,
+        };
+        let mut attached = attach::attach(
+            &mut self.ebpf,
+            &self.pins,
+            &mut self.tables,
+            Interface { ifindex, name },
+            role,
+            xdp.map(|program| (program, self.options.xdp)),
+            self.options.tc,
+        )?;
+        if attached.xdp.is_some() {
+            attached.degraded.extend(self.xdp_degraded.clone());
+        }
+        Ok(attached)
+    }
+
+    /// The interface is gone, and the kernel has detached from it: drop its pins.
+    pub fn forget(&mut self, ifindex: u32) {
+        detach::unpin_links(&self.pins, ifindex);
+        self.tables.forget_qdisc(ifindex);
+    }
+
+    /// The interface is still there and shall no longer be steered.
+    pub fn detach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), Error> {
+        detach::unpin_links(&self.pins, ifindex);
+        detach::remove_filters(ifindex, name, self.tables.owns_qdisc(ifindex))?;
+        self.tables.forget_qdisc(ifindex);
+        Ok(())
+    }
+
+    /// Interfaces that are pinned now, also by an earlier agent.
+    pub fn attached(&self) -> Vec<u32> {
+        self.pins.interfaces()
+    }
+
+    /// The datapath's events. They can be taken once.
+    pub fn events(&mut self) -> Result<Events, Error> {
+        Events::take(&mut self.ebpf)
+    }
+
+    /// The datapath's log messages. They can be taken once.
+    pub fn kernel_log(&mut self) -> Result<KernelLog, Error> {
+        KernelLog::take(&mut self.ebpf)
+    }
+
+    /// A handle that reads counters.
+    pub fn reader(&self) -> Result<Reader, Error> {
+        Reader::open(&self.pins, self.gauge.clone())
+    }
+
+    /// A handle that removes flows nobody uses any more.
+    pub fn sweeper(&self) -> Result<Sweeper, Error> {
+        Sweeper::open(&self.pins, self.gauge.clone())
+    }
+
+    /// Frees ids of endpoints that left the plan, once a sweep found no flow of
+    /// theirs.
+    pub fn release_retired(&mut self, swept: &Swept) -> Result<(), Error> {
+        self.tables.release_retired(swept)
+    }
+
+    /// The folder of this version's pins.
+    pub fn pins(&self) -> &Path {
+        self.pins.root()
+    }
+
+    /// Removes everything from the kernel, as `probe detach` does.
+    pub fn remove(mut self) -> Result<detach::Removed, Error> {
+        self.undo = false;
+        detach::everything(&self.bpffs)
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        if self.undo {
+            // A failed start: the caller reports why; a failure here could add nothing to it.
+            let _ = detach::everything(&self.bpffs);
+        }
+    }
+}
+
+/// Removes pins on drop unless told to keep them.
+struct UndoPins(Option<PathBuf>);
+
+impl UndoPins {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UndoPins {
+    fn drop(&mut self) {
+        if let Some(bpffs) = &self.0 {
+            // See `Datapath::drop`.
+            let _ = detach::everything(bpffs);
+        }
+    }
+}
+
+impl Steering for Datapath {
+    fn apply(&mut self, plan: &[ServicePlan]) -> Result<Vec<super::AppliedService>, Error> {
+        self.tables.apply(plan)
+    }
+
+    fn readdress(
+        &mut self,
+        service: ServiceId,
+        old: EndpointId,
+        endpoint: &EndpointPlan,
+    ) -> Result<EndpointId, Error> {
+        self.tables.readdress(service, old, endpoint)
+    }
+
+    fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error> {
+        self.tables.select(service, choice);
+        Ok(())
+    }
+
+    fn mark(&mut self, endpoint: EndpointId, up: bool) -> Result<(), Error> {
+        self.tables.mark(endpoint, up)
+    }
+}
+
+/// Loads the maps, pinned ones from their pins.
+fn load(pins: &Pins, options: &Options) -> Result<Ebpf, Error> {
+    let level = options.log as u8;
+    let paths: Vec<_> = names::PINNED_MAPS
+        .iter()
+        .map(|name| (*name, pins.map(name)))
+        .collect();
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, true);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    for name in [
+        names::MAP_FORWARD_V4,
+        names::MAP_FORWARD_V6,
+        names::MAP_REVERSE_V4,
+        names::MAP_REVERSE_V6,
+    ] {
+        loader.map_max_entries(name, options.flows);
+    }
+    loader
+        .load(OBJECT)
+        .map_err(|e| Error::failed("loading the datapath's maps", e))
+}
+
+/// Loads the programs. Answers which XDP program loaded, and what is lost with it.
+fn load_programs(
+    ebpf: &mut Ebpf,
+    mode: XdpMode,
+) -> Result<(Option<&'static str>, Option<String>), Error> {
+    for name in [names::PROGRAM_TC_FORWARD, names::PROGRAM_TC_REVERSE] {
+        attach::program::<SchedClassifier>(ebpf, name)
+            .load()
+            .map_err(|e| Error::failed(format!("loading program {name}"), e))?;
+    }
+    if mode == XdpMode::Off {
+        return Ok((None, None));
+    }
+    let frags = names::PROGRAM_XDP_FORWARD_FRAGS;
+    let Err(error) = attach::program::<Xdp>(ebpf, frags).load() else {
+        return Ok((Some(frags), None));
+    };
+    let plain = names::PROGRAM_XDP_FORWARD;
+    attach::program::<Xdp>(ebpf, plain)
+        .load()
+        .map_err(|e| Error::failed(format!("loading program {plain}"), e))?;
+    let word = format!(
+        "XDP without multi-buffer packets ({}): native mode is refused on interfaces with a large \
+         MTU (Linux 5.18 and later have it)",
+        first_line(&error)
+    );
+    Ok((Some(plain), Some(word)))
+}
+
+/// The first line of an error: a verifier's log is long.
+pub(super) fn first_line(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// An endpoint's address as an earlier agent pinned it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastKnown {
+    /// The service's name.
+    pub service: String,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What an earlier agent pinned; nothing if there is nothing or it is of another
+/// shape. For names that do not resolve at start.
+pub fn last_known(bpffs: &Path) -> Vec<LastKnown> {
+    let pins = Pins::new(bpffs);
+    read_last_known(&pins).unwrap_or_default()
+}
+
+fn read_last_known(pins: &Pins) -> Option<Vec<LastKnown>> {
+    fn open<T: aya::Pod>(pins: &Pins, name: &str) -> Option<Array<MapData, T>> {
+        // The flow tables' size does not matter to these maps.
+        if !pins.fits(name, DEFAULT_FLOWS) {
+            return None;
+        }
+        let data = MapData::from_pin(pins.map(name)).ok()?;
+        Array::try_from(Map::from_map_data(data).ok()?).ok()
+    }
+    let endpoints = open::<Image<Endpoint>>(pins, names::MAP_ENDPOINTS)?;
+    let endpoint_names = open::<Image<Name>>(pins, names::MAP_ENDPOINT_NAMES)?;
+    let service_names = open::<Image<Name>>(pins, names::MAP_SERVICE_NAMES)?;
+    let mut known = Vec::new();
+    for id in 0..MAX_ENDPOINTS {
+        let Image(endpoint) = endpoints.get(&id, 0).ok()?;
+        if endpoint.state == ENDPOINT_FREE || endpoint.service >= MAX_SERVICES {
+            continue;
+        }
+        let Image(name) = endpoint_names.get(&id, 0).ok()?;
+        let Image(service) = service_names.get(&endpoint.service, 0).ok()?;
+        if name == Name::EMPTY || service == Name::EMPTY {
+            continue;
+        }
+        known.push(LastKnown {
+            service: service.as_str().to_owned(),
+            endpoint: name.as_str().to_owned(),
+            v4: (endpoint.families & FAMILY_V4 != 0)
+                .then(|| Ipv4Addr::from(endpoint.v4_be.bytes())),
+            v6: (endpoint.families & FAMILY_V6 != 0)
+                .then(|| Ipv6Addr::from(endpoint.v6_be.bytes())),
+            port: u16::from_be(endpoint.port_be),
+        });
+    }
+    Some(known)
+}

@@ -1,0 +1,523 @@
+//! Services, endpoints and listeners in the kernel, kept equal to the plan.
+//!
+//! The order of writes matters, because packets flow meanwhile: an endpoint is
+//! complete before anything names it, a listener appears after its service, and
+//! what is removed loses its listeners first. Ids are never reused while a flow may
+//! still name them: an endpoint that leaves the plan is retired (its name is
+//! erased, its address stays) and freed once a sweep found no flow of it.
+
+use std::{
+    collections::{BTreeMap, HashMap as Map, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use probe_ebpf::{
+    abi::{
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, EndpointCounters,
+        FAMILY_V4, FAMILY_V6, FOLLOW_SELECTION, KEEP_FLOWS_OF_DOWN, Listener, ListenerKey,
+        MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES, Name, V4, V6,
+    },
+    names,
+    packet::parse::TCP,
+};
+
+use super::{
+    AppliedService, Choice, EndpointId, EndpointPlan, Error, Image, ServiceId, ServicePlan, Swept,
+    selections::Selections,
+};
+
+/// An endpoint id in use.
+#[derive(Clone, Debug)]
+struct Known {
+    /// Empty once retired.
+    name: String,
+    value: Endpoint,
+    retired: Option<Instant>,
+}
+
+/// The tables that the agent fills, and what it knows to be in them.
+pub struct Tables {
+    selections: Selections,
+    listeners_v4: HashMap<MapData, Image<ListenerKey<V4>>, Image<Listener>>,
+    listeners_v6: HashMap<MapData, Image<ListenerKey<V6>>, Image<Listener>>,
+    endpoint_map: Array<MapData, Image<Endpoint>>,
+    endpoint_names: Array<MapData, Image<Name>>,
+    service_names: Array<MapData, Image<Name>>,
+    counters: PerCpuArray<MapData, Image<EndpointCounters>>,
+    qdiscs: HashMap<MapData, u32, u32>,
+    services: BTreeMap<ServiceId, String>,
+    endpoints: BTreeMap<EndpointId, Known>,
+    flags: Map<ServiceId, u8>,
+}
+
+/// Takes a map out of the object as this type.
+fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<T, Error> {
+    let map = ebpf
+        .take_map(name)
+        .expect("the object holds every map of names, taken once");
+    T::try_from(map).map_err(|e| Error::failed(format!("opening map {name}"), e))
+}
+
+impl Tables {
+    /// Takes the maps and reads what an earlier agent left in them.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        // Only its descriptor is needed, and only now: the mapping outlives it.
+        let Some(aya::maps::Map::Array(selections)) = ebpf.take_map(names::MAP_SELECTIONS) else {
+            unreachable!("the object holds this map, as an array, and it is taken once");
+        };
+        let mut tables = Self {
+            selections: Selections::map(selections.fd())?,
+            listeners_v4: take(ebpf, names::MAP_LISTENERS_V4)?,
+            listeners_v6: take(ebpf, names::MAP_LISTENERS_V6)?,
+            endpoint_map: take(ebpf, names::MAP_ENDPOINTS)?,
+            endpoint_names: take(ebpf, names::MAP_ENDPOINT_NAMES)?,
+            service_names: take(ebpf, names::MAP_SERVICE_NAMES)?,
+            counters: take(ebpf, names::MAP_ENDPOINT_COUNTERS)?,
+            qdiscs: take(ebpf, names::MAP_QDISCS)?,
+            services: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            flags: Map::new(),
+        };
+        tables.read()?;
+        Ok(tables)
+    }
+
+    fn read(&mut self) -> Result<(), Error> {
+        let failed = |e| Error::failed("reading the pinned tables", e);
+        for id in 0..MAX_SERVICES {
+            let Image(name) = self.service_names.get(&id, 0).map_err(failed)?;
+            if name != Name::EMPTY {
+                self.services
+                    .insert(ServiceId(id), name.as_str().to_owned());
+            }
+        }
+        for id in 0..MAX_ENDPOINTS {
+            let Image(value) = self.endpoint_map.get(&id, 0).map_err(failed)?;
+            if value.state == ENDPOINT_FREE {
+                continue;
+            }
+            let Image(name) = self.endpoint_names.get(&id, 0).map_err(failed)?;
+            let known = Known {
+                name: name.as_str().to_owned(),
+                value,
+                retired: (name == Name::EMPTY).then(Instant::now),
+            };
+            self.endpoints.insert(EndpointId(id), known);
+        }
+        Ok(())
+    }
+
+    /// Makes the tables equal to the plan, see [`super::Steering::apply`].
+    pub fn apply(&mut self, plan: &[ServicePlan]) -> Result<Vec<AppliedService>, Error> {
+        let mut applied = Vec::with_capacity(plan.len());
+        let mut wanted = Map::new();
+        for service in plan {
+            let id = self.service_id(&service.name)?;
+            let mut endpoints = Vec::with_capacity(service.endpoints.len());
+            let mut moved = Map::new();
+            for endpoint in &service.endpoints {
+                let (now, before) = self.endpoint_id(id, endpoint)?;
+                moved.extend(before.map(|before| (before, now)));
+                for address in &endpoint.listeners {
+                    wanted.insert(*address, listener(id, Some(now)));
+                }
+                endpoints.push(now);
+            }
+            for address in &service.listeners {
+                wanted.insert(*address, listener(id, None));
+            }
+            let flags = if service.keep_flows_of_down {
+                KEEP_FLOWS_OF_DOWN
+            } else {
+                0
+            };
+            self.flags.insert(id, flags);
+            applied.push(self.applied(id, endpoints, &moved));
+        }
+        self.write_listeners(&wanted)?;
+        self.retire_all_but(&applied)?;
+        Ok(applied)
+    }
+
+    /// What an earlier agent left for a service of the plan.
+    fn applied(
+        &self,
+        id: ServiceId,
+        endpoints: Vec<EndpointId>,
+        moved: &Map<EndpointId, EndpointId>,
+    ) -> AppliedService {
+        let decision = self.selections.get(id).decision;
+        let inherited = match decision.action {
+            Action::Pass => None,
+            Action::Refuse => Some(Choice::Refuse),
+            Action::Steer => {
+                let old = EndpointId(decision.endpoint);
+                let now = moved.get(&old).copied().unwrap_or(old);
+                endpoints.contains(&now).then_some(Choice::Endpoint(now))
+            }
+        };
+        let inherited_down = endpoints
+            .iter()
+            .map(|id| {
+                self.endpoints
+                    .get(id)
+                    .is_some_and(|known| known.value.state == ENDPOINT_DOWN)
+            })
+            .collect();
+        AppliedService {
+            id,
+            endpoints,
+            inherited,
+            inherited_down,
+        }
+    }
+
+    /// The id of a service, new or known.
+    fn service_id(&mut self, name: &str) -> Result<ServiceId, Error> {
+        if let Some((id, _)) = self.services.iter().find(|(_, known)| *known == name) {
+            return Ok(*id);
+        }
+        let id = (0..MAX_SERVICES)
+            .map(ServiceId)
+            .find(|id| !self.services.contains_key(id))
+            .ok_or_else(|| full(format!("service {name}"), MAX_SERVICES))?;
+        self.selections.clear(id);
+        self.service_names
+            .set(id.0, Image(valid_name(name)?), 0)
+            .map_err(|e| Error::failed(format!("naming service {name}"), e))?;
+        self.services.insert(id, name.to_owned());
+        Ok(id)
+    }
+
+    /// The id of an endpoint, new or known, and the id of the same name that it
+    /// replaces because its address changed.
+    fn endpoint_id(
+        &mut self,
+        service: ServiceId,
+        plan: &EndpointPlan,
+    ) -> Result<(EndpointId, Option<EndpointId>), Error> {
+        let before = self
+            .endpoints
+            .iter()
+            .find(|(_, known)| known.value.service == service.0 && known.name == plan.name)
+            .map(|(id, known)| (*id, known.value));
+        if let Some((id, mut value)) = before
+            && same_addresses(&value, plan)
+        {
+            if value.tier != plan.tier {
+                value.tier = plan.tier;
+                self.write_endpoint(id, value)?;
+            }
+            return Ok((id, None));
+        }
+        let id = self.add_endpoint(service, plan)?;
+        if let Some((old, _)) = before {
+            self.retire(old)?;
+        }
+        Ok((id, before.map(|(old, _)| old)))
+    }
+
+    /// Gives an endpoint a new id with new addresses.
+    pub fn readdress(
+        &mut self,
+        service: ServiceId,
+        old: EndpointId,
+        plan: &EndpointPlan,
+    ) -> Result<EndpointId, Error> {
+        let down = self
+            .endpoints
+            .get(&old)
+            .is_some_and(|known| known.value.state == ENDPOINT_DOWN);
+        let id = self.add_endpoint(service, plan)?;
+        if down {
+            self.mark(id, false)?;
+        }
+        for address in &plan.listeners {
+            self.write_listener(*address, listener(service, Some(id)))?;
+        }
+        self.retire(old)?;
+        Ok(id)
+    }
+
+    fn add_endpoint(
+        &mut self,
+        service: ServiceId,
+        plan: &EndpointPlan,
+    ) -> Result<EndpointId, Error> {
+        let id = (0..MAX_ENDPOINTS)
+            .map(EndpointId)
+            .find(|id| !self.endpoints.contains_key(id))
+            .ok_or_else(|| full(format!("endpoint {}", plan.name), MAX_ENDPOINTS))?;
+        let failed = |e| Error::failed(format!("adding endpoint {}", plan.name), e);
+        let cpus = nr_cpus().map_err(|(what, e)| Error::failed(what, e))?;
+        let zeros = PerCpuValues::try_from(vec![Image(EndpointCounters::default()); cpus])
+            .map_err(|e| Error::failed("counting CPUs", e))?;
+        self.counters.set(id.0, zeros, 0).map_err(failed)?;
+        self.endpoint_names
+            .set(id.0, Image(valid_name(&plan.name)?), 0)
+            .map_err(failed)?;
+        let value = Endpoint {
+            v6_be: plan
+                .v6
+                .map_or_else(V6::default, |a| V6::from_bytes(a.octets())),
+            v4_be: plan
+                .v4
+                .map_or_else(V4::default, |a| V4::from_bytes(a.octets())),
+            port_be: plan.port.to_be(),
+            families: families(plan),
+            tier: plan.tier,
+            service: service.0,
+            state: ENDPOINT_UP,
+        };
+        self.write_endpoint(id, value)?;
+        self.endpoints.insert(
+            id,
+            Known {
+                name: plan.name.clone(),
+                value,
+                retired: None,
+            },
+        );
+        Ok(id)
+    }
+
+    fn write_endpoint(&mut self, id: EndpointId, value: Endpoint) -> Result<(), Error> {
+        self.endpoint_map
+            .set(id.0, Image(value), 0)
+            .map_err(|e| Error::failed(format!("writing endpoint {}", id.0), e))?;
+        if let Some(known) = self.endpoints.get_mut(&id) {
+            known.value = value;
+        }
+        Ok(())
+    }
+
+    /// Marks an endpoint up or down.
+    pub fn mark(&mut self, id: EndpointId, up: bool) -> Result<(), Error> {
+        let Some(known) = self.endpoints.get(&id) else {
+            return Ok(());
+        };
+        let state = if up { ENDPOINT_UP } else { ENDPOINT_DOWN };
+        if known.value.state == state {
+            return Ok(());
+        }
+        let value = Endpoint {
+            state,
+            ..known.value
+        };
+        self.write_endpoint(id, value)
+    }
+
+    /// The switch.
+    pub fn select(&mut self, service: ServiceId, choice: Choice) {
+        let flags = self.flags.get(&service).copied().unwrap_or(0);
+        let decision = match choice {
+            Choice::Endpoint(id) => Decision {
+                action: Action::Steer,
+                flags,
+                endpoint: id.0,
+            },
+            Choice::Refuse => Decision {
+                action: Action::Refuse,
+                flags,
+                endpoint: 0,
+            },
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as u64);
+        self.selections.set(service, decision, now);
+    }
+
+    /// Erases the name: the endpoint takes no new flows, old ones go on.
+    fn retire(&mut self, id: EndpointId) -> Result<(), Error> {
+        if let Some(known) = self.endpoints.get_mut(&id)
+            && known.retired.is_none()
+        {
+            known.name.clear();
+            known.retired = Some(Instant::now());
+            self.endpoint_names
+                .set(id.0, Image(Name::EMPTY), 0)
+                .map_err(|e| Error::failed(format!("retiring endpoint {}", id.0), e))?;
+        }
+        Ok(())
+    }
+
+    /// Retires endpoints and removes services that are not in the plan.
+    fn retire_all_but(&mut self, applied: &[AppliedService]) -> Result<(), Error> {
+        let endpoints: HashSet<_> = applied.iter().flat_map(|a| &a.endpoints).copied().collect();
+        let services: HashSet<_> = applied.iter().map(|a| a.id).collect();
+        let leaving: Vec<_> = self
+            .endpoints
+            .keys()
+            .filter(|id| !endpoints.contains(id))
+            .copied()
+            .collect();
+        for id in leaving {
+            self.retire(id)?;
+        }
+        let leaving: Vec<_> = self
+            .services
+            .keys()
+            .filter(|id| !services.contains(id))
+            .copied()
+            .collect();
+        for id in leaving {
+            self.selections.clear(id);
+            self.service_names
+                .set(id.0, Image(Name::EMPTY), 0)
+                .map_err(|e| Error::failed(format!("removing service {}", id.0), e))?;
+            self.services.remove(&id);
+            self.flags.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Frees retired ids that have had no flow at a sweep that began after they
+    /// were retired.
+    pub fn release_retired(&mut self, swept: &Swept) -> Result<(), Error> {
+        let free: Vec<_> = self
+            .endpoints
+            .iter()
+            .filter(|(id, known)| {
+                known.retired.is_some_and(|at| swept.began > at) && swept.flows_of(**id) == 0
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in free {
+            self.write_endpoint(id, Endpoint::default())?;
+            self.endpoints.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Adds and changes what is wanted, removes the rest.
+    fn write_listeners(&mut self, wanted: &Map<SocketAddr, Listener>) -> Result<(), Error> {
+        let failed = |e| Error::failed("reading the listeners", e);
+        let mut present = Vec::new();
+        for key in self.listeners_v4.keys() {
+            let Image(key) = key.map_err(failed)?;
+            let ip = IpAddr::from(key.addr_be.bytes());
+            present.push(SocketAddr::new(ip, u16::from_be(key.port_be)));
+        }
+        for key in self.listeners_v6.keys() {
+            let Image(key) = key.map_err(failed)?;
+            let ip = IpAddr::from(key.addr_be.bytes());
+            present.push(SocketAddr::new(ip, u16::from_be(key.port_be)));
+        }
+        for address in present {
+            if !wanted.contains_key(&address) {
+                self.remove_listener(address)?;
+            }
+        }
+        for (address, listener) in wanted {
+            self.write_listener(*address, *listener)?;
+        }
+        Ok(())
+    }
+
+    fn write_listener(&mut self, address: SocketAddr, listener: Listener) -> Result<(), Error> {
+        let written = match address.ip() {
+            IpAddr::V4(ip) => {
+                let key = key(V4::from_bytes(ip.octets()), address);
+                self.listeners_v4.insert(Image(key), Image(listener), 0)
+            }
+            IpAddr::V6(ip) => {
+                let key = key(V6::from_bytes(ip.octets()), address);
+                self.listeners_v6.insert(Image(key), Image(listener), 0)
+            }
+        };
+        written.map_err(
+            |e| match super::io_error(&e).and_then(std::io::Error::raw_os_error) {
+                Some(libc::E2BIG) => full(format!("listener {address}"), MAX_LISTENERS),
+                _ => Error::failed(format!("adding listener {address}"), e),
+            },
+        )
+    }
+
+    fn remove_listener(&mut self, address: SocketAddr) -> Result<(), Error> {
+        let removed = match address.ip() {
+            IpAddr::V4(ip) => {
+                let key = key(V4::from_bytes(ip.octets()), address);
+                self.listeners_v4.remove(&Image(key))
+            }
+            IpAddr::V6(ip) => {
+                let key = key(V6::from_bytes(ip.octets()), address);
+                self.listeners_v6.remove(&Image(key))
+            }
+        };
+        removed.map_err(|e| Error::failed(format!("removing listener {address}"), e))
+    }
+
+    /// Notes that we added clsact to an interface.
+    pub fn remember_qdisc(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.qdiscs
+            .insert(ifindex, 1, 0)
+            .map_err(|e| Error::failed(format!("noting the qdisc of interface {ifindex}"), e))
+    }
+
+    /// Did we add clsact to this interface?
+    pub fn owns_qdisc(&self, ifindex: u32) -> bool {
+        self.qdiscs.get(&ifindex, 0).is_ok()
+    }
+
+    /// The qdisc went with its interface, or was removed.
+    pub fn forget_qdisc(&mut self, ifindex: u32) {
+        // Mostly it is not there: TCX needs none.
+        let _ = self.qdiscs.remove(&ifindex);
+    }
+}
+
+fn full(what: String, most: u32) -> Error {
+    Error::Full { what, most }
+}
+
+fn valid_name(name: &str) -> Result<Name, Error> {
+    Name::new(name).ok_or_else(|| {
+        Error::failed(
+            format!("naming {name:?}"),
+            "a name has 1 to 63 bytes and no zero byte",
+        )
+    })
+}
+
+fn key<A>(addr_be: A, address: SocketAddr) -> ListenerKey<A> {
+    ListenerKey {
+        addr_be,
+        port_be: address.port().to_be(),
+        protocol: TCP,
+        pad: 0,
+    }
+}
+
+fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {
+    Listener {
+        service: service.0,
+        endpoint: endpoint.map_or(FOLLOW_SELECTION, |id| id.0),
+    }
+}
+
+fn families(plan: &EndpointPlan) -> u8 {
+    let v4 = if plan.v4.is_some() { FAMILY_V4 } else { 0 };
+    let v6 = if plan.v6.is_some() { FAMILY_V6 } else { 0 };
+    v4 | v6
+}
+
+fn same_addresses(value: &Endpoint, plan: &EndpointPlan) -> bool {
+    value.families == families(plan)
+        && value.port_be == plan.port.to_be()
+        && plan
+            .v4
+            .is_none_or(|a| value.v4_be == V4::from_bytes(a.octets()))
+        && plan
+            .v6
+            .is_none_or(|a| value.v6_be == V6::from_bytes(a.octets()))
+}

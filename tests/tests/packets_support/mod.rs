@@ -1,0 +1,333 @@
+//! The programs under BPF_PROG_TEST_RUN, and packets for them.
+
+mod packet;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    programs::{Program as AyaProgram, SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use probe_ebpf::{
+    abi::{
+        Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FOLLOW_SELECTION,
+        FlowKey, ForwardFlow, Listener, ListenerKey, Plain, Reason, ReverseFlow, V4, V6,
+    },
+    names,
+    packet::parse::TCP,
+};
+use probe_user::datapath::OBJECT;
+
+pub use packet::*;
+
+pub const SERVICE: u32 = 5;
+pub const MASTER: u32 = 17;
+pub const BACKUP: u32 = 4000;
+const FLOWS: u32 = 1024;
+
+/// An ABI type as aya's maps want it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Image<T>(T);
+// SAFETY: `Plain` promises what `Pod` wants.
+unsafe impl<T: Plain + Copy> Pod for Image<T> {}
+
+/// A program, by where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    Xdp,
+    XdpFrags,
+    Tc,
+    Reverse,
+}
+
+impl Program {
+    /// Those that see what clients send.
+    pub const FORWARD: [Self; 3] = [Self::Xdp, Self::XdpFrags, Self::Tc];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => names::PROGRAM_XDP_FORWARD,
+            Self::XdpFrags => names::PROGRAM_XDP_FORWARD_FRAGS,
+            Self::Tc => names::PROGRAM_TC_FORWARD,
+            Self::Reverse => names::PROGRAM_TC_REVERSE,
+        }
+    }
+
+    const fn is_xdp(self) -> bool {
+        matches!(self, Self::Xdp | Self::XdpFrags)
+    }
+
+    /// The kernel's own test runner refuses to make a socket buffer of an IP packet
+    /// without a whole IP header, so TC programs cannot be given one here.
+    pub fn accepts(self, packet: &[u8]) -> bool {
+        let whole = match packet[12..14] {
+            [0x08, 0x00] => 34,
+            [0x86, 0xdd] => 54,
+            _ => 15,
+        };
+        self.is_xdp() || packet.len() >= whole
+    }
+
+    /// XDP_PASS, or TC_ACT_UNSPEC.
+    const fn pass(self) -> u32 {
+        if self.is_xdp() { 2 } else { u32::MAX }
+    }
+
+    /// XDP_TX, or TC_ACT_REDIRECT.
+    const fn turn_round(self) -> u32 {
+        if self.is_xdp() { 3 } else { 7 }
+    }
+}
+
+/// What a program shall answer, and the whole packet it shall leave.
+#[derive(Clone)]
+pub enum Expect {
+    Pass(Vec<u8>),
+    Reset(Box<Packet>),
+}
+
+impl Expect {
+    pub fn passed(packet: &[u8]) -> Self {
+        Self::Pass(packet.to_vec())
+    }
+
+    pub fn changed(packet: &[u8]) -> Self {
+        Self::Pass(packet.to_vec())
+    }
+
+    pub fn reset(answered: &Packet) -> Self {
+        Self::Reset(Box::new(answered.clone()))
+    }
+}
+
+/// The loaded object with one service: a master and a backup behind a VIP.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// `None`, with a word, where BPF is not allowed; a failure where CI demands it.
+    pub fn load() -> Option<Self> {
+        // SAFETY: reads the effective user id.
+        if unsafe { libc::geteuid() } != 0 {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "CI runs these tests as root"
+            );
+            println!("SKIPPED: needs root for BPF_PROG_TEST_RUN");
+            return None;
+        }
+        let mut loader = EbpfLoader::new();
+        for name in [
+            names::MAP_FORWARD_V4,
+            names::MAP_FORWARD_V6,
+            names::MAP_REVERSE_V4,
+            names::MAP_REVERSE_V6,
+        ] {
+            loader.map_max_entries(name, FLOWS);
+        }
+        let mut ebpf = loader.load(OBJECT).expect("the object's maps load");
+        for name in names::PROGRAMS {
+            match ebpf.program_mut(name).expect(name) {
+                AyaProgram::Xdp(program) => program.load().expect(name),
+                AyaProgram::SchedClassifier(program) => program.load().expect(name),
+                other => panic!("{name} is {other:?}"),
+            }
+        }
+        let mut programs = Self { ebpf };
+        programs.listen(VIP_PORT, FOLLOW_SELECTION);
+        for (id, tier, v4, v6, port) in [
+            (MASTER, 0, MASTER_V4, MASTER_V6, MASTER_PORT),
+            (BACKUP, 1, BACKUP_V4, BACKUP_V6, BACKUP_PORT),
+        ] {
+            let endpoint = Endpoint {
+                v6_be: V6::from_bytes(v6),
+                v4_be: V4::from_bytes(v4),
+                port_be: port.to_be(),
+                families: FAMILY_V4 | FAMILY_V6,
+                tier,
+                service: SERVICE,
+                state: ENDPOINT_UP,
+            };
+            programs
+                .array(names::MAP_ENDPOINTS)
+                .set(id, Image(endpoint), 0)
+                .expect("in range");
+        }
+        programs.decide(steer(MASTER));
+        Some(programs)
+    }
+
+    fn array<T: Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
+        self.ebpf.map_mut(name).expect(name).try_into().expect(name)
+    }
+
+    fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+        self.ebpf.map_mut(name).expect(name).try_into().expect(name)
+    }
+
+    /// Makes a port of the VIP a listener, in both families.
+    pub fn listen(&mut self, port: u16, endpoint: u32) {
+        let listener = Image(Listener {
+            service: SERVICE,
+            endpoint,
+        });
+        let v4 = ListenerKey {
+            addr_be: V4::from_bytes(VIP_V4),
+            port_be: port.to_be(),
+            protocol: TCP,
+            pad: 0,
+        };
+        let v6 = ListenerKey {
+            addr_be: V6::from_bytes(VIP_V6),
+            port_be: port.to_be(),
+            protocol: TCP,
+            pad: 0,
+        };
+        self.hash(names::MAP_LISTENERS_V4)
+            .insert(Image(v4), listener, 0)
+            .expect("room");
+        self.hash(names::MAP_LISTENERS_V6)
+            .insert(Image(v6), listener, 0)
+            .expect("room");
+    }
+
+    pub fn decide(&mut self, decision: Decision) {
+        let mut words = [0u64; 4];
+        words[0] = decision.pack();
+        self.array::<[u64; 4]>(names::MAP_SELECTIONS)
+            .set(SERVICE, words, 0)
+            .expect("in range");
+    }
+
+    pub fn mark(&mut self, id: u32, state: u32) {
+        let mut endpoints = self.array::<Image<Endpoint>>(names::MAP_ENDPOINTS);
+        let Image(endpoint) = endpoints.get(&id, 0).expect("in range");
+        endpoints
+            .set(id, Image(Endpoint { state, ..endpoint }), 0)
+            .expect("in range");
+    }
+
+    /// Runs a program once. Answers its verdict and the packet it left.
+    pub fn run(&mut self, program: Program, packet: &[u8]) -> (u32, Vec<u8>) {
+        let mut out = vec![0; packet.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        };
+        let done = match self.ebpf.program(program.name()).expect("loaded") {
+            AyaProgram::Xdp(p) => Xdp::test_run(p, options),
+            AyaProgram::SchedClassifier(p) => SchedClassifier::test_run(p, options),
+            other => panic!("{other:?}"),
+        }
+        .expect("the test run itself works");
+        out.truncate(done.data_size_out as usize);
+        (done.return_value, out)
+    }
+
+    pub fn expect(&mut self, program: Program, packet: &[u8], wanted: Expect) {
+        let (verdict, out) = self.run(program, packet);
+        match wanted {
+            Expect::Pass(bytes) => {
+                assert_eq!(verdict, program.pass(), "verdict of {program:?}");
+                assert_eq!(hex(&out), hex(&bytes), "packet left by {program:?}");
+            }
+            Expect::Reset(answered) => {
+                assert_eq!(verdict, program.turn_round(), "verdict of {program:?}");
+                check_reset(&answered, &out);
+            }
+        }
+    }
+
+    /// Lets the master answer a SYN, so that its flow is established.
+    pub fn answer(&mut self, syn: &Packet) {
+        let answer = syn.clone().at_master().answered();
+        self.run(Program::Reverse, &answer.bytes());
+    }
+
+    pub fn reason(&self, reason: Reason) -> u64 {
+        let map = self.ebpf.map(names::MAP_REASON_COUNTERS).expect("there");
+        let counters: PerCpuArray<_, u64> = map.try_into().expect("its type");
+        counters
+            .get(&(reason as u32), 0)
+            .expect("in range")
+            .iter()
+            .sum()
+    }
+
+    pub fn endpoint_counters(&self, id: u32) -> EndpointCounters {
+        let map = self.ebpf.map(names::MAP_ENDPOINT_COUNTERS).expect("there");
+        let counters: PerCpuArray<_, Image<EndpointCounters>> = map.try_into().expect("its type");
+        let mut sum = EndpointCounters::default();
+        for Image(cpu) in counters.get(&id, 0).expect("in range").iter() {
+            sum.forward_packets += cpu.forward_packets;
+            sum.flows_opened += cpu.flows_opened;
+        }
+        sum
+    }
+
+    fn tables<K: Pod, const F: usize, const R: usize>(
+        &mut self,
+        names: [&str; 2],
+        forget: bool,
+    ) -> (usize, usize) {
+        let mut forward = self.hash::<K, [u8; F]>(names[0]);
+        let keys: Vec<K> = forward.keys().map(|k| k.expect("iterates")).collect();
+        let count = keys.len();
+        for key in keys.iter().filter(|_| forget) {
+            forward.remove(key).expect("was there");
+        }
+        let mut reverse = self.hash::<K, [u8; R]>(names[1]);
+        let keys: Vec<K> = reverse.keys().map(|k| k.expect("iterates")).collect();
+        for key in keys.iter().filter(|_| forget) {
+            reverse.remove(key).expect("was there");
+        }
+        (count, keys.len())
+    }
+
+    fn family_tables(&mut self, family: Family, forget: bool) -> (usize, usize) {
+        const F: usize = size_of::<ForwardFlow>();
+        match family {
+            Family::V4 => self.tables::<Image<FlowKey<V4>>, F, { size_of::<ReverseFlow<V4>>() }>(
+                [names::MAP_FORWARD_V4, names::MAP_REVERSE_V4],
+                forget,
+            ),
+            Family::V6 => self.tables::<Image<FlowKey<V6>>, F, { size_of::<ReverseFlow<V6>>() }>(
+                [names::MAP_FORWARD_V6, names::MAP_REVERSE_V6],
+                forget,
+            ),
+        }
+    }
+
+    /// Entries of the forward and the reverse table.
+    pub fn flows(&mut self, family: Family) -> (usize, usize) {
+        self.family_tables(family, false)
+    }
+
+    pub fn forget_flows(&mut self) {
+        for family in Family::BOTH {
+            self.family_tables(family, true);
+        }
+    }
+
+    /// Compares every map that would be pinned with what the agent expects of a pin.
+    pub fn check_shapes(&self) {
+        for name in names::PINNED_MAPS {
+            let data = match self.ebpf.map(name).expect(name) {
+                Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) => data,
+                other => panic!("{name} is {other:?}"),
+            };
+            let info = data.info().expect("the kernel tells");
+            probe_user::datapath::check_shape(name, &info, FLOWS).expect(name);
+        }
+    }
+}
+
+pub fn steer(endpoint: u32) -> Decision {
+    Decision {
+        action: probe_ebpf::abi::Action::Steer,
+        flags: 0,
+        endpoint,
+    }
+}

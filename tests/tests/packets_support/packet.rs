@@ -1,0 +1,418 @@
+//! Packets, described by what they carry and serialized by etherparse.
+
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Header, Icmpv4Type, IpNumber,
+    Ipv4Header, Ipv6Header, TcpHeader, TcpOptionElement, UdpHeader,
+};
+
+pub const VIP_PORT: u16 = 80;
+pub const MASTER_PORT: u16 = 8080;
+pub const BACKUP_PORT: u16 = 8081;
+pub const CLIENT_PORT: u16 = 50000;
+pub const VIP_V4: [u8; 4] = [10, 96, 0, 10];
+pub const MASTER_V4: [u8; 4] = [10, 0, 2, 2];
+pub const BACKUP_V4: [u8; 4] = [10, 0, 3, 2];
+const CLIENT_V4: [u8; 4] = [10, 0, 1, 2];
+pub const VIP_V6: [u8; 16] = v6(0x96, 0x10);
+pub const MASTER_V6: [u8; 16] = v6(2, 2);
+pub const BACKUP_V6: [u8; 16] = v6(3, 2);
+const CLIENT_V6: [u8; 16] = v6(1, 2);
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+const fn v6(net: u8, host: u8) -> [u8; 16] {
+    [0xfd, 0, 0, net, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+/// Who sends or receives: an address in each family, and a port.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    v4: [u8; 4],
+    v6: [u8; 16],
+    port: u16,
+}
+
+/// A TCP packet.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    family: Family,
+    macs: [[u8; 6]; 2],
+    tags: Vec<(u16, u16)>,
+    src: Peer,
+    dst: Peer,
+    hop_limit: u8,
+    ipv4_options: Vec<u8>,
+    seq: u32,
+    ack: u32,
+    /// SYN, ACK, RST, PSH.
+    flags: [bool; 4],
+    window: u16,
+    tcp_options: Vec<TcpOptionElement>,
+    payload: Vec<u8>,
+    trailer: usize,
+}
+
+/// A client's packet to a port of the VIP.
+pub fn client(family: Family, port: u16) -> Packet {
+    Packet {
+        family,
+        macs: [CLIENT_MAC, NODE_MAC],
+        tags: Vec::new(),
+        src: Peer {
+            v4: CLIENT_V4,
+            v6: CLIENT_V6,
+            port: CLIENT_PORT,
+        },
+        dst: Peer {
+            v4: VIP_V4,
+            v6: VIP_V6,
+            port,
+        },
+        hop_limit: 61,
+        ipv4_options: Vec::new(),
+        seq: 0x1234_5678,
+        ack: 0,
+        flags: [false; 4],
+        window: 64240,
+        tcp_options: Vec::new(),
+        payload: Vec::new(),
+        trailer: 0,
+    }
+}
+
+impl Packet {
+    pub fn syn(mut self) -> Self {
+        self.flags = [true, false, false, false];
+        self
+    }
+
+    pub fn rst(mut self) -> Self {
+        self.flags = [false, false, true, false];
+        self
+    }
+
+    /// A later packet of the same connection, with data.
+    pub fn ack(&self, data: &[u8]) -> Self {
+        Self {
+            flags: [false, true, false, true],
+            seq: self.seq.wrapping_add(1),
+            ack: 0x9abc_def0,
+            tcp_options: Vec::new(),
+            payload: data.to_vec(),
+            ..self.clone()
+        }
+    }
+
+    /// The SYN-ACK of whoever this is addressed to.
+    pub fn answered(&self) -> Self {
+        Self {
+            macs: [self.macs[1], self.macs[0]],
+            src: self.dst,
+            dst: self.src,
+            flags: [true, true, false, false],
+            seq: 0x0bad_cafe,
+            ack: self.seq.wrapping_add(1),
+            ..self.clone()
+        }
+    }
+
+    pub fn at_master(mut self) -> Self {
+        self.dst = Peer {
+            v4: MASTER_V4,
+            v6: MASTER_V6,
+            port: MASTER_PORT,
+        };
+        self
+    }
+
+    pub fn at_backup(mut self) -> Self {
+        self.dst = Peer {
+            v4: BACKUP_V4,
+            v6: BACKUP_V6,
+            port: BACKUP_PORT,
+        };
+        self
+    }
+
+    /// From another source port.
+    pub fn port(mut self, port: u16) -> Self {
+        self.src.port = port;
+        self
+    }
+
+    pub fn payload(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    pub fn tcp_options(mut self, options: &[TcpOptionElement]) -> Self {
+        self.tcp_options = options.to_vec();
+        self
+    }
+
+    pub fn ipv4_options(mut self, options: &[u8]) -> Self {
+        self.ipv4_options = options.to_vec();
+        self
+    }
+
+    /// Tags by TPID and VLAN id, outermost first.
+    pub fn vlan(mut self, tags: &[(u16, u16)]) -> Self {
+        self.tags = tags.to_vec();
+        self
+    }
+
+    /// Zeros behind the IP packet, as Ethernet pads short frames.
+    pub fn trailer(mut self, bytes: usize) -> Self {
+        self.trailer = bytes;
+        self
+    }
+
+    fn l3(&self) -> usize {
+        14 + 4 * self.tags.len()
+    }
+
+    /// Offset of the TCP header.
+    pub fn l4(&self) -> usize {
+        self.l3()
+            + match self.family {
+                Family::V4 => 20 + self.ipv4_options.len(),
+                Family::V6 => 40,
+            }
+    }
+
+    /// Offset of the IP header's length field.
+    pub fn length_at(&self) -> usize {
+        self.l3()
+            + match self.family {
+                Family::V4 => 2,
+                Family::V6 => 4,
+            }
+    }
+
+    /// The bytes, after `change` had its way with them.
+    pub fn patched(&self, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let mut bytes = self.bytes();
+        change(&mut bytes);
+        bytes
+    }
+
+    fn ipv4(&self, length: usize, protocol: IpNumber) -> Ipv4Header {
+        let mut ip = Ipv4Header::new(
+            length as u16,
+            self.hop_limit,
+            protocol,
+            self.src.v4,
+            self.dst.v4,
+        )
+        .expect("a small packet");
+        ip.identification = 0x4242;
+        ip.dont_fragment = true;
+        ip.options = self
+            .ipv4_options
+            .as_slice()
+            .try_into()
+            .expect("whole words");
+        ip.set_payload_len(length).expect("a small packet");
+        ip.header_checksum = ip.calc_header_checksum();
+        ip
+    }
+
+    fn ipv6(&self, length: usize, protocol: IpNumber) -> Ipv6Header {
+        Ipv6Header {
+            payload_length: length as u16,
+            next_header: protocol,
+            hop_limit: self.hop_limit,
+            source: self.src.v6,
+            destination: self.dst.v6,
+            ..Ipv6Header::default()
+        }
+    }
+
+    /// The frame around an IP payload.
+    fn around(&self, protocol: IpNumber, inner: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend(self.macs[1]);
+        out.extend(self.macs[0]);
+        for (tpid, id) in &self.tags {
+            out.extend(tpid.to_be_bytes());
+            out.extend(id.to_be_bytes());
+        }
+        match self.family {
+            Family::V4 => {
+                out.extend(EtherType::IPV4.0.to_be_bytes());
+                self.ipv4(inner.len(), protocol)
+                    .write(&mut out)
+                    .expect("to memory");
+            }
+            Family::V6 => {
+                out.extend(EtherType::IPV6.0.to_be_bytes());
+                self.ipv6(inner.len(), protocol)
+                    .write(&mut out)
+                    .expect("to memory");
+            }
+        }
+        out.extend(inner);
+        out.extend(std::iter::repeat_n(0, self.trailer));
+        out
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut tcp = TcpHeader::new(self.src.port, self.dst.port, self.seq, self.window);
+        [tcp.syn, tcp.ack, tcp.rst, tcp.psh] = self.flags;
+        tcp.acknowledgment_number = self.ack;
+        tcp.set_options(&self.tcp_options).expect("they fit");
+        tcp.checksum = match self.family {
+            Family::V4 => tcp.calc_checksum_ipv4_raw(self.src.v4, self.dst.v4, &self.payload),
+            Family::V6 => tcp.calc_checksum_ipv6_raw(self.src.v6, self.dst.v6, &self.payload),
+        }
+        .expect("a small packet");
+        let mut inner = Vec::new();
+        tcp.write(&mut inner).expect("to memory");
+        inner.extend(&self.payload);
+        self.around(IpNumber::TCP, &inner)
+    }
+}
+
+/// Checks a RST that answers `answered`, as RFC 9293 section 3.10.7.1 has it.
+pub fn check_reset(answered: &Packet, out: &[u8]) {
+    let syn = u32::from(answered.flags[0]);
+    let acks = answered.flags[1];
+    let end = answered
+        .seq
+        .wrapping_add(answered.payload.len() as u32 + syn);
+    let l4 = answered.l4();
+    // The window of a RST means nothing; it is chosen so that the checksum below comes out.
+    let window = u16::from_be_bytes([out[l4 + 14], out[l4 + 15]]);
+    let wanted = Packet {
+        macs: [answered.macs[1], answered.macs[0]],
+        src: answered.dst,
+        dst: answered.src,
+        hop_limit: 64,
+        seq: if acks { answered.ack } else { 0 },
+        ack: if acks { 0 } else { end },
+        flags: [false, !acks, true, false],
+        window,
+        tcp_options: Vec::new(),
+        payload: Vec::new(),
+        trailer: 0,
+        ..answered.clone()
+    };
+    assert_eq!(hex(out), hex(&wanted.bytes()));
+    // Where the kernel still owes the checksum, the field must hold the pseudo-header's sum.
+    let words = match wanted.family {
+        Family::V4 => [wanted.src.v4, wanted.dst.v4].concat(),
+        Family::V6 => [wanted.src.v6, wanted.dst.v6].concat(),
+    };
+    let sum: u32 = words
+        .chunks(2)
+        .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+        .sum::<u32>()
+        + 6
+        + 20;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    assert_eq!(
+        u32::from(u16::from_be_bytes([out[l4 + 16], out[l4 + 17]])),
+        sum
+    );
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes
+        .chunks(16)
+        .map(|line| line.iter().map(|b| format!("{b:02x} ")).collect::<String>())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+pub fn arp() -> Vec<u8> {
+    let arp = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        ArpOperation::REQUEST,
+        &CLIENT_MAC,
+        &CLIENT_V4,
+        &[0; 6],
+        &VIP_V4,
+    )
+    .expect("sizes match");
+    let mut out = [[0xff; 6], CLIENT_MAC].concat();
+    out.extend(EtherType::ARP.0.to_be_bytes());
+    out.extend(arp.to_bytes());
+    out
+}
+
+pub fn udp(family: Family) -> Vec<u8> {
+    let packet = client(family, VIP_PORT);
+    let mut inner = Vec::new();
+    UdpHeader {
+        source_port: CLIENT_PORT,
+        destination_port: VIP_PORT,
+        length: 30,
+        checksum: 0x1234,
+    }
+    .write(&mut inner)
+    .expect("to memory");
+    inner.extend([9; 22]);
+    packet.around(IpNumber::UDP, &inner)
+}
+
+pub fn icmp(family: Family) -> Vec<u8> {
+    let packet = client(family, VIP_PORT);
+    let echo = Icmpv4Type::EchoRequest(etherparse::IcmpEchoHeader { id: 1, seq: 2 });
+    let mut inner = Icmpv4Header::with_checksum(echo, &[1; 40])
+        .to_bytes()
+        .to_vec();
+    inner.extend([1; 40]);
+    match family {
+        Family::V4 => packet.around(IpNumber::ICMP, &inner),
+        Family::V6 => packet.around(IpNumber::IPV6_ICMP, &inner),
+    }
+}
+
+/// A fragment of a TCP packet at this offset in bytes.
+pub fn fragment(family: Family, offset: u16, more: bool) -> Vec<u8> {
+    let packet = client(family, VIP_PORT).syn().payload(&[3; 64]);
+    let field = (offset / 8) << 3 | u16::from(more);
+    match family {
+        Family::V4 => packet.patched(|p| {
+            p[20] = (field >> 11) as u8 & 0x1f | if more { 0x20 } else { 0 };
+            p[21] = (field >> 3) as u8;
+            p[24] = 0;
+            p[25] = 0;
+            let sum: u32 = p[14..34]
+                .chunks(2)
+                .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+                .sum();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            p[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        }),
+        Family::V6 => {
+            // RFC 8200 section 4.5.
+            let mut inner = vec![6, 0];
+            inner.extend(field.to_be_bytes());
+            inner.extend([0, 0, 0, 77]);
+            inner.extend(&packet.bytes()[packet.l4()..]);
+            packet.around(IpNumber::IPV6_FRAGMENTATION_HEADER, &inner)
+        }
+    }
+}
+
+/// TCP behind an IPv6 hop-by-hop header.
+pub fn hop_by_hop() -> Vec<u8> {
+    let packet = client(Family::V6, VIP_PORT).syn();
+    // PadN of six bytes (RFC 8200 section 4.2).
+    let mut inner = vec![6, 0, 1, 4, 0, 0, 0, 0];
+    inner.extend(&packet.bytes()[packet.l4()..]);
+    packet.around(IpNumber::IPV6_HEADER_HOP_BY_HOP, &inner)
+}
