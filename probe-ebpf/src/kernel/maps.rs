@@ -101,7 +101,7 @@ pub fn count_reverse(endpoint: u32, bytes: u64) {
 
 /// CLOCK_MONOTONIC.
 #[inline(always)]
-pub fn now_ns() -> u64 {
+fn now_ns() -> u64 {
     // SAFETY: reads a clock.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -158,6 +158,11 @@ fn insert_error(error: i32) -> Insert {
 }
 
 impl<A: FamilyMaps> Tables<A> for Maps {
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
+
     #[inline(always)]
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener> {
         // SAFETY: map values live until the program returns; the copy may race with the agent's

@@ -71,7 +71,7 @@ impl Direction for Forward {
     where
         Maps: Tables<A>,
     {
-        steer::forward(&Maps, segment, maps::now_ns())
+        steer::forward(&Maps, segment)
     }
 
     #[inline(always)]
@@ -88,7 +88,7 @@ impl Direction for Reverse {
     where
         Maps: Tables<A>,
     {
-        steer::reverse(&Maps, segment, maps::now_ns())
+        steer::reverse(&Maps, segment)
     }
 
     #[inline(always)]

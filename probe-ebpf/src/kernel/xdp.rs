@@ -71,7 +71,7 @@ fn steer<A: Family + Answer>(
 where
     Maps: Tables<A>,
 {
-    match steer::forward(&Maps, segment, maps::now_ns()) {
+    match steer::forward(&Maps, segment) {
         Verdict::Pass(reason) => Err(reason),
         Verdict::Translate(translation, endpoint) => {
             rewrite::apply(&mut frame, segment, Side::Destination, &translation)

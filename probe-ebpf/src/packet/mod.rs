@@ -144,3 +144,6 @@ pub fn put_u32<const AT: usize, const N: usize>(window: &mut [u8; N], value_be: 
     // SAFETY: the assertion keeps the access within the window.
     unsafe { store(window.as_mut_ptr().add(AT).cast(), value_be) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,11 +48,7 @@ pub enum Verdict<A> {
 
 /// A client's segment: is it for a listener, and where does it go?
 #[inline(always)]
-pub fn forward<A: Family, T: Tables<A>>(
-    tables: &T,
-    segment: &Segment<A>,
-    now_ns: u64,
-) -> Verdict<A> {
+pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
     let key = ListenerKey {
         addr_be: segment.dst_be,
         port_be: segment.dst_port_be,
@@ -96,7 +92,7 @@ pub fn forward<A: Family, T: Tables<A>>(
             !lost || keep || segment.flags & RST != 0
         };
         if stays {
-            return known(tables, segment, &key, flow, endpoint, addr_be, now_ns);
+            return known(tables, segment, &key, flow, endpoint, addr_be);
         }
         let service = flow.service;
         let lost_endpoint = flow.endpoint;
@@ -112,7 +108,7 @@ pub fn forward<A: Family, T: Tables<A>>(
             return Verdict::Reset(Reason::EndpointDown);
         }
     }
-    unknown(tables, segment, &key, listener, action, target, now_ns)
+    unknown(tables, segment, &key, listener, action, target)
 }
 
 /// May a SYN of a known tuple go the way of its flow? It may if it repeats an
@@ -137,7 +133,6 @@ fn known<A: Family, T: Tables<A>>(
     flow: &ForwardFlow,
     endpoint: &Endpoint,
     addr_be: A,
-    now_ns: u64,
 ) -> Verdict<A> {
     let translation = Translation {
         addr_be,
@@ -145,7 +140,7 @@ fn known<A: Family, T: Tables<A>>(
         client_port_be: flow.client_port_be,
     };
     let id = flow.endpoint;
-    flow::touch(&flow.seen, seen(now_ns));
+    flow::touch(&flow.seen, seen(tables.now_ns()));
     if segment.flags & (FIN | RST) != 0 || flow.state.get() & FLOW_FIN != 0 {
         if segment.flags & RST != 0 {
             flow::remove(tables, key, flow, endpoint, addr_be);
@@ -177,7 +172,6 @@ fn unknown<A: Family, T: Tables<A>>(
     listener: Listener,
     action: Action,
     target: u32,
-    now_ns: u64,
 ) -> Verdict<A> {
     if segment.flags & RST != 0 {
         return Verdict::Pass(Reason::StrayReset);
@@ -203,7 +197,7 @@ fn unknown<A: Family, T: Tables<A>>(
         listener.service,
         target,
         state,
-        seen(now_ns),
+        seen(tables.now_ns()),
     ) {
         Ok(client_port_be) => {
             if !opens {
@@ -235,11 +229,7 @@ fn unknown<A: Family, T: Tables<A>>(
 
 /// An endpoint's segment: does it belong to a steered flow?
 #[inline(always)]
-pub fn reverse<A: Family, T: Tables<A>>(
-    tables: &T,
-    segment: &Segment<A>,
-    now_ns: u64,
-) -> Verdict<A> {
+pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
     let key = FlowKey {
         client_be: segment.dst_be,
         peer_be: segment.src_be,
@@ -257,7 +247,7 @@ pub fn reverse<A: Family, T: Tables<A>>(
         client_port_be: flow.client_port_be,
     };
     let id = flow.endpoint;
-    flow::touch(&flow.seen, seen(now_ns));
+    flow::touch(&flow.seen, seen(tables.now_ns()));
     let state = flow.state.get();
     if segment.flags & (SYN | FIN | RST) != 0 || state & FLOW_FIN != 0 {
         let forward_key = FlowKey {

@@ -20,6 +20,10 @@ pub enum Insert {
 /// the same table, never to freed memory; a wrong word may steer that one segment
 /// wrongly, which TCP's own checks at the receiver catch.
 pub trait Tables<A> {
+    /// CLOCK_MONOTONIC. Asked only for segments that are steered: reading it costs as
+    /// much as a lookup.
+    fn now_ns(&self) -> u64;
+
     /// The listener at a destination.
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener>;
     /// The service's decision. `None` only if the id is out of range.

@@ -11,7 +11,6 @@ use std::{
     vec::Vec,
 };
 
-const SECOND: u64 = 1_000_000_000;
 const VIP: V4 = V4::from_bytes([10, 96, 0, 10]);
 const OTHER_VIP: V4 = V4::from_bytes([10, 96, 0, 11]);
 const CLIENT: V4 = V4::from_bytes([10, 0, 1, 2]);
@@ -101,6 +100,9 @@ impl Host {
 }
 
 impl Tables<V4> for Host {
+    fn now_ns(&self) -> u64 {
+        1_000_000_000
+    }
     fn listener(&self, key: &ListenerKey<V4>) -> Option<Listener> {
         self.listeners.get(key).copied()
     }
@@ -188,24 +190,21 @@ fn goes_to(verdict: Verdict<V4>) -> u32 {
 }
 
 fn connect(host: &Host) {
-    assert_eq!(goes_to(forward(host, &from_client(SYN), SECOND)), MASTER);
-    assert_eq!(
-        goes_to(reverse(host, &from_master(SYN | ACK), SECOND)),
-        MASTER
-    );
-    assert_eq!(goes_to(forward(host, &from_client(ACK), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(host, &from_client(SYN))), MASTER);
+    assert_eq!(goes_to(reverse(host, &from_master(SYN | ACK))), MASTER);
+    assert_eq!(goes_to(forward(host, &from_client(ACK))), MASTER);
 }
 
 #[test]
 fn a_connection_is_translated_both_ways() {
     let host = Host::new();
-    let Verdict::Translate(there, MASTER) = forward(&host, &from_client(SYN), SECOND) else {
+    let Verdict::Translate(there, MASTER) = forward(&host, &from_client(SYN)) else {
         panic!("not steered");
     };
     assert_eq!(there.addr_be, MASTER_ADDR);
     assert_eq!(u16::from_be(there.port_be), 8080);
     assert_eq!(u16::from_be(there.client_port_be), 40000);
-    let Verdict::Translate(back, MASTER) = reverse(&host, &from_master(SYN | ACK), SECOND) else {
+    let Verdict::Translate(back, MASTER) = reverse(&host, &from_master(SYN | ACK)) else {
         panic!("not steered");
     };
     assert_eq!(back.addr_be, VIP);
@@ -218,16 +217,13 @@ fn what_is_for_nobody_passes() {
     let host = Host::new();
     let elsewhere = segment((CLIENT, 40000), (VIP, 81), SYN);
     assert_eq!(
-        forward(&host, &elsewhere, 0),
+        forward(&host, &elsewhere),
         Verdict::Pass(Reason::NotListener)
     );
     let direct = segment((CLIENT, 40000), (MASTER_ADDR, 8080), SYN);
+    assert_eq!(forward(&host, &direct), Verdict::Pass(Reason::NotListener));
     assert_eq!(
-        forward(&host, &direct, 0),
-        Verdict::Pass(Reason::NotListener)
-    );
-    assert_eq!(
-        reverse(&host, &from_master(SYN | ACK), 0),
+        reverse(&host, &from_master(SYN | ACK)),
         Verdict::Pass(Reason::NotSteered)
     );
     assert_eq!(host.flows(), (0, 0));
@@ -238,21 +234,21 @@ fn a_switch_moves_new_connections_and_leaves_old_ones() {
     let host = Host::new();
     connect(&host);
     host.decision.set(steer_to(BACKUP));
-    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
     let new = segment((CLIENT, 40001), (VIP, 80), SYN);
-    assert_eq!(goes_to(forward(&host, &new, SECOND)), BACKUP);
+    assert_eq!(goes_to(forward(&host, &new)), BACKUP);
 }
 
 #[test]
 fn an_unanswered_syn_is_steered_anew_after_a_switch() {
     let host = Host::new();
-    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
     host.decision.set(steer_to(BACKUP));
-    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), BACKUP);
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
     assert_eq!(host.flows(), (1, 1));
     // The master's late answer belongs to no flow any more.
     assert_eq!(
-        reverse(&host, &from_master(SYN | ACK), SECOND),
+        reverse(&host, &from_master(SYN | ACK)),
         Verdict::Pass(Reason::NotSteered)
     );
 }
@@ -262,7 +258,7 @@ fn a_syn_on_a_live_flow_goes_to_its_endpoint_to_be_challenged() {
     let host = Host::new();
     connect(&host);
     host.decision.set(steer_to(BACKUP));
-    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
 }
 
 #[test]
@@ -274,17 +270,17 @@ fn flows_of_a_down_endpoint_are_reset_unless_kept() {
         flags: KEEP_FLOWS_OF_DOWN,
         ..steer_to(BACKUP)
     });
-    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
     host.decision.set(steer_to(BACKUP));
     assert_eq!(
-        forward(&host, &from_client(ACK), SECOND),
+        forward(&host, &from_client(ACK)),
         Verdict::Reset(Reason::EndpointDown)
     );
     assert_eq!(host.flows(), (0, 0));
     assert_eq!(*host.events.borrow(), [EventKind::FlowReset]);
     assert_eq!(host.open.get(), 0);
     // The port may be used again at once.
-    assert_eq!(goes_to(forward(&host, &from_client(SYN), SECOND)), BACKUP);
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
 }
 
 #[test]
@@ -301,9 +297,9 @@ fn a_direct_listener_reaches_its_endpoint_whatever_happens() {
     ] {
         host.decision.set(decision);
         let direct = segment((CLIENT, 40000), (OTHER_VIP, 80), SYN);
-        assert_eq!(goes_to(forward(&host, &direct, SECOND)), BACKUP);
+        assert_eq!(goes_to(forward(&host, &direct)), BACKUP);
         let data = segment((CLIENT, 40000), (OTHER_VIP, 80), ACK);
-        assert_eq!(goes_to(forward(&host, &data, SECOND)), BACKUP);
+        assert_eq!(goes_to(forward(&host, &data)), BACKUP);
     }
 }
 
@@ -316,21 +312,21 @@ fn refusal_and_indecision() {
         endpoint: 0,
     });
     assert_eq!(
-        forward(&host, &from_client(SYN), 0),
+        forward(&host, &from_client(SYN)),
         Verdict::Reset(Reason::Refused)
     );
     assert_eq!(
-        forward(&host, &from_client(RST), 0),
+        forward(&host, &from_client(RST)),
         Verdict::Pass(Reason::StrayReset)
     );
     host.decision.set(Decision::unpack(0));
     assert_eq!(
-        forward(&host, &from_client(SYN), 0),
+        forward(&host, &from_client(SYN)),
         Verdict::Pass(Reason::Undecided)
     );
     host.decision.set(steer_to(99));
     assert_eq!(
-        forward(&host, &from_client(SYN), 0),
+        forward(&host, &from_client(SYN)),
         Verdict::Pass(Reason::Undecided)
     );
     assert_eq!(host.flows(), (0, 0));
@@ -341,7 +337,7 @@ fn an_endpoint_without_an_address_of_the_family_refuses() {
     let mut host = Host::new();
     host.endpoints.get_mut(&MASTER).unwrap().families = FAMILY_V6;
     assert_eq!(
-        forward(&host, &from_client(SYN), 0),
+        forward(&host, &from_client(SYN)),
         Verdict::Reset(Reason::NoAddress)
     );
 }
@@ -359,21 +355,21 @@ fn an_orderly_close_forgets_the_flow_with_the_last_acknowledgment() {
         master_fin.ack = if client_first { 101 } else { 100 };
         let mut last;
         if client_first {
-            forward(&host, &client_fin, SECOND);
-            reverse(&host, &master_fin, SECOND);
+            forward(&host, &client_fin);
+            reverse(&host, &master_fin);
             last = from_client(ACK);
             last.ack = 200;
-            assert_eq!(goes_to(forward(&host, &last, SECOND)), MASTER);
+            assert_eq!(goes_to(forward(&host, &last)), MASTER);
             assert_eq!(host.flows(), (1, 1), "an older acknowledgment");
             last.ack = 201;
-            assert_eq!(goes_to(forward(&host, &last, SECOND)), MASTER);
+            assert_eq!(goes_to(forward(&host, &last)), MASTER);
         } else {
-            reverse(&host, &master_fin, SECOND);
-            forward(&host, &client_fin, SECOND);
+            reverse(&host, &master_fin);
+            forward(&host, &client_fin);
             assert_eq!(host.flows(), (1, 1), "the last acknowledgment is to come");
             last = from_master(ACK);
             last.ack = 101;
-            assert_eq!(goes_to(reverse(&host, &last, SECOND)), MASTER);
+            assert_eq!(goes_to(reverse(&host, &last)), MASTER);
         }
         assert_eq!(host.flows(), (0, 0));
         assert_eq!(host.open.get(), 0);
@@ -384,10 +380,10 @@ fn an_orderly_close_forgets_the_flow_with_the_last_acknowledgment() {
 fn resets_of_either_side_forget_the_flow() {
     let host = Host::new();
     connect(&host);
-    assert_eq!(goes_to(forward(&host, &from_client(RST), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(&host, &from_client(RST))), MASTER);
     assert_eq!(host.flows(), (0, 0));
     connect(&host);
-    assert_eq!(goes_to(reverse(&host, &from_master(RST), SECOND)), MASTER);
+    assert_eq!(goes_to(reverse(&host, &from_master(RST))), MASTER);
     assert_eq!(host.flows(), (0, 0));
     assert!(host.events.borrow().is_empty(), "nobody was refused");
 }
@@ -395,20 +391,17 @@ fn resets_of_either_side_forget_the_flow() {
 #[test]
 fn a_refused_syn_is_told() {
     let host = Host::new();
-    forward(&host, &from_client(SYN), SECOND);
-    assert_eq!(
-        goes_to(reverse(&host, &from_master(RST | ACK), SECOND)),
-        MASTER
-    );
+    forward(&host, &from_client(SYN));
+    assert_eq!(goes_to(reverse(&host, &from_master(RST | ACK))), MASTER);
     assert_eq!(*host.events.borrow(), [EventKind::EndpointRefused]);
 }
 
 #[test]
 fn mid_connection_segments_take_up_lost_flows() {
     let host = Host::new();
-    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
     assert_eq!(*host.counted.borrow(), [Reason::Adopted]);
-    assert_eq!(goes_to(reverse(&host, &from_master(ACK), SECOND)), MASTER);
+    assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
 }
 
 #[test]
@@ -418,10 +411,10 @@ fn two_listeners_of_one_endpoint_share_a_client_port() {
     host.endpoints.get_mut(&BACKUP).unwrap().tier = 1;
     let one = from_client(SYN);
     let two = segment((CLIENT, 40000), (OTHER_VIP, 80), SYN);
-    let Verdict::Translate(first, BACKUP) = forward(&host, &one, SECOND) else {
+    let Verdict::Translate(first, BACKUP) = forward(&host, &one) else {
         panic!("not steered");
     };
-    let Verdict::Translate(second, BACKUP) = forward(&host, &two, SECOND) else {
+    let Verdict::Translate(second, BACKUP) = forward(&host, &two) else {
         panic!("not steered");
     };
     assert_ne!(first.client_port_be, second.client_port_be);
@@ -435,7 +428,7 @@ fn two_listeners_of_one_endpoint_share_a_client_port() {
             (CLIENT, u16::from_be(port_be)),
             SYN | ACK,
         );
-        let Verdict::Translate(back, BACKUP) = reverse(&host, &answer, SECOND) else {
+        let Verdict::Translate(back, BACKUP) = reverse(&host, &answer) else {
             panic!("not steered");
         };
         assert_eq!(back.addr_be, vip);
@@ -447,15 +440,12 @@ fn two_listeners_of_one_endpoint_share_a_client_port() {
 fn a_full_table_refuses_and_leaves_no_half_flow() {
     let mut host = Host::new();
     host.capacity = 1;
-    forward(&host, &from_client(SYN), SECOND);
+    forward(&host, &from_client(SYN));
     let second = segment((CLIENT, 40001), (VIP, 80), SYN);
-    assert_eq!(
-        forward(&host, &second, SECOND),
-        Verdict::Reset(Reason::TableFull)
-    );
+    assert_eq!(forward(&host, &second), Verdict::Reset(Reason::TableFull));
     assert_eq!(host.flows(), (1, 1));
     assert_eq!(*host.events.borrow(), [EventKind::TableFull]);
-    assert_eq!(goes_to(forward(&host, &from_client(ACK), SECOND)), MASTER);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
 }
 
 /// What may happen to one client port, in any order.
@@ -492,16 +482,16 @@ proptest! {
         for step in steps {
             let verdict = match step {
                 Step::Client(flags) => {
-                    let verdict = forward(&host, &from_client(flags), SECOND);
+                    let verdict = forward(&host, &from_client(flags));
                     if flags & RST != 0 {
                         prop_assert!(!matches!(verdict, Verdict::Reset(_)));
                     }
                     verdict
                 }
-                Step::Master(flags) => reverse(&host, &from_master(flags), SECOND),
+                Step::Master(flags) => reverse(&host, &from_master(flags)),
                 Step::Backup(flags) => {
                     let answer = segment((BACKUP_ADDR, 8081), (CLIENT, 40000), flags);
-                    reverse(&host, &answer, SECOND)
+                    reverse(&host, &answer)
                 }
                 Step::Select(id) => {
                     host.decision.set(steer_to(id));
