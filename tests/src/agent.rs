@@ -8,7 +8,8 @@ use std::{
     path::PathBuf,
     process::ExitStatus,
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -22,7 +23,7 @@ use crate::{
         BACKUP_V4, BACKUP_V6, MASTER_V4, MASTER_V6, VIP_BACKUP_V4, VIP_BACKUP_V6, VIP_MASTER_V4,
         VIP_MASTER_V6, VIP_V4, VIP_V6,
     },
-    wait::until,
+    wait::{GENEROUS, until},
 };
 
 /// Where the agent of every lab tells its metrics, inside the node.
@@ -201,10 +202,7 @@ impl Agent {
     }
 
     /// The status object.
-    pub fn status(&mut self) -> Result<Value> {
-        if let Some(status) = self.process()?.ended() {
-            bail!("the agent ended: {status}");
-        }
+    pub fn status(&self) -> Result<Value> {
         let mut stream = UnixStream::connect(&self.socket).context("no control socket")?;
         stream
             .set_read_timeout(Some(Duration::from_secs(2)))
@@ -232,11 +230,25 @@ impl Agent {
 
     /// Waits until the status fulfils a condition.
     pub fn wait<T>(&mut self, what: &str, mut ask: impl FnMut(&Value) -> Result<T>) -> Result<T> {
-        until(what, || {
-            let status = self.status()?;
-            ask(&status).with_context(|| format!("status {status}"))
-        })
-        .with_context(|| format!("the agent printed:\n{}", self.printed()))
+        let begun = Instant::now();
+        loop {
+            // Looked at first: a status cannot come after the end.
+            let ended = self.process()?.ended();
+            let error = match self
+                .status()
+                .and_then(|status| ask(&status).with_context(|| format!("status {status}")))
+            {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if let Some(status) = ended {
+                bail!("waiting for {what}, the agent ended: {status}");
+            }
+            if begun.elapsed() > GENEROUS {
+                return Err(error.context(format!("waited {GENEROUS:?} for {what}")));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Waits until the service goes to this endpoint; returns the reason of the switch.
@@ -262,7 +274,7 @@ impl Agent {
     }
 
     /// How often the service switched.
-    pub fn switches(&mut self) -> Result<u64> {
+    pub fn switches(&self) -> Result<u64> {
         self.status()?["services"][0]["selection"]["switches"]
             .as_u64()
             .context("no count of switches")

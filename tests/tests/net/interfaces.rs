@@ -27,9 +27,9 @@ fn names(status: &Value) -> Vec<String> {
 #[test]
 fn only_matching_interfaces_are_attached() {
     privileged(|| {
-        let mut rig = Rig::new(Way::Edge)?;
+        let rig = Rig::new(Way::Edge)?;
         ensure!(names(&rig.agent.status()?) == ["veth-c"]);
-        let mut rig = Rig::new(Way::EdgeAmongPods)?;
+        let rig = Rig::new(Way::EdgeAmongPods)?;
         ensure!(names(&rig.agent.status()?) == ["veth-b", "veth-c", "veth-m"]);
         Ok(())
     });

@@ -54,7 +54,7 @@ fn start() -> Result<Named> {
 #[test]
 fn a_name_with_both_families_is_steered_in_both() {
     privileged(|| {
-        let mut named = start()?;
+        let named = start()?;
         for vip in [VIP_V4, VIP_V6] {
             let answer = get(&named.lab.client, vip, "/")?;
             ensure!(answer.is_ok_and(|answer| answer.body == "master"), "{vip}");

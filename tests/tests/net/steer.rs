@@ -28,7 +28,7 @@ fn canonical(peer: &str) -> Result<IpAddr> {
 
 /// Everything a client does, in both families, and the attachment is the one asked for.
 fn steers(way: Way, tc: &str, xdp: &str) -> Result<()> {
-    let mut rig = Rig::with(way, |config| {
+    let rig = Rig::with(way, |config| {
         config["datapath"] = json!({"tc": tc, "xdp": xdp});
     })?;
     let client = rig.lab.client.clone();
