@@ -106,6 +106,7 @@ async fn refused() {
     let verdict = verdict(VERSION, socket.local_addr().unwrap()).await;
     assert_eq!(verdict.kind, Kind::Refused);
     assert_eq!(verdict.kind.success(), Some(false));
+    assert_eq!(verdict.note, "Connection refused");
 }
 
 /// A listener whose queue is full drops SYNs, as a blackhole does.
@@ -153,6 +154,28 @@ async fn reset() {
     .await;
     assert_eq!(verdict(VERSION, target).await.kind, Kind::Reset);
     task.await.unwrap();
+}
+
+#[test]
+fn errors_of_the_network_and_of_ourselves_are_told_apart() {
+    let kind = |errno, connecting| Kind::of_io(&io::Error::from_raw_os_error(errno), connecting);
+    for (errno, expected) in [
+        (libc::ECONNREFUSED, Kind::Refused),
+        (libc::ETIMEDOUT, Kind::ConnectTimeout),
+        (libc::EHOSTUNREACH, Kind::Unreachable),
+        (libc::ENETUNREACH, Kind::Unreachable),
+        // A local firewall's REJECT and DROP.
+        (libc::EACCES, Kind::Unreachable),
+        (libc::EPERM, Kind::Unreachable),
+        (libc::ECONNRESET, Kind::Reset),
+        (libc::EMFILE, Kind::Local),
+        (libc::EADDRNOTAVAIL, Kind::Local),
+    ] {
+        assert_eq!(kind(errno, true), expected, "{errno}");
+    }
+    assert_eq!(kind(libc::ETIMEDOUT, false), Kind::ResponseTimeout);
+    assert_eq!(kind(libc::EPIPE, false), Kind::Reset);
+    assert_eq!(Kind::Local.success(), None);
 }
 
 #[tokio::test]
