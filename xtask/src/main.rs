@@ -1,2 +1,59 @@
 //! The only door: what CI runs is what a person types.
-fn main() {}
+//!
+//! Every verb builds the kernel side first, because the agent embeds it, and
+//! installs or names what it misses. Nothing but a verb's own result goes to
+//! standard output, so that `cargo xtask demo --format json` can be piped.
+
+mod build_ebpf;
+mod cargo;
+mod demo;
+mod image;
+mod lint;
+mod run;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Build, test, lint, demo and image of probe"
+)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build the kernel side into target/ebpf/probe-ebpf.o
+    BuildEbpf,
+    /// Lint, then unit and property tests, packet tables and network namespaces
+    Test(test::Options),
+    /// Formatting and clippy, for the host and for the kernel side
+    Lint,
+    /// Kill a master under load in network namespaces and tell what its clients saw
+    Demo(demo::Options),
+    /// Build the static binary and a container image FROM scratch around it
+    Image(image::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().verb {
+        Verb::BuildEbpf => build_ebpf::run(),
+        Verb::Test(options) => test::run(&options),
+        Verb::Lint => lint::run(),
+        Verb::Demo(options) => demo::run(&options),
+        Verb::Image(options) => image::run(&options),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

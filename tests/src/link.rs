@@ -1,0 +1,120 @@
+//! Links between namespaces, and what their ends offload.
+
+use std::{io, os::fd::AsRawFd, sync::Arc};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::Namespace;
+
+/// One end of a link.
+pub struct End<'a> {
+    pub namespace: &'a Arc<Namespace>,
+    pub interface: &'a str,
+    /// Last byte of its hardware address, unique in the lab.
+    pub mac: u8,
+    /// Address and prefix length.
+    pub v4: String,
+    pub v6: String,
+}
+
+/// The hardware address with the given last byte; locally administered.
+pub fn mac(last: u8) -> String {
+    format!("02:00:00:00:00:{last:02x}")
+}
+
+/// Joins two namespaces by a veth pair with addresses, up, without duplicate
+/// address detection, with neighbours known: nothing has to be waited for, and a
+/// host that drops everything still has a known neighbour, as behind a switch.
+pub fn veth(a: &End<'_>, b: &End<'_>) -> Result<()> {
+    a.namespace.ip([format!(
+        "link add name {} address {} type veth peer name {} address {} netns {}",
+        a.interface,
+        mac(a.mac),
+        b.interface,
+        mac(b.mac),
+        b.namespace.path().display()
+    )])?;
+    for (here, there) in [(a, b), (b, a)] {
+        let host = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
+        let dev = here.interface;
+        here.namespace.ip([
+            format!("addr add {} dev {dev}", here.v4),
+            format!("addr add {} dev {dev} nodad", here.v6),
+            format!("link set {dev} up"),
+            format!(
+                "neigh replace {} lladdr {} dev {dev} nud permanent",
+                host(&there.v4),
+                mac(there.mac)
+            ),
+            format!(
+                "neigh replace {} lladdr {} dev {dev} nud permanent",
+                host(&there.v6),
+                mac(there.mac)
+            ),
+        ])?;
+    }
+    Ok(())
+}
+
+/// What `ethtool -K` calls tx and gro.
+#[derive(Clone, Copy)]
+pub enum Offload {
+    /// Checksums of what is sent are left for the hardware to fill in.
+    TxChecksum,
+    /// Received packets are merged. On veth it also starts NAPI, without which the
+    /// other end's XDP_TX goes nowhere (drivers/net/veth.c, veth_set_features).
+    Gro,
+}
+
+/// Switches an offload of an interface, as `ethtool -K` does.
+pub fn offload(namespace: &Namespace, interface: &str, offload: Offload, on: bool) -> Result<()> {
+    /// `struct ethtool_value`, include/uapi/linux/ethtool.h.
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+
+    let command = match offload {
+        Offload::TxChecksum => ETHTOOL_STXCSUM,
+        Offload::Gro => ETHTOOL_SGRO,
+    };
+    namespace.run(|| {
+        let socket = socket(
+            AddressFamily::Inet,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .context("cannot open a socket")?;
+        let mut value = Value {
+            command,
+            data: u32::from(on),
+        };
+        let mut name = [0; libc::IFNAMSIZ];
+        for (to, from) in name
+            .iter_mut()
+            .zip(interface.bytes().take(libc::IFNAMSIZ - 1))
+        {
+            *to = from.cast_signed();
+        }
+        let mut request = libc::ifreq {
+            ifr_name: name,
+            ifr_ifru: libc::__c_anonymous_ifr_ifru {
+                ifru_data: (&raw mut value).cast(),
+            },
+        };
+        // SAFETY: the request is an ifreq whose data points at an ethtool_value, as
+        // both commands want it; both outlive the call.
+        let status = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+        if status < 0 {
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("cannot switch an offload of {interface}"));
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,65 @@
+//! Tests that need root: a visible skip without it, a failure when CI demands it.
+
+use std::{
+    env,
+    io::Write,
+    panic::{self, AssertUnwindSafe},
+    process,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::journal;
+
+/// No namespace test takes a fraction of this; past it, it hangs.
+const HANG: Duration = Duration::from_secs(180);
+
+/// One at a time: they measure time on few cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Why namespaces cannot be made here, if so.
+pub fn missing() -> Option<&'static str> {
+    (!nix::unistd::geteuid().is_root()).then_some("needs root")
+}
+
+/// Runs a test that needs root. Its failure shows the journal.
+pub fn privileged(test: impl FnOnce() -> Result<()>) {
+    if let Some(reason) = missing() {
+        assert!(
+            env::var_os("CI").is_none(),
+            "{reason}, and CI allows no skip"
+        );
+        // Past libtest's capture, which shows nothing of a test that passes.
+        let name = thread::current().name().unwrap_or("test").to_owned();
+        let line = format!("SKIPPED: {name} {reason}\n");
+        std::io::stdout().write_all(line.as_bytes()).ok();
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    journal::begin();
+    let name = thread::current().name().unwrap_or("test").to_owned();
+    let (done, over) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if over.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{name} hangs since {HANG:?}\n{}", journal::text());
+            // Nothing is left behind: see the crate's first rule.
+            process::abort();
+        }
+    });
+    let outcome = panic::catch_unwind(AssertUnwindSafe(test));
+    drop(done);
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            println!("{}", journal::text());
+            panic!("{error:?}");
+        }
+        Err(payload) => {
+            println!("{}", journal::text());
+            panic::resume_unwind(payload);
+        }
+    }
+}

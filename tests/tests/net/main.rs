@@ -1,0 +1,14 @@
+//! Network namespaces with real servers, clients and faults. One program, so that
+//! the lab is linked once.
+
+mod bystander;
+mod detach;
+mod failback;
+mod failover;
+mod interfaces;
+mod lab;
+mod names;
+mod refusals;
+mod restart;
+mod rig;
+mod steer;

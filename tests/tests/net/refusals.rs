@@ -1,0 +1,237 @@
+//! What the agent refuses to start with: one clear message, the right exit code,
+//! and a kernel that was not touched.
+
+use std::{fs, os::unix::process::CommandExt, process::Command, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use lab::{
+    Agent, Lab, Namespace, Process, Server, Way, agent,
+    client::get,
+    kernel::{foreign_xdp, traces},
+    privileged,
+    server::binary,
+    topology::{MASTER_V4, VIP_V4},
+};
+use serde_json::{Value, json};
+
+/// Starts an agent that must end by itself and touch nothing.
+fn refused(lab: &Lab, what: &str, config: &Value, code: i32, parts: &[&str]) -> Result<()> {
+    let before = traces(&lab.node)?;
+    let mut agent = Agent::new(lab, config, &[])?;
+    agent.launch()?;
+    let (status, printed) = agent.wait_end().with_context(|| what.to_owned())?;
+    ensure!(status.code() == Some(code), "{what}: {status}: {printed}");
+    for part in parts {
+        ensure!(
+            printed.contains(part),
+            "{what}: no {part:?} in the message: {printed}"
+        );
+    }
+    let after = traces(&lab.node)?;
+    ensure!(before == after, "{what}: {before:#?}\n{after:#?}");
+    Ok(())
+}
+
+/// A mistake, and what the message must hold: the field, and the value.
+struct Mistake {
+    what: &'static str,
+    make: fn(&mut Value),
+    parts: &'static [&'static str],
+}
+
+const MISTAKES: &[Mistake] = &[
+    Mistake {
+        what: "unknown field",
+        make: |config| config["services"][0]["chek"] = json!({}),
+        parts: &["chek"],
+    },
+    Mistake {
+        what: "listener twice in a service",
+        make: |config| {
+            config["services"][0]["listeners"] = json!(["10.96.0.10:8079", "10.96.0.10:8079"]);
+        },
+        parts: &["listeners", "10.96.0.10:8079"],
+    },
+    Mistake {
+        what: "listener of a service also of an endpoint",
+        make: |config| {
+            config["services"][0]["endpoints"][0]["listeners"] = json!(["10.96.0.10:8079"]);
+        },
+        parts: &["listeners", "10.96.0.10:8079"],
+    },
+    Mistake {
+        what: "endpoint without a port",
+        make: |config| config["services"][0]["endpoints"][0]["address"] = json!("10.2.0.2"),
+        parts: &["address", "10.2.0.2"],
+    },
+    Mistake {
+        what: "port 0",
+        make: |config| config["services"][0]["listeners"] = json!(["10.96.0.10:0"]),
+        parts: &["listeners", "10.96.0.10:0"],
+    },
+    Mistake {
+        what: "interval 0",
+        make: |config| config["services"][0]["check"]["inter"] = json!("0ms"),
+        parts: &["inter", "0ms"],
+    },
+    Mistake {
+        what: "timeout 0",
+        make: |config| config["services"][0]["check"]["timeout"] = json!("0s"),
+        parts: &["timeout", "0s"],
+    },
+    Mistake {
+        what: "rise 0",
+        make: |config| config["services"][0]["check"]["rise"] = json!(0),
+        parts: &["rise", "0"],
+    },
+    Mistake {
+        what: "tier gap",
+        make: |config| config["services"][0]["endpoints"][1]["tier"] = json!(2),
+        parts: &["tier", "2"],
+    },
+    Mistake {
+        what: "two endpoints of one tier",
+        make: |config| config["services"][0]["endpoints"][1]["tier"] = json!(0),
+        parts: &["tier", "0"],
+    },
+    Mistake {
+        what: "invalid regex",
+        make: |config| {
+            config["services"][0]["check"]["http"]["expect"]["body"] = json!({"regex": "ver(sion"});
+        },
+        parts: &["regex", "ver(sion"],
+    },
+    Mistake {
+        what: "missing interface",
+        make: |config| config["interfaces"]["uplink"] = json!(["nosuch0"]),
+        parts: &["interfaces", "nosuch0"],
+    },
+    Mistake {
+        what: "unresolvable name",
+        make: |config| {
+            config["services"][0]["endpoints"][0]["address"] = json!("nowhere.invalid:8079");
+        },
+        parts: &["nowhere.invalid"],
+    },
+];
+
+#[test]
+fn mistakes_in_the_configuration() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        for mistake in MISTAKES {
+            let mut config = agent::config(&lab);
+            (mistake.make)(&mut config);
+            refused(&lab, mistake.what, &config, 2, mistake.parts)?;
+            refused(&lab, mistake.what, &config, 2, &["probe.yaml"])?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn mistakes_do_not_disturb_what_runs() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let _master = Server::start(&lab, &lab.master)?;
+        let good = agent::config(&lab);
+        let mut agent = Agent::start(&lab, &good)?;
+        agent.wait_selected("master")?;
+        agent.kill()?;
+        for mistake in MISTAKES {
+            let mut config = good.clone();
+            (mistake.make)(&mut config);
+            refused(&lab, mistake.what, &config, 2, mistake.parts)?;
+        }
+        let answer = get(&lab.client, VIP_V4, "/")?;
+        ensure!(
+            answer.is_ok_and(|answer| answer.body == "master"),
+            "steering stays"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn no_bpffs() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let folder = lab.file("not-a-bpffs");
+        fs::create_dir(&folder)?;
+        let mut config = agent::config(&lab);
+        config["datapath"] = json!({"bpffs": folder});
+        refused(&lab, "no bpffs", &config, 1, &["bpf", "mount"])
+    });
+}
+
+#[test]
+fn a_foreign_xdp_program_stays_and_is_named() {
+    privileged(|| {
+        let lab = Lab::new(Way::Uplink)?;
+        let _master = Server::start(&lab, &lab.master)?;
+        foreign_xdp(&lab.node, "up0")?;
+        let config = agent::config(&lab);
+        refused(&lab, "foreign XDP", &config, 1, &["up0", "foreign"])?;
+        let answer = get(&lab.client, MASTER_V4, "/")?;
+        ensure!(answer.is_ok(), "the foreign program still passes");
+        Ok(())
+    });
+}
+
+/// A folder of the node alone that needs no privilege to read.
+fn open_folder(lab: &Lab) -> Result<()> {
+    lab.node
+        .ask("mount", &["-t", "tmpfs", "-o", "mode=0755", "open", "/mnt"])?;
+    Ok(())
+}
+
+/// A `probe run` whose configuration anybody may read, as this caller.
+fn run_as(lab: &Lab, config: &Value, drop: impl Fn(&mut Command)) -> Result<Process> {
+    let text = serde_json::to_string(config)?;
+    let program = binary("probe", "PROBE_BIN")?;
+    lab.node.run(|| {
+        fs::write("/mnt/probe.yaml", text)?;
+        fs::copy(&program, "/mnt/probe")?;
+        Ok(())
+    })?;
+    let mut command = command_of(&lab.node);
+    drop(&mut command);
+    Process::start("probe", command)
+}
+
+fn command_of(node: &Arc<Namespace>) -> Command {
+    let mut command = node.command("/mnt/probe");
+    command.args(["run", "--config", "/mnt/probe.yaml"]);
+    command
+}
+
+#[test]
+fn no_privilege() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        open_folder(&lab)?;
+        let before = traces(&lab.node)?;
+        let mut config = agent::config(&lab);
+        config["control"]["socket"] = json!("/mnt/probe.sock");
+        let mut process = run_as(&lab, &config, |command| {
+            let nobody = || {
+                // SAFETY: a plain system call; the child has one thread.
+                if unsafe { libc::setuid(65_534) } != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            };
+            // SAFETY: between fork and exec only one system call is made.
+            unsafe { command.pre_exec(nobody) };
+        })?;
+        let status = process.wait(Duration::from_secs(10))?;
+        let printed = process.lines().join("\n");
+        ensure!(status.code() == Some(1), "{status}: {printed}");
+        ensure!(
+            printed.contains("CAP_BPF") || printed.contains("root"),
+            "the message names the privilege: {printed}"
+        );
+        ensure!(traces(&lab.node)? == before);
+        Ok(())
+    });
+}
