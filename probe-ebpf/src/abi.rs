@@ -418,6 +418,44 @@ pub struct ReverseFlow<A> {
     pub client_port_be: u16,
 }
 
+/// A fragmented packet: what all of its fragments have.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src_be: A,
+    /// Destination address.
+    pub dst_be: A,
+    /// Identification, as it stands in the packet.
+    pub id_be: u32,
+    /// IP protocol number in IPv4, zero in IPv6.
+    pub protocol: u8,
+    /// 0 if clients' packets are translated here, 1 if endpoints' are. One fragment may
+    /// pass programs of both kinds, and only one of them has anything to do with it.
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// What became of the first fragment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentTrack<A> {
+    /// The server's new address.
+    pub addr_be: A,
+    /// The endpoint, for its counters.
+    pub endpoint: u32,
+    /// When it was seen, see [`seen`].
+    pub seen: u32,
+}
+
+/// How long later fragments may follow, in the unit of [`seen`]: about a minute, as
+/// receivers wait (RFC 8200 section 4.5).
+pub const FRAGMENT_LIFE: u32 = 56;
+
+/// Fragmented packets of one family that are remembered; the oldest make place.
+pub const MAX_FRAGMENTS: u32 = 8192;
+
 /// Traffic of one endpoint, counted on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -466,7 +504,8 @@ reasons! {
     NotSteerable = 1, "pass", "not_steerable";
     /// More than two VLAN tags.
     VlanDepth = 2, "pass", "vlan_depth";
-    /// A fragment: ports are not in every one of them.
+    /// A later fragment of a packet of which the first was not steered, or not seen
+    /// yet; or a fragment of an ICMP error.
     Fragment = 3, "pass", "fragment";
     /// An IPv6 extension header that is not walked over, or too many of them.
     ExtensionHeader = 4, "pass", "extension_header";
@@ -612,6 +651,10 @@ plain! {
     ForwardFlow = 24;
     ReverseFlow<V4> = 28;
     ReverseFlow<V6> = 40;
+    FragmentKey<V4> = 16;
+    FragmentKey<V6> = 40;
+    FragmentTrack<V4> = 12;
+    FragmentTrack<V6> = 24;
     EndpointCounters = 48;
     Event = 48;
     EventGate = 16;

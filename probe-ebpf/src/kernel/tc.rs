@@ -30,7 +30,7 @@ use aya_log_ebpf::warn;
 use probe_ebpf::{
     abi::{Reason, V4, V6},
     packet::{
-        Content, Frame, Network, Quoted, Segment,
+        Content, Frame, Network, Piece, Quoted, Segment,
         checksum::Sum,
         network,
         parse::{HEADERS_LEN, UDP, content_v4, content_v6},
@@ -40,7 +40,7 @@ use probe_ebpf::{
             UDP_CHECKSUM,
         },
     },
-    steer::{self, ErrorVerdict, Tables, Verdict},
+    steer::{self, ErrorVerdict, PieceVerdict, Tables, Verdict},
 };
 
 use super::{
@@ -129,9 +129,10 @@ impl Direction for Reverse {
 fn run<D: Direction>(ctx: &TcContext) -> i32 {
     let mut outcome = attempt::<D>(ctx);
     if let Err(Reason::Malformed) = outcome {
-        // Headers may lie outside the linear part of the buffer: bring them in, look again.
+        // Headers may lie outside the linear part of the buffer: bring them in, look again. It
+        // costs next to nothing if they were there.
         let wanted = ctx.len().min(HEADERS_LEN as u32);
-        if ctx.data() + wanted as usize > ctx.data_end() && ctx.pull_data(wanted).is_ok() {
+        if ctx.pull_data(wanted).is_ok() {
             outcome = attempt::<D>(ctx);
         }
     }
@@ -185,6 +186,34 @@ where
     }
 
     #[inline(always)]
+    fn piece(self, piece: Piece<A>) -> Result<i32, Reason> {
+        let ctx = self.0;
+        match steer::follow(&Maps, &piece, D::SIDE) {
+            PieceVerdict::Pass(reason) => Err(reason),
+            PieceVerdict::Translate(addr_be, endpoint) => {
+                let bytes = ctx.len() as u64;
+                A::header_checksum(
+                    ctx,
+                    piece.l3,
+                    rewrite::piece_change(&piece, D::SIDE, addr_be),
+                )
+                .and_then(|()| {
+                    // An IPv6 address has no checksum beside it that would take back what it
+                    // adds to the packet's sum; an IPv4 address has.
+                    let flags = match A::VERSION {
+                        6 => BPF_F_RECOMPUTE_CSUM as u64,
+                        _ => 0,
+                    };
+                    A::store(ctx, piece.l3 + A::addr_at(D::SIDE), addr_be, flags)
+                })
+                .ok_or(Reason::RewriteFailed)?;
+                D::count(endpoint, bytes);
+                Ok(TC_ACT_UNSPEC)
+            }
+        }
+    }
+
+    #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
         let ctx = self.0;
         match D::decide(&segment) {
@@ -230,8 +259,8 @@ trait Rewrite: Sized {
     fn address(ctx: &TcContext, l3: usize, change: &Change, new: Self) -> Option<()>;
     /// Changes the IP header's checksum, if there is one.
     fn header_checksum(ctx: &TcContext, l3: usize, delta: Sum) -> Option<()>;
-    /// Writes an address.
-    fn store(ctx: &TcContext, at: usize, addr: Self) -> Option<()>;
+    /// Writes an address, with the flags of `bpf_skb_store_bytes`.
+    fn store(ctx: &TcContext, at: usize, addr: Self, flags: u64) -> Option<()>;
 }
 
 impl Rewrite for V4 {
@@ -251,8 +280,8 @@ impl Rewrite for V4 {
     }
 
     #[inline(always)]
-    fn store(ctx: &TcContext, at: usize, addr: Self) -> Option<()> {
-        store(ctx, at, &addr.bytes(), 0)
+    fn store(ctx: &TcContext, at: usize, addr: Self, flags: u64) -> Option<()> {
+        store(ctx, at, &addr.bytes(), flags)
     }
 }
 
@@ -269,8 +298,8 @@ impl Rewrite for V6 {
     }
 
     #[inline(always)]
-    fn store(ctx: &TcContext, at: usize, addr: Self) -> Option<()> {
-        store(ctx, at, &addr.bytes(), 0)
+    fn store(ctx: &TcContext, at: usize, addr: Self, flags: u64) -> Option<()> {
+        store(ctx, at, &addr.bytes(), flags)
     }
 }
 
@@ -351,14 +380,14 @@ fn translate_error<A: Family + Rewrite>(
     let [src, dst] = change.inner_ports_be.map(u16::to_ne_bytes);
     store(ctx, quoted.inner_l4, &[src[0], src[1], dst[0], dst[1]], 0)?;
     let inner_at = quoted.inner_l3 + A::addr_at(change.inner_side);
-    A::store(ctx, inner_at, translation.addr_be)?;
+    A::store(ctx, inner_at, translation.addr_be, 0)?;
     if A::VERSION == 4 {
         let bytes = inner_checksum.0.to_ne_bytes();
         store(ctx, quoted.inner_l3 + IPV4_CHECKSUM, &bytes, 0)?;
     }
     if change.outer {
         A::header_checksum(ctx, quoted.l3, change.outer_address)?;
-        A::store(ctx, quoted.l3 + A::addr_at(side), translation.addr_be)?;
+        A::store(ctx, quoted.l3 + A::addr_at(side), translation.addr_be, 0)?;
     }
     Some(())
 }

@@ -13,12 +13,12 @@ use aya_log_ebpf::warn;
 use probe_ebpf::{
     abi::Reason,
     packet::{
-        Content, Network, Quoted, Segment, network,
+        Content, Network, Piece, Quoted, Segment, network,
         parse::{content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{self, Family, Side},
     },
-    steer::{self, ErrorVerdict, Tables, Verdict},
+    steer::{self, ErrorVerdict, PieceVerdict, Tables, Verdict},
 };
 
 use super::{
@@ -86,6 +86,20 @@ where
                 rewrite::apply_error(&mut frame, &quoted, Side::Destination, &translation)
                     .ok_or(Reason::RewriteFailed)?;
                 maps::count(Reason::ErrorTranslated);
+                Ok(xdp_action::XDP_PASS)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn piece(self, piece: Piece<A>) -> Result<u32, Reason> {
+        match steer::follow(&Maps, &piece, Side::Destination) {
+            PieceVerdict::Pass(reason) => Err(reason),
+            PieceVerdict::Translate(addr_be, endpoint) => {
+                let mut frame = direct(self.ctx, self.length);
+                rewrite::apply_piece(&mut frame, &piece, Side::Destination, addr_be)
+                    .ok_or(Reason::RewriteFailed)?;
+                maps::count_forward(endpoint, self.length as u64);
                 Ok(xdp_action::XDP_PASS)
             }
         }

@@ -15,7 +15,7 @@ pub mod parse;
 pub mod reset;
 pub mod rewrite;
 
-pub use parse::{Content, Network, Quoted, Segment, network};
+pub use parse::{Content, Network, Piece, Quoted, Segment, network};
 
 /// A whole frame, from its link header on.
 pub trait Frame {

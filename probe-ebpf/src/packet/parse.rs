@@ -1,4 +1,4 @@
-//! From a frame to the TCP segment, UDP datagram or ICMP error in it.
+//! From a frame to the TCP segment, UDP datagram, ICMP error or fragment in it.
 //!
 //! Everything else is told by a [`Reason`]; the outermost function passes it. The
 //! depth is bounded: two VLAN tags (IEEE 802.1ad over 802.1Q), IPv4 options by
@@ -66,6 +66,25 @@ pub trait Content<A> {
     fn segment(self, segment: Segment<A>) -> Result<Self::Outcome, Reason>;
     /// An ICMP error about one.
     fn error(self, quoted: Quoted<A>) -> Result<Self::Outcome, Reason>;
+    /// A later fragment of one: no ports, only addresses.
+    fn piece(self, piece: Piece<A>) -> Result<Self::Outcome, Reason>;
+}
+
+/// A fragment that is not the first of its packet. Offsets count from the frame's
+/// start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<A> {
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Source address.
+    pub src_be: A,
+    /// Destination address.
+    pub dst_be: A,
+    /// The packet's identification, as it stands in the packet.
+    pub id_be: u32,
+    /// The packet's protocol in IPv4; zero in IPv6, where only the first fragment
+    /// names it (RFC 8200 section 4.5).
+    pub protocol: u8,
 }
 
 /// A TCP segment or UDP datagram and its addresses. Offsets count from the frame's
@@ -94,6 +113,10 @@ pub struct Segment<A> {
     pub flags: u8,
     /// Bytes after the TCP header and its options, or after the UDP header.
     pub payload: u32,
+    /// The first of several fragments? The others follow it by `id_be`.
+    pub fragmented: bool,
+    /// The packet's identification, as it stands in the packet, if it is fragmented.
+    pub id_be: u32,
 }
 
 /// An ICMP error and the head of the packet that it is about (RFC 792, RFC 4443
@@ -182,12 +205,16 @@ struct Ipv4 {
     header: usize,
     total: u16,
     protocol: u8,
+    id_be: u16,
+    /// More fragments follow.
+    more: bool,
+    /// Not the first fragment.
+    later: bool,
     src_be: V4,
     dst_be: V4,
 }
 
-/// Reads an IPv4 header. Of a fragment only the first may pass, and only in a
-/// quotation: it has the ports.
+/// Reads an IPv4 header.
 #[inline(always)]
 fn ipv4<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Ipv4, Reason> {
     let ip = frame.window::<IPV4_LEN>(l3).ok_or(Reason::Malformed)?;
@@ -196,12 +223,12 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Ipv4, Reason> {
     if version_ihl >> 4 != 4 || header < IPV4_LEN {
         return Err(Reason::Malformed);
     }
-    // More-fragments bit or an offset: ports are in the first fragment only.
-    if ip.u16_be::<6>() & 0x3fff_u16.to_be() != 0 {
-        return Err(Reason::Fragment);
-    }
+    let fragment = ip.u16_be::<6>();
     Ok(Ipv4 {
         header,
+        id_be: ip.u16_be::<4>(),
+        more: fragment & 0x2000_u16.to_be() != 0,
+        later: fragment & 0x1fff_u16.to_be() != 0,
         total: u16::from_be(ip.u16_be::<2>()),
         protocol: ip.u8::<9>(),
         src_be: V4(ip.u32_be::<12>()),
@@ -229,9 +256,28 @@ pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
         return Err(Reason::Malformed);
     }
     let l4 = l3 + ip.header;
+    let id_be = ip.id_be as u32;
+    if ip.later {
+        return content.piece(Piece {
+            l3,
+            src_be: ip.src_be,
+            dst_be: ip.dst_be,
+            id_be,
+            protocol: ip.protocol,
+        });
+    }
+    let ends = Ends {
+        l3,
+        l4,
+        src_be: ip.src_be,
+        dst_be: ip.dst_be,
+        fragmented: ip.more,
+        id_be,
+    };
     match ip.protocol {
-        TCP => content.segment(tcp(frame, l3, l4, length, ip.src_be, ip.dst_be)?),
-        UDP => content.segment(udp(frame, l3, l4, length, ip.src_be, ip.dst_be)?),
+        TCP => content.segment(tcp(frame, length, ends)?),
+        UDP => content.segment(udp(frame, length, ends)?),
+        ICMP if ip.more => Err(Reason::Fragment),
         ICMP => {
             let icmp = frame.window::<ICMP_LEN>(l4).ok_or(Reason::Malformed)?;
             // Destination unreachable, time exceeded, parameter problem.
@@ -240,6 +286,9 @@ pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
             }
             let inner_l3 = l4 + ICMP_LEN;
             let inner = ipv4(frame, inner_l3)?;
+            if inner.later {
+                return Err(Reason::Fragment);
+            }
             let inner_l4 = inner_l3 + inner.header;
             let ports = quoted_ports(frame, inner_l4, inner.protocol)?;
             content.error(Quoted {
@@ -299,15 +348,33 @@ pub fn content_v6<F: Frame + ?Sized, C: Content<V6>>(
     if payload > rest {
         return Err(Reason::Malformed);
     }
-    let (next, walked) = extensions(frame, l3 + IPV6_LEN, ip.next)?;
-    let l4 = l3 + IPV6_LEN + walked;
-    let length = payload.wrapping_sub(walked);
+    let walk = extensions(frame, l3 + IPV6_LEN, ip.next)?;
+    let l4 = l3 + IPV6_LEN + walk.length;
+    let length = payload.wrapping_sub(walk.length);
     if length > rest {
         return Err(Reason::Malformed);
     }
-    match next {
-        TCP => content.segment(tcp(frame, l3, l4, length, ip.src_be, ip.dst_be)?),
-        UDP => content.segment(udp(frame, l3, l4, length, ip.src_be, ip.dst_be)?),
+    if walk.later {
+        return content.piece(Piece {
+            l3,
+            src_be: ip.src_be,
+            dst_be: ip.dst_be,
+            id_be: walk.id_be,
+            protocol: 0,
+        });
+    }
+    let ends = Ends {
+        l3,
+        l4,
+        src_be: ip.src_be,
+        dst_be: ip.dst_be,
+        fragmented: walk.more,
+        id_be: walk.id_be,
+    };
+    match walk.next {
+        TCP => content.segment(tcp(frame, length, ends)?),
+        UDP => content.segment(udp(frame, length, ends)?),
+        ICMPV6 if walk.more => Err(Reason::Fragment),
         ICMPV6 => {
             let icmp = frame.window::<ICMP_LEN>(l4).ok_or(Reason::Malformed)?;
             // Destination unreachable, packet too big, time exceeded, parameter problem.
@@ -336,39 +403,70 @@ pub fn content_v6<F: Frame + ?Sized, C: Content<V6>>(
     }
 }
 
-/// Walks over extension headers from `at` on. Answers the protocol behind them and
-/// their length together.
+/// What stands behind the extension headers.
+struct Walk {
+    /// The protocol.
+    next: u8,
+    /// Their length together.
+    length: usize,
+    /// More fragments follow.
+    more: bool,
+    /// Not the first fragment.
+    later: bool,
+    /// The identification, if there is a fragment header.
+    id_be: u32,
+}
+
+/// Walks over extension headers from `at` on, to the first header of another kind or
+/// to the contents of a later fragment.
 #[inline(always)]
-fn extensions<F: Frame + ?Sized>(
-    frame: &F,
-    at: usize,
-    mut next: u8,
-) -> Result<(u8, usize), Reason> {
-    let mut walked = 0;
+fn extensions<F: Frame + ?Sized>(frame: &F, at: usize, next: u8) -> Result<Walk, Reason> {
+    let mut walk = Walk {
+        next,
+        length: 0,
+        more: false,
+        later: false,
+        id_be: 0,
+    };
     for _ in 0..EXTENSIONS {
-        match next {
+        let here = at + walk.length;
+        match walk.next {
             // Hop-by-hop options, destination options (RFC 8200 sections 4.3 and 4.6).
             0 | 60 => {}
             // Routing: while segments are left the destination is not the last one, and the
             // checksum is over another address (RFC 8200 sections 4.4 and 8.1).
             43 => {
-                let routing = frame.window::<4>(at + walked).ok_or(Reason::Malformed)?;
+                let routing = frame.window::<4>(here).ok_or(Reason::Malformed)?;
                 if routing.u8::<3>() != 0 {
                     return Err(Reason::ExtensionHeader);
                 }
             }
-            44 => return Err(Reason::Fragment),
+            // Fragment (RFC 8200 section 4.5). One with neither offset nor more to come is
+            // whole (RFC 6946).
+            44 => {
+                let fragment = frame.window::<8>(here).ok_or(Reason::Malformed)?;
+                let offset = u16::from_be(fragment.u16_be::<2>());
+                walk.next = fragment.u8::<0>();
+                walk.length += 8;
+                walk.more = offset & 1 != 0;
+                walk.later = offset >> 3 != 0;
+                walk.id_be = fragment.u32_be::<4>();
+                if walk.later {
+                    return Ok(walk);
+                }
+                continue;
+            }
             // Authentication, mobility, host identity, shim6.
             51 | 135 | 139 | 140 => return Err(Reason::ExtensionHeader),
-            _ => return Ok((next, walked)),
+            _ => return Ok(walk),
         }
-        let header = frame.window::<2>(at + walked).ok_or(Reason::Malformed)?;
-        next = header.u8::<0>();
-        walked += (header.u8::<1>() as usize + 1) * 8;
+        let header = frame.window::<2>(here).ok_or(Reason::Malformed)?;
+        walk.next = header.u8::<0>();
+        walk.length += (header.u8::<1>() as usize + 1) * 8;
     }
-    match next {
+    match walk.next {
         0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 => Err(Reason::ExtensionHeader),
-        _ => Ok((next, walked)),
+        _ => Ok(walk),
     }
 }
 
@@ -382,65 +480,73 @@ fn quoted_ports<F: Frame + ?Sized>(frame: &F, at: usize, protocol: u8) -> Result
     Ok([ports.u16_be::<0>(), ports.u16_be::<2>()])
 }
 
-/// The TCP header at `l4` with `length` bytes of header and payload (RFC 9293
-/// section 3.1).
+/// What is known of a segment before its own header is read.
+struct Ends<A> {
+    l3: usize,
+    l4: usize,
+    src_be: A,
+    dst_be: A,
+    fragmented: bool,
+    id_be: u32,
+}
+
+/// The TCP header with `length` bytes of header and payload (RFC 9293 section 3.1).
 #[inline(always)]
 fn tcp<F: Frame + ?Sized, A: Address>(
     frame: &F,
-    l3: usize,
-    l4: usize,
     length: usize,
-    src_be: A,
-    dst_be: A,
+    ends: Ends<A>,
 ) -> Result<Segment<A>, Reason> {
-    let tcp = frame.window::<TCP_LEN>(l4).ok_or(Reason::Malformed)?;
+    let tcp = frame.window::<TCP_LEN>(ends.l4).ok_or(Reason::Malformed)?;
     let header = (tcp.u8::<12>() >> 4) as usize * 4;
     if header < TCP_LEN || header > length {
         return Err(Reason::Malformed);
     }
     Ok(Segment {
-        l3,
-        l4,
+        l3: ends.l3,
+        l4: ends.l4,
         protocol: TCP,
-        src_be,
-        dst_be,
+        src_be: ends.src_be,
+        dst_be: ends.dst_be,
         src_port_be: tcp.u16_be::<0>(),
         dst_port_be: tcp.u16_be::<2>(),
         seq: u32::from_be(tcp.u32_be::<4>()),
         ack: u32::from_be(tcp.u32_be::<8>()),
         flags: tcp.u8::<13>(),
         payload: (length - header) as u32,
+        fragmented: ends.fragmented,
+        id_be: ends.id_be,
     })
 }
 
-/// The UDP header at `l4` with `length` bytes of header and payload (RFC 768). Its
-/// own length field may be zero in a super-packet, and may be less than the IP
-/// packet's (RFC 6935 has no say; Linux cuts); it must not be more.
+/// The UDP header with `length` bytes of header and payload (RFC 768). Its own length
+/// field may be zero in a super-packet, and less than the IP packet's; it is more only
+/// in the first of several fragments.
 #[inline(always)]
 fn udp<F: Frame + ?Sized, A: Address>(
     frame: &F,
-    l3: usize,
-    l4: usize,
     length: usize,
-    src_be: A,
-    dst_be: A,
+    ends: Ends<A>,
 ) -> Result<Segment<A>, Reason> {
-    let udp = frame.window::<UDP_LEN>(l4).ok_or(Reason::Malformed)?;
+    let udp = frame.window::<UDP_LEN>(ends.l4).ok_or(Reason::Malformed)?;
     let own = u16::from_be(udp.u16_be::<4>()) as usize;
-    if length < UDP_LEN || own > length || (own != 0 && own < UDP_LEN) {
+    let beyond = own > length && !ends.fragmented;
+    if length < UDP_LEN || beyond || (own != 0 && own < UDP_LEN) {
         return Err(Reason::Malformed);
     }
     Ok(Segment {
-        l3,
-        l4,
+        l3: ends.l3,
+        l4: ends.l4,
         protocol: UDP,
-        src_be,
-        dst_be,
+        src_be: ends.src_be,
+        dst_be: ends.dst_be,
         src_port_be: udp.u16_be::<0>(),
         dst_port_be: udp.u16_be::<2>(),
         seq: 0,
         ack: 0,
         flags: 0,
         payload: (length - UDP_LEN) as u32,
+        fragmented: ends.fragmented,
+        id_be: ends.id_be,
     })
 }

@@ -8,7 +8,7 @@
 //! whether a checksum is partial.
 
 use super::{
-    Frame, FrameMut, Quoted, Segment, Window,
+    Frame, FrameMut, Piece, Quoted, Segment, Window,
     checksum::{Stored, Sum},
     parse::{ICMP_LEN, UDP},
     put_u16, put_u32,
@@ -215,6 +215,33 @@ pub fn apply<A: Family, F: FrameMut + ?Sized>(
         put_u16::<TCP_CHECKSUM, 20>(tcp, old.update(delta).0);
     }
     A::write(frame, segment.l3, side, translation.addr_be, change.address)
+}
+
+/// Gives a later fragment the address that its first one got; it has no other header
+/// that knows. `None` if the frame is shorter than when it was parsed.
+#[inline(always)]
+pub fn apply_piece<A: Family, F: FrameMut + ?Sized>(
+    frame: &mut F,
+    piece: &Piece<A>,
+    side: Side,
+    addr_be: A,
+) -> Option<()> {
+    A::write(
+        frame,
+        piece.l3,
+        side,
+        addr_be,
+        piece_change(piece, side, addr_be),
+    )
+}
+
+/// By how much the sum over a fragment changes.
+#[inline(always)]
+pub fn piece_change<A: Family>(piece: &Piece<A>, side: Side, addr_be: A) -> Sum {
+    match side {
+        Side::Destination => A::change(piece.dst_be, addr_be),
+        Side::Source => A::change(piece.src_be, addr_be),
+    }
 }
 
 /// What a translation changes in an ICMP error.

@@ -9,7 +9,7 @@ use etherparse::{
 use proptest::prelude::*;
 
 use super::{
-    Content, Frame, Network, Quoted, Segment, network,
+    Content, Frame, Network, Piece, Quoted, Segment, network,
     parse::{ACK, FIN, RST, SYN, TCP, content_v4, content_v6},
     reset::{self, Answer},
     rewrite::{self, Family, Side, Translation},
@@ -123,6 +123,9 @@ impl<A> Content<A> for OnlySegments {
     fn error(self, _: Quoted<A>) -> Result<Segment<A>, Reason> {
         Err(Reason::NotSteerable)
     }
+    fn piece(self, _: Piece<A>) -> Result<Segment<A>, Reason> {
+        Err(Reason::Fragment)
+    }
 }
 
 fn segment_v4<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Segment<V4>, Reason> {
@@ -155,6 +158,8 @@ fn ours(frame: &[u8]) -> Result<Segment<V6>, Reason> {
                 ack: s.ack,
                 flags: s.flags,
                 payload: s.payload,
+                fragmented: s.fragmented,
+                id_be: s.id_be,
             })
         }
         Network::V6(l3) => segment_v6(frame, l3),

@@ -1,7 +1,8 @@
 //! Which endpoint a segment belongs to, and what becomes of it.
 //!
 //! [`forward`] decides for segments from clients, [`reverse`] for segments from
-//! endpoints, [`forward_error`] and [`reverse_error`] for ICMP errors about them. Both are given tables by the [`Tables`] trait and answer with a
+//! endpoints, [`forward_error`] and [`reverse_error`] for ICMP errors about them, [`follow`] for
+//! later fragments. Both are given tables by the [`Tables`] trait and answer with a
 //! [`Verdict`]; neither touches the packet, so all of it runs on the host under
 //! test and in the kernel over maps.
 //!
@@ -24,9 +25,11 @@
 
 mod errors;
 mod flow;
+mod fragments;
 mod tables;
 
 pub use errors::{ErrorVerdict, forward_error, reverse_error};
+pub use fragments::{PieceVerdict, follow};
 pub use tables::{Insert, Tables};
 
 use crate::abi::{
@@ -72,6 +75,21 @@ fn begins<A>(segment: &Segment<A>) -> bool {
 /// A client's segment: is it for a listener, and where does it go?
 #[inline(always)]
 pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
+    let verdict = decide_forward(tables, segment);
+    fragments::remember(tables, segment, Side::Destination, &verdict);
+    verdict
+}
+
+/// An endpoint's segment: does it belong to a steered flow?
+#[inline(always)]
+pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
+    let verdict = decide_reverse(tables, segment);
+    fragments::remember(tables, segment, Side::Source, &verdict);
+    verdict
+}
+
+#[inline(always)]
+fn decide_forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
     let key = ListenerKey {
         addr_be: segment.dst_be,
         port_be: segment.dst_port_be,
@@ -273,9 +291,8 @@ fn unknown<A: Family, T: Tables<A>>(
     }
 }
 
-/// An endpoint's segment: does it belong to a steered flow?
 #[inline(always)]
-pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
+fn decide_reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
     let key = FlowKey {
         client_be: segment.dst_be,
         peer_be: segment.src_be,

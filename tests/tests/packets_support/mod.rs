@@ -341,7 +341,10 @@ impl Programs {
     pub fn check_shapes(&self) {
         for name in names::PINNED_MAPS {
             let data = match self.ebpf.map(name).expect(name) {
-                Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) => data,
+                Map::Array(data)
+                | Map::HashMap(data)
+                | Map::LruHashMap(data)
+                | Map::PerCpuArray(data) => data,
                 other => panic!("{name} is {other:?}"),
             };
             let info = data.info().expect("the kernel tells");

@@ -491,31 +491,45 @@ pub fn icmp(family: Family) -> Vec<u8> {
     }
 }
 
-/// A fragment of a TCP packet at this offset in bytes.
-pub fn fragment(family: Family, offset: u16, more: bool) -> Vec<u8> {
-    let packet = client(family, VIP_PORT).syn().payload(&[3; 64]);
-    let field = (offset / 8) << 3 | u16::from(more);
-    match family {
-        Family::V4 => packet.patched(|p| {
-            p[20] = (field >> 11) as u8 & 0x1f | if more { 0x20 } else { 0 };
-            p[21] = (field >> 3) as u8;
-            p[24] = 0;
-            p[25] = 0;
-            let sum: u32 = p[14..34]
-                .chunks(2)
-                .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
-                .sum();
-            let sum = (sum & 0xffff) + (sum >> 16);
-            p[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-        }),
-        Family::V6 => {
-            // RFC 8200 section 4.5.
-            let mut inner = vec![6, 0];
-            inner.extend(field.to_be_bytes());
-            inner.extend([0, 0, 0, 77]);
-            inner.extend(&packet.bytes()[packet.l4()..]);
-            packet.around(IpNumber::IPV6_FRAGMENTATION_HEADER, &inner)
-        }
+impl Packet {
+    /// The packet in fragments of at most `size` bytes of payload, a multiple of eight.
+    pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
+        let whole = self.bytes()[self.l4()..].to_vec();
+        let protocol = if self.udp {
+            IpNumber::UDP
+        } else {
+            IpNumber::TCP
+        };
+        let last = (whole.len() - 1) / size;
+        whole
+            .chunks(size)
+            .enumerate()
+            .map(|(i, part)| {
+                let more = i < last;
+                let offset = (i * size / 8) as u16;
+                match self.family {
+                    Family::V4 => {
+                        let mut out = self.around(protocol, part);
+                        let l3 = self.l3();
+                        let field = offset | if more { 0x2000 } else { 0 };
+                        out[l3 + 6..l3 + 8].copy_from_slice(&field.to_be_bytes());
+                        let mut ip = Ipv4Header::from_slice(&out[l3..]).expect("a header").0;
+                        ip.header_checksum = ip.calc_header_checksum();
+                        let sum = ip.header_checksum.to_be_bytes();
+                        out[l3 + 10..l3 + 12].copy_from_slice(&sum);
+                        out
+                    }
+                    Family::V6 => {
+                        // RFC 8200 section 4.5.
+                        let mut inner = vec![protocol.0, 0];
+                        inner.extend((offset << 3 | u16::from(more)).to_be_bytes());
+                        inner.extend([0, 0, 0, 77]);
+                        inner.extend(part);
+                        self.around(IpNumber::IPV6_FRAGMENTATION_HEADER, &inner)
+                    }
+                }
+            })
+            .collect()
     }
 }
 
