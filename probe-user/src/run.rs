@@ -1,8 +1,9 @@
 //! `probe run`: puts the agent together, keeps it going, and takes it apart.
 //!
 //! Nothing in the kernel is touched before the configuration is valid, the
-//! interfaces that it names exist, its names resolve and its sockets are open; and
-//! a start that fails later leaves the kernel as it was. After that, any task that
+//! interfaces that it names exist and its names resolve; no entry is changed
+//! before the sockets are open; and a start that fails leaves the kernel as it
+//! was. After that, any task that
 //! ends by itself ends the process with code 1, and so does a panic anywhere:
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
@@ -86,13 +87,13 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     literals_exist(config, &existing).map_err(invalid)?;
     let known = last_known(config.datapath().bpffs());
     let resolved = resolve_all(config, &known).await.map_err(invalid)?;
+    // From here on a failed start undoes what it did in the kernel, until `commit`.
+    let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
+    let socket = Socket::bind(config.socket())?;
     let metrics_listener = match config.metrics() {
         Some(listen) => Some(observe::bind(listen).await?),
         None => None,
     };
-    let socket = Socket::bind(config.socket())?;
-
-    let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
     let counters = Arc::new(datapath.reader().map_err(anyhow::Error::new)?);
     let events = datapath.events().map_err(anyhow::Error::new)?;
     let kernel_log = datapath.kernel_log().map_err(anyhow::Error::new)?;

@@ -127,8 +127,8 @@ fn query(interface: &str, hook: u32) -> Result<u32> {
     Ok(u32::from_ne_bytes(count))
 }
 
-/// Attaches an XDP program that is not ours and passes everything.
-pub fn foreign_xdp(host: &Arc<Namespace>, interface: &str) -> Result<()> {
+/// Attaches an XDP program named `foreign` that passes everything.
+pub fn xdp_pass(host: &Arc<Namespace>, interface: &str) -> Result<()> {
     const PIN: &str = "/sys/fs/bpf/foreign";
     host.run(|| {
         // r0 = XDP_PASS; exit

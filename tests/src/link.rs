@@ -57,18 +57,9 @@ pub fn veth(a: &End<'_>, b: &End<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What `ethtool -K` calls tx and gro.
-#[derive(Clone, Copy)]
-pub enum Offload {
-    /// Checksums of what is sent are left for the hardware to fill in.
-    TxChecksum,
-    /// Received packets are merged. On veth it also starts NAPI, without which the
-    /// other end's XDP_TX goes nowhere (drivers/net/veth.c, veth_set_features).
-    Gro,
-}
-
-/// Switches an offload of an interface, as `ethtool -K` does.
-pub fn offload(namespace: &Namespace, interface: &str, offload: Offload, on: bool) -> Result<()> {
+/// The kernel fills in the checksums of what the interface sends, as on a wire, and
+/// does not leave them to the hardware: `ethtool -K INTERFACE tx off`.
+pub fn complete_checksums(namespace: &Namespace, interface: &str) -> Result<()> {
     /// `struct ethtool_value`, include/uapi/linux/ethtool.h.
     #[repr(C)]
     struct Value {
@@ -76,13 +67,8 @@ pub fn offload(namespace: &Namespace, interface: &str, offload: Offload, on: boo
         data: u32,
     }
     const ETHTOOL_STXCSUM: u32 = 0x17;
-    const ETHTOOL_SGRO: u32 = 0x2c;
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
-    let command = match offload {
-        Offload::TxChecksum => ETHTOOL_STXCSUM,
-        Offload::Gro => ETHTOOL_SGRO,
-    };
     namespace.run(|| {
         let socket = socket(
             AddressFamily::Inet,
@@ -92,8 +78,8 @@ pub fn offload(namespace: &Namespace, interface: &str, offload: Offload, on: boo
         )
         .context("cannot open a socket")?;
         let mut value = Value {
-            command,
-            data: u32::from(on),
+            command: ETHTOOL_STXCSUM,
+            data: 0,
         };
         let mut name = [0; libc::IFNAMSIZ];
         for (to, from) in name
@@ -109,11 +95,11 @@ pub fn offload(namespace: &Namespace, interface: &str, offload: Offload, on: boo
             },
         };
         // SAFETY: the request is an ifreq whose data points at an ethtool_value, as
-        // both commands want it; both outlive the call.
+        // the command wants it; both outlive the call.
         let status = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
         if status < 0 {
             return Err(io::Error::last_os_error())
-                .with_context(|| format!("cannot switch an offload of {interface}"));
+                .with_context(|| format!("cannot switch the checksum offload of {interface}"));
         }
         Ok(())
     })

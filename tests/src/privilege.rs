@@ -55,7 +55,7 @@ pub fn privileged(test: impl FnOnce() -> Result<()>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             println!("{}", journal::text());
-            panic!("{error:?}");
+            panic!("{error:#}");
         }
         Err(payload) => {
             println!("{}", journal::text());

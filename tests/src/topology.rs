@@ -19,7 +19,8 @@ use anyhow::Result;
 use crate::{
     Namespace,
     folder::Folder,
-    link::{End, Offload, offload, veth},
+    kernel::xdp_pass,
+    link::{End, complete_checksums, veth},
 };
 
 /// The port of listeners and endpoints.
@@ -100,8 +101,10 @@ impl Lab {
         lab.join(&lab.backup, backup, 3)?;
         if way == Way::Uplink {
             // The veth stands for a wire: on a wire checksums are complete.
-            offload(&lab.client, "eth0", Offload::TxChecksum, false)?;
-            offload(&lab.client, "eth0", Offload::Gro, true)?;
+            complete_checksums(&lab.client, "eth0")?;
+            // What XDP_TX sends back over veth is only delivered if the other end has an
+            // XDP program too (drivers/net/veth.c, veth_xdp_flush).
+            xdp_pass(&lab.client, "eth0")?;
         }
         Ok(lab)
     }

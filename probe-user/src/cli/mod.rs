@@ -42,8 +42,22 @@ pub fn main() -> ExitCode {
         Err(Failure::Runtime(error)) => (error, 1),
         Err(Failure::Config(error)) => (error, 2),
     };
-    eprintln!("probe: {error:#}");
+    eprintln!("probe: {}", one_line(&error));
     ExitCode::from(code)
+}
+
+/// An error with its causes. Some errors already say their cause; it is not said twice.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut line, cause| {
+        let cause = cause.to_string();
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line += ": ";
+            }
+            line += &cause;
+        }
+        line
+    })
 }
 
 /// Prints to stdout. A reader that went away (`| head`) is no error.
@@ -66,6 +80,21 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = || std::io::Error::other("no room");
+        let twice = crate::config::Error::Read {
+            file: "a".into(),
+            source: inner(),
+        };
+        assert_eq!(
+            one_line(&twice.into()),
+            "a: cannot read the configuration: no room"
+        );
+        let once = anyhow::Error::new(inner()).context("make b");
+        assert_eq!(one_line(&once), "make b: no room");
     }
 
     #[test]

@@ -8,10 +8,7 @@ use std::{
 
 use probe_ebpf::abi;
 
-use super::{
-    error::Fault,
-    valid::{Address, Service},
-};
+use super::{address::Address, error::Fault, valid::Service};
 
 /// Refuses services that contradict themselves or each other.
 pub fn check(services: &[Service]) -> Result<(), Fault> {

@@ -1,10 +1,11 @@
 //! The configuration: YAML in, valid types out, one clear error otherwise.
 //!
 //! [`load`] reads a file; nothing in the kernel or on the network is touched
-//! before the whole of it is valid. `raw` is the file's shape, `valid` and
-//! `check` what the agent works with, `conflicts` what values must not do to each
+//! before the whole of it is valid. `raw` is the file's shape, `valid`, `check` and
+//! `address` what the agent works with, `conflicts` what values must not do to each
 //! other.
 
+mod address;
 mod check;
 mod conflicts;
 mod error;
@@ -16,11 +17,12 @@ mod valid;
 
 use std::path::Path;
 
+pub use address::Address;
 pub use check::{BodyMatch, Check, HttpCheck, Method, StatusSet};
 pub use error::{Error, Fault};
 pub use scalar::unsteerable;
 pub use valid::{
-    Address, AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Service,
+    AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Service,
 };
 
 /// Reads and judges a configuration file.

@@ -1,7 +1,9 @@
 //! The local API: HTTP over a Unix socket, for the command line and for tools.
 //!
-//!     GET  /v1/status
-//!     POST /v1/services/NAME/failback
+//! ```text
+//! GET  /v1/status
+//! POST /v1/services/NAME/failback
+//! ```
 //!
 //! The socket belongs to whom the agent runs as, mode 0600: who may open it may
 //! switch services. Its file is made under another name and moved into place, so

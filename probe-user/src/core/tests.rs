@@ -334,12 +334,16 @@ async fn over_and_back() {
 #[tokio::test(start_paused = true)]
 async fn the_agents_own_trouble_counts_neither_way() {
     let bench = Bench::new(&config(""), Recorder::default(), &[]);
-    bench.check(0, Kind::Ok).await;
+    bench.check(0, Kind::Local).await;
     bench.check(1, Kind::Ok).await;
+    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    assert_eq!(bench.pending().await, ["sense/master"], "nobody judged it");
+    bench.check(0, Kind::Ok).await;
     for _ in 0..10 {
         bench.check(0, Kind::Local).await;
     }
-    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    assert_eq!(bench.did().await, []);
+    assert!(bench.pending().await.is_empty());
     bench.end().await;
 }
 

@@ -285,12 +285,37 @@ impl Error {
 fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        if let Some(io) = error.downcast_ref().or_else(|| transparent_io_error(error)) {
             return Some(io);
         }
         next = error.source();
     }
     None
+}
+
+/// aya wraps some I/O errors transparently: such a variant shows its content's
+/// message but skips its content in the chain of sources.
+fn transparent_io_error<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a std::io::Error> {
+    use aya::{
+        maps::MapError,
+        programs::{ProgramError, tc::TcError},
+    };
+    match error.downcast_ref::<ProgramError>() {
+        Some(ProgramError::IOError(io) | ProgramError::TcError(TcError::IoError(io))) => {
+            return Some(io);
+        }
+        Some(ProgramError::MapError(MapError::IoError(io))) => return Some(io),
+        _ => {}
+    }
+    if let Some(TcError::IoError(io)) = error.downcast_ref::<TcError>() {
+        return Some(io);
+    }
+    match error.downcast_ref::<MapError>() {
+        Some(MapError::IoError(io)) => Some(io),
+        _ => None,
+    }
 }
 
 /// A type of the ABI as aya's maps want it.
@@ -300,3 +325,40 @@ pub(crate) struct Image<T>(pub T);
 
 // SAFETY: `Plain` promises what `Pod` wants: no padding, no pointers, every bit pattern valid.
 unsafe impl<T: probe_ebpf::abi::Plain + Copy> aya::Pod for Image<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aya::programs::{ProgramError, tc::TcError};
+    use std::io::{Error as IoError, ErrorKind};
+
+    /// Found by the first attach on a real interface: the filter that was not there
+    /// stood in a transparent variant, and its absence was taken for a failure.
+    #[test]
+    fn io_errors_are_found_behind_transparent_variants() {
+        let absent = || TcError::IoError(IoError::from(ErrorKind::NotFound));
+        let kind = |error: &(dyn std::error::Error + 'static)| io_error(error).map(IoError::kind);
+        assert_eq!(kind(&absent()), Some(ErrorKind::NotFound));
+        assert_eq!(
+            kind(&ProgramError::TcError(absent())),
+            Some(ErrorKind::NotFound)
+        );
+        assert_eq!(kind(&TcError::AlreadyAttached), None);
+    }
+
+    #[test]
+    fn missing_privilege_is_told_apart() {
+        let denied = || IoError::from_raw_os_error(libc::EPERM);
+        assert!(matches!(
+            Error::failed("x", denied()),
+            Error::Privilege { .. }
+        ));
+        let wrapped = aya::maps::MapError::IoError(denied());
+        assert!(matches!(
+            Error::failed("x", wrapped),
+            Error::Privilege { .. }
+        ));
+        let other = IoError::from_raw_os_error(libc::ENOENT);
+        assert!(matches!(Error::failed("x", other), Error::Failed { .. }));
+    }
+}

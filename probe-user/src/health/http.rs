@@ -121,8 +121,13 @@ async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// The error's text without its number, which the kind already says.
 fn note_of(error: &io::Error) -> Cow<'static, str> {
-    error.to_string().into()
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_owned().into(),
+        None => text.into(),
+    }
 }
 
 struct Exchange {

@@ -15,7 +15,7 @@ fn check(expect: &str) -> Check {
     let text = format!(
         "interfaces: {{edge: [a]}}\nservices: [{{name: a, listeners: ['10.0.0.1:80'], endpoints: \
          [{{name: b, address: '10.0.0.2:80'}}], check: {{http: {{path: /status, expect: {expect}}}, \
-         timeout: 250ms}}}}]"
+         timeout: 500ms}}}}]"
     );
     crate::config::parse(&text).unwrap().services()[0]
         .check()
@@ -106,6 +106,7 @@ async fn refused() {
     let verdict = verdict(VERSION, socket.local_addr().unwrap()).await;
     assert_eq!(verdict.kind, Kind::Refused);
     assert_eq!(verdict.kind.success(), Some(false));
+    assert_eq!(verdict.note, "Connection refused");
 }
 
 /// A listener whose queue is full drops SYNs, as a blackhole does.
@@ -126,7 +127,7 @@ async fn connect_timeout() {
         waiting.push(TcpStream::connect(target).await.unwrap());
         assert!(waiting.len() < 10);
     };
-    assert!(verdict.latency >= Duration::from_millis(250));
+    assert!(verdict.latency >= Duration::from_millis(500));
 }
 
 #[tokio::test]
@@ -138,7 +139,7 @@ async fn response_timeout() {
     .await;
     let verdict = verdict(VERSION, target).await;
     assert_eq!(verdict.kind, Kind::ResponseTimeout);
-    assert!(verdict.latency >= Duration::from_millis(250));
+    assert!(verdict.latency >= Duration::from_millis(500));
     task.await.unwrap();
 }
 
@@ -153,6 +154,28 @@ async fn reset() {
     .await;
     assert_eq!(verdict(VERSION, target).await.kind, Kind::Reset);
     task.await.unwrap();
+}
+
+#[test]
+fn errors_of_the_network_and_of_ourselves_are_told_apart() {
+    let kind = |errno, connecting| Kind::of_io(&io::Error::from_raw_os_error(errno), connecting);
+    for (errno, expected) in [
+        (libc::ECONNREFUSED, Kind::Refused),
+        (libc::ETIMEDOUT, Kind::ConnectTimeout),
+        (libc::EHOSTUNREACH, Kind::Unreachable),
+        (libc::ENETUNREACH, Kind::Unreachable),
+        // A local firewall's REJECT and DROP.
+        (libc::EACCES, Kind::Unreachable),
+        (libc::EPERM, Kind::Unreachable),
+        (libc::ECONNRESET, Kind::Reset),
+        (libc::EMFILE, Kind::Local),
+        (libc::EADDRNOTAVAIL, Kind::Local),
+    ] {
+        assert_eq!(kind(errno, true), expected, "{errno}");
+    }
+    assert_eq!(kind(libc::ETIMEDOUT, false), Kind::ResponseTimeout);
+    assert_eq!(kind(libc::EPIPE, false), Kind::Reset);
+    assert_eq!(Kind::Local.success(), None);
 }
 
 #[tokio::test]
@@ -221,7 +244,7 @@ async fn garbage_is_a_protocol_error_at_once() {
     .await;
     let verdict = verdict(VERSION, target).await;
     assert_eq!(verdict.kind, Kind::Protocol);
-    assert!(verdict.latency < Duration::from_millis(250));
+    assert!(verdict.latency < Duration::from_millis(500));
     task.await.unwrap();
     let random: Vec<u8> = (0..200u8).map(|i| i.wrapping_mul(167)).collect();
     assert_eq!(answered(VERSION, &random).await.kind, Kind::Protocol);
@@ -306,7 +329,7 @@ async fn slow_drip() {
     let gap = Duration::from_millis(20);
     let body = endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x", gap).await;
     assert_eq!((body.kind, body.status), (Kind::ResponseTimeout, Some(200)));
-    assert!(body.latency >= Duration::from_millis(250));
+    assert!(body.latency >= Duration::from_millis(500));
     assert!(body.latency < Duration::from_secs(2));
     let head = endless(b"HTTP/1.1 200 OK\r\nA: ", b"x", gap).await;
     assert_eq!((head.kind, head.status), (Kind::ResponseTimeout, None));

@@ -1,6 +1,7 @@
 //! A long connection: a websocket that hears the server's ticks and asks for echoes.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,7 +14,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
 use tokio::{net::TcpStream, time::interval};
-use tokio_tungstenite::{client_async, tungstenite::Message};
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{Error as WsError, Message, error::ProtocolError},
+};
 
 use super::request::runtime;
 use crate::{Namespace, until};
@@ -25,8 +29,33 @@ const ECHO_BYTES: usize = 20_000;
 #[derive(Clone, Debug)]
 pub struct End {
     pub at: Instant,
-    /// What the client's socket said.
+    /// What the client's socket said: `reset`, `closed`, or an error.
     pub how: String,
+}
+
+/// The error at the bottom, in a word if it is a usual one.
+fn word(error: &anyhow::Error) -> String {
+    for cause in error.chain() {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return match error.kind() {
+                io::ErrorKind::ConnectionReset => "reset".to_owned(),
+                io::ErrorKind::UnexpectedEof => "closed".to_owned(),
+                _ => error.to_string(),
+            };
+        }
+        if let Some(WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)) =
+            cause.downcast_ref::<WsError>()
+        {
+            // Tungstenite's word for an end of file.
+            return "closed".to_owned();
+        }
+        if let Some(WsError::Io(error)) = cause.downcast_ref::<WsError>()
+            && error.kind() == io::ErrorKind::ConnectionReset
+        {
+            return "reset".to_owned();
+        }
+    }
+    format!("{error:#}")
 }
 
 #[derive(Default)]
@@ -56,8 +85,8 @@ impl Long {
             from.thread(move || {
                 let outcome = runtime()?.block_on(converse(to, speak, &told, &stop));
                 let how = match outcome {
-                    Ok(()) => "closed by the server".to_owned(),
-                    Err(error) => format!("{error:#}"),
+                    Ok(()) => "closed".to_owned(),
+                    Err(error) => word(&error),
                 };
                 if !stop.load(Ordering::Relaxed) {
                     locked(&told).end = Some(End {

@@ -149,7 +149,7 @@ fn connections_of_a_lost_master_are_reset() {
                 let end = long?.wait_end()?;
                 let late = end.at.saturating_duration_since(told);
                 ensure!(late < SOON, "{way:?}: told after {late:?}: {}", end.how);
-                ensure!(end.how.contains("reset"), "{way:?}: {}", end.how);
+                ensure!(end.how == "reset", "{way:?}: {}", end.how);
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use lab::{
     Lab, Namespace, Server, Way,
     client::{Failure, KeepAlive, Load, Long, Plan, get},
     faults,
-    kernel::{foreign_xdp, traces},
+    kernel::{traces, xdp_pass},
     privileged,
     server::Kind,
     topology::{BACKUP_V4, BACKUP_V6, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, VIP_V4, VIP_V6},
@@ -215,7 +215,7 @@ fn traces_are_seen() {
             last = now;
             Ok(())
         };
-        foreign_xdp(&lab.node, "up0")?;
+        xdp_pass(&lab.node, "up0")?;
         differs("an XDP program with its pin")?;
         lab.node
             .ask("tc", &["qdisc", "add", "dev", "up0", "clsact"])?;

@@ -39,6 +39,8 @@ struct Endpoint {
     /// What the kernel holds.
     marked_up: bool,
     verdict: Option<Verdict>,
+    /// A check has judged it since the agent started.
+    judged: bool,
     checks: u64,
     failures: u64,
     generation: u32,
@@ -226,7 +228,7 @@ impl Services {
         let mut pending = Vec::new();
         for service in &self.all {
             for (endpoint, config) in service.endpoints.iter().zip(service.config.endpoints()) {
-                if endpoint.checks == 0 {
+                if !endpoint.judged {
                     pending.push(format!("{}/{}", service.config.name(), config.name()));
                 }
             }
@@ -301,6 +303,7 @@ impl Service {
                 since: SystemTime::now(),
                 marked_up: !down(i),
                 verdict: None,
+                judged: false,
                 checks: 0,
                 failures: 0,
                 generation: 0,

@@ -24,6 +24,7 @@ impl Service {
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let endpoint = &mut self.endpoints[e];
         endpoint.checks += 1;
+        endpoint.judged |= verdict.kind.success().is_some();
         if verdict.kind.success() == Some(false) {
             endpoint.failures += 1;
             debug!(

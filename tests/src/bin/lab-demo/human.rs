@@ -39,7 +39,10 @@ fn compose(figures: &Figures, out: &mut String) -> std::fmt::Result {
         out,
         failover.long_connection_told_after_ms,
         "long connection told",
-        &failover.long_connection_told_by,
+        &format!(
+            "{} after {} ticks",
+            failover.long_connection_told_by, failover.long_connection_ticks_before
+        ),
     )?;
     let kinds = if failover.failures.is_empty() {
         String::new()
@@ -62,26 +65,30 @@ fn compose(figures: &Figures, out: &mut String) -> std::fmt::Result {
         &served(on_backup),
     )?;
     line(out, failback.restored_at_ms, "master restored", "")?;
-    after(
-        out,
-        failback.first_answer_from_master_after_ms,
-        "first answer from the master",
-        &format!(
-            "hold {} ms, {} of {} requests failed meanwhile",
-            setting.hold_ms, failback.failed, failback.requests
-        ),
-    )?;
     let kept = if failback.long_connection_to_backup_kept {
         "long connection to the backup kept"
     } else {
         "long connection to the backup lost"
     };
-    after(
-        out,
-        failback.last_answer_from_backup_after_ms,
-        "last answer from the backup",
-        kept,
-    )?;
+    let mut returns = [
+        (
+            failback.first_answer_from_master_after_ms,
+            "first answer from the master",
+            format!(
+                "hold {} ms, {} of {} requests failed meanwhile",
+                setting.hold_ms, failback.failed, failback.requests
+            ),
+        ),
+        (
+            failback.last_answer_from_backup_after_ms,
+            "last answer from the backup",
+            kept.to_owned(),
+        ),
+    ];
+    returns.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (at, what, more) in &returns {
+        after(out, *at, what, more)?;
+    }
     line(
         out,
         back_on_master.begins_ms,

@@ -1,0 +1,171 @@
+//! The binary from outside: exit codes and the one line that a person reads.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+const GOOD: &str = "
+interfaces: {edge: ['veth*']}
+services:
+- name: sense
+  listeners: ['10.96.0.10:8079']
+  endpoints: [{name: sen2, address: '10.0.0.2:8079'}]
+  check: {http: {}}
+";
+
+fn probe(args: &[&str]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_probe"))
+        .args(args)
+        .env_remove("RUST_LOG")
+        .output()
+        .expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    (
+        status.code().expect("no signal"),
+        text(stdout),
+        text(stderr),
+    )
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn file(&self, text: &str) -> PathBuf {
+        let path = self.0.path().join("probe.yaml");
+        std::fs::write(&path, text).expect("a file");
+        path
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are UTF-8")
+}
+
+#[test]
+fn a_good_configuration_exits_with_0() {
+    let folder = Folder::new();
+    let file = folder.file(GOOD);
+    for args in [
+        vec!["check-config", text(&file)],
+        vec!["check-config", "--config", text(&file)],
+        vec!["check-config", text(&file), "--resolve"],
+    ] {
+        let (code, out, err) = probe(&args);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        assert!(out.contains(": good\n"), "{out}");
+        assert!(out.contains("tier 0: sen2 at 10.0.0.2:8079"), "{out}");
+    }
+}
+
+#[test]
+fn a_bad_configuration_exits_with_2_and_one_line() {
+    let folder = Folder::new();
+    let file = folder.file(&GOOD.replace("10.0.0.2:8079", "10.0.0.2:0"));
+    for args in [
+        vec!["check-config", text(&file)],
+        vec!["run", "--config", text(&file)],
+    ] {
+        let (code, out, err) = probe(&args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        let begin = format!(
+            "probe: {}: services[0].endpoints[0].address: `10.0.0.2:0`: port 0; accepted: ",
+            file.display()
+        );
+        assert!(err.starts_with(&begin), "{err}");
+    }
+    let (code, _, err) = probe(&["run", "--config", "/nonexistent/probe.yaml"]);
+    assert_eq!(code, 2);
+    assert!(
+        err.contains("/nonexistent/probe.yaml: cannot read"),
+        "{err}"
+    );
+}
+
+#[test]
+fn what_the_machine_lacks_exits_with_2() {
+    let folder = Folder::new();
+    let file = folder.file(&GOOD.replace("'veth*'", "nosuchiface0"));
+    let (code, _, err) = probe(&["run", "--config", text(&file)]);
+    assert_eq!(code, 2, "{err}");
+    assert!(
+        err.contains("interfaces.edge[0]: `nosuchiface0`: there is no such interface"),
+        "{err}"
+    );
+    // `localhost` is in every hosts file, and nothing that can be steered to.
+    let file = folder.file(&GOOD.replace("10.0.0.2:8079", "localhost:8079"));
+    for args in [
+        vec!["check-config", text(&file), "--resolve"],
+        vec!["run", "--config", text(&file)],
+    ] {
+        let (code, _, err) = probe(&args);
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("`localhost:8079`: does not resolve"), "{err}");
+    }
+    // Without --resolve nobody asks.
+    assert_eq!(probe(&["check-config", text(&file)]).0, 0);
+}
+
+#[test]
+fn a_stopped_agent_is_a_runtime_error() {
+    let folder = Folder::new();
+    let socket = folder.0.path().join("probe.sock");
+    for args in [
+        vec!["status", "--socket", text(&socket)],
+        vec!["status", "--format", "json", "--socket", text(&socket)],
+        vec!["failback", "sense", "--socket", text(&socket)],
+    ] {
+        let (code, out, err) = probe(&args);
+        assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
+        assert!(err.starts_with("probe: no agent is running: "), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for args in [
+        vec![],
+        vec!["run"],
+        vec!["start"],
+        vec!["status", "--format", "xml"],
+    ] {
+        assert_eq!(probe(&args).0, 2, "{args:?}");
+    }
+    assert_eq!(probe(&["--version"]).0, 0);
+    assert_eq!(probe(&["--help"]).0, 0);
+}
+
+/// A place that is no BPF file system: a runtime error, and nothing is left behind.
+#[test]
+fn no_bpffs_exits_with_1() {
+    let folder = Folder::new();
+    let bpffs = folder.0.path().join("bpf");
+    std::fs::create_dir(&bpffs).expect("a folder");
+    let socket = folder.0.path().join("probe.sock");
+    let config = format!(
+        "{GOOD}datapath: {{bpffs: {}}}\ncontrol: {{socket: {}}}\nmetrics: {{listen: 'off'}}\n",
+        bpffs.display(),
+        socket.display()
+    );
+    let file = folder.file(&config);
+    let (code, _, err) = probe(&["run", "--config", text(&file)]);
+    assert_eq!(code, 1, "{err}");
+    let last = err.lines().last().unwrap_or_default();
+    // Without root the missing privilege may be found first.
+    assert!(
+        last.contains("is not a BPF file system") || last.contains("probe needs root"),
+        "{err}"
+    );
+    assert!(!socket.exists());
+    assert_eq!(std::fs::read_dir(&bpffs).expect("readable").count(), 0);
+}
