@@ -204,7 +204,7 @@ impl Request<'_> {
             writeln!(
                 script,
                 "echo '{MARK}begin'\n\
-                 timeout --kill-after=5 {} {} --test-threads=1 {filter}\n\
+                 timeout --kill-after=5 {} {} --test-threads=1 --color=never {filter}\n\
                  echo \"{MARK}end $?\"",
                 suite.limit().as_secs(),
                 quoted(&program.to_string_lossy()),
