@@ -26,8 +26,13 @@ pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Longest service or endpoint name in bytes, that of a Kubernetes label.
 pub const NAME_LEN: usize = 63;
 
-/// [`Listener::endpoint`] of a listener that follows its service's selection.
-pub const FOLLOW_SELECTION: u32 = u32::MAX;
+/// [`Listener::kind`]: goes where the service's selection says.
+pub const LISTENER_SELECTION: u32 = 0;
+/// [`Listener::kind`]: always goes to [`Listener::endpoint`].
+pub const LISTENER_ENDPOINT: u32 = 1;
+/// [`Listener::kind`]: an endpoint's own address. Connections to it are not steered;
+/// they are known only so that a steered one of the same client port keeps clear.
+pub const LISTENER_OWN: u32 = 2;
 
 /// Marks types that the agent may copy to and from kernel memory as bytes.
 ///
@@ -199,8 +204,10 @@ pub struct ListenerKey<A> {
 pub struct Listener {
     /// Index into the service tables.
     pub service: u32,
-    /// [`FOLLOW_SELECTION`], or the one endpoint this listener always reaches.
+    /// The endpoint, unless the listener follows the selection.
     pub endpoint: u32,
+    /// [`LISTENER_SELECTION`], [`LISTENER_ENDPOINT`] or [`LISTENER_OWN`].
+    pub kind: u32,
 }
 
 /// What to do with new connections of a service. Zero is [`Action::Pass`], so a
@@ -493,6 +500,8 @@ reasons! {
     Adopted = 18, "steer", "adopted";
     /// A flow got another source port because its own was taken. Counted beside its steering.
     PortChanged = 19, "steer", "port_changed";
+    /// Between a client and an endpoint's own address.
+    Direct = 20, "pass", "direct";
 }
 
 /// What an [`Event`] tells.
@@ -586,7 +595,7 @@ plain! {
     V6 = 16;
     ListenerKey<V4> = 8;
     ListenerKey<V6> = 20;
-    Listener = 8;
+    Listener = 12;
     Selection = 32;
     Endpoint = 32;
     Name = 64;

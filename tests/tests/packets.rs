@@ -6,9 +6,7 @@ mod packets_support;
 
 use etherparse::{IpNumber, TcpOptionElement};
 use packets_support::*;
-use probe_ebpf::abi::{
-    Action, Decision, ENDPOINT_DOWN, ENDPOINT_UP, FOLLOW_SELECTION, KEEP_FLOWS_OF_DOWN, Reason,
-};
+use probe_ebpf::abi::{Action, Decision, ENDPOINT_DOWN, ENDPOINT_UP, KEEP_FLOWS_OF_DOWN, Reason};
 
 /// Runs every program that sees what clients send over the same packet.
 fn forward_all(lab: &mut Programs, packet: &[u8], wanted: Expect) {
@@ -136,7 +134,7 @@ fn what_is_not_ours_passes_bit_for_bit() {
             (
                 "straight to the master",
                 base.clone().at_master().bytes(),
-                Reason::NotListener,
+                Reason::Direct,
             ),
             ("UDP to the VIP's port", udp(family), Reason::NotTcp),
             ("ICMP", icmp(family), Reason::NotTcp),
@@ -307,13 +305,13 @@ fn a_direct_listener_reaches_its_endpoint() {
     let Some(mut lab) = Programs::load() else {
         return;
     };
-    lab.listen(8080, BACKUP);
+    lab.pin(8080, BACKUP);
     for family in Family::BOTH {
         let packet = client(family, 8080).syn();
         let wanted = packet.clone().at_backup();
         forward_all(&mut lab, &packet.bytes(), Expect::changed(&wanted.bytes()));
     }
-    lab.listen(8080, FOLLOW_SELECTION);
+    lab.follow(8080);
     lab.forget_flows();
     let packet = client(Family::V4, 8080).syn();
     let wanted = packet.clone().at_master();
@@ -329,7 +327,7 @@ fn one_client_port_towards_two_listeners_becomes_two() {
     let Some(mut lab) = Programs::load() else {
         return;
     };
-    lab.listen(8080, FOLLOW_SELECTION);
+    lab.follow(8080);
     for family in Family::BOTH {
         for program in Program::FORWARD {
             lab.forget_flows();
@@ -351,6 +349,41 @@ fn one_client_port_towards_two_listeners_becomes_two() {
                 &answer.bytes(),
                 Expect::changed(&two.answered().bytes()),
             );
+        }
+    }
+}
+
+#[test]
+fn a_direct_connection_and_a_steered_one_keep_apart() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    for family in Family::BOTH {
+        for program in Program::FORWARD {
+            for direct_first in [true, false] {
+                lab.forget_flows();
+                let steered = client(family, VIP_PORT).syn();
+                let direct = steered.clone().at_master();
+                let (first, second) = if direct_first {
+                    (&direct, &steered)
+                } else {
+                    (&steered, &direct)
+                };
+                // At the endpoint the first one looks as if it had come directly.
+                lab.expect(program, &first.bytes(), Expect::changed(&direct.bytes()));
+                let (_, out) = lab.run(program, &second.bytes());
+                let port = u16::from_be_bytes([out[second.l4()], out[second.l4() + 1]]);
+                assert_ne!(port, CLIENT_PORT);
+                let moved = direct.clone().port(port);
+                assert_eq!(hex(&out), hex(&moved.bytes()));
+                for (sent, seen) in [(first, &direct), (second, &moved)] {
+                    lab.expect(
+                        Program::Reverse,
+                        &seen.answered().bytes(),
+                        Expect::changed(&sent.answered().bytes()),
+                    );
+                }
+            }
         }
     }
 }

@@ -30,6 +30,18 @@ pub struct Translation<A> {
     pub client_port_be: u16,
 }
 
+impl<A: Address> Translation<A> {
+    /// Does it leave the segment as it is?
+    #[inline(always)]
+    pub fn is_identity(&self, segment: &Segment<A>, side: Side) -> bool {
+        let (addr_be, port_be, client_port_be) = match side {
+            Side::Destination => (segment.dst_be, segment.dst_port_be, segment.src_port_be),
+            Side::Source => (segment.src_be, segment.src_port_be, segment.dst_port_be),
+        };
+        self.addr_be == addr_be && self.port_be == port_be && self.client_port_be == client_port_be
+    }
+}
+
 /// Where the bytes are that change, and by how much the checksums do.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {

@@ -119,7 +119,9 @@ pub fn open<A: Address, T: Tables<A>>(
         tables.remove_reverse(&back_key);
         return Err(Reason::TableFull);
     }
-    tables.opened(id);
+    if !is_direct(key, &back_key) {
+        tables.opened(id);
+    }
     if back_key.client_port_be != key.client_port_be {
         tables.count(Reason::PortChanged);
     }
@@ -149,9 +151,16 @@ pub fn remove_pair<A: Address, T: Tables<A>>(
     endpoint: u32,
 ) {
     tables.remove_forward(forward);
-    if tables.remove_reverse(reverse) {
+    if tables.remove_reverse(reverse) && !is_direct(forward, reverse) {
         tables.closed(endpoint);
     }
+}
+
+/// Is the flow one between a client and an endpoint's own address? Those are not
+/// the service's.
+#[inline(always)]
+fn is_direct<A: Address>(forward: &FlowKey<A>, reverse: &FlowKey<A>) -> bool {
+    forward.peer_be == reverse.peer_be && forward.peer_port_be == reverse.peer_port_be
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@
 //!
 //! Invariants:
 //! - Only a listener's destination, or a reverse entry, is ever translated.
+//! - To an endpoint, two connections of one client never look alike: a connection
+//!   straight to the endpoint's own address is written down too, and whichever comes
+//!   second gets another source port. Until there is a clash it passes unchanged.
 //! - A flow stays with its endpoint while that endpoint is not down, whatever the
 //!   selection says meanwhile.
 //! - A segment in mid-connection that no flow knows takes one up (as conntrack
@@ -25,14 +28,14 @@ mod tables;
 pub use tables::{Insert, Tables};
 
 use crate::abi::{
-    Action, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED, FLOW_FIN,
-    FOLLOW_SELECTION, FlowKey, ForwardFlow, KEEP_FLOWS_OF_DOWN, Listener, ListenerKey, Reason,
-    seen,
+    Action, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED, FLOW_FIN, FlowKey,
+    ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
+    Reason, seen,
 };
 use crate::packet::{
     Segment,
     parse::{ACK, FIN, RST, SYN, TCP},
-    rewrite::{Family, Translation},
+    rewrite::{Family, Side, Translation},
 };
 
 /// What becomes of a segment.
@@ -69,7 +72,7 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
     let Some(decision) = tables.decision(listener.service) else {
         return Verdict::Pass(Reason::Undecided);
     };
-    let follows = listener.endpoint == FOLLOW_SELECTION;
+    let follows = listener.kind == LISTENER_SELECTION;
     let (action, target) = if follows {
         (decision.action, decision.endpoint)
     } else {
@@ -160,7 +163,23 @@ fn known<A: Family, T: Tables<A>>(
             flow::remove(tables, key, flow, endpoint, addr_be);
         }
     }
-    Verdict::Translate(translation, id)
+    steered(segment, Side::Destination, translation, id)
+}
+
+/// The verdict of a translation: a direct connection keeps its bytes unless it had
+/// to make way.
+#[inline(always)]
+fn steered<A: Family>(
+    segment: &Segment<A>,
+    side: Side,
+    translation: Translation<A>,
+    endpoint: u32,
+) -> Verdict<A> {
+    if translation.is_identity(segment, side) {
+        Verdict::Pass(Reason::Direct)
+    } else {
+        Verdict::Translate(translation, endpoint)
+    }
 }
 
 /// A segment that no flow knows: the first of a connection, or one whose flow was lost.
@@ -173,8 +192,13 @@ fn unknown<A: Family, T: Tables<A>>(
     action: Action,
     target: u32,
 ) -> Verdict<A> {
+    let own = listener.kind == LISTENER_OWN;
     if segment.flags & RST != 0 {
-        return Verdict::Pass(Reason::StrayReset);
+        return Verdict::Pass(if own {
+            Reason::Direct
+        } else {
+            Reason::StrayReset
+        });
     }
     match action {
         Action::Pass => return Verdict::Pass(Reason::Undecided),
@@ -200,7 +224,7 @@ fn unknown<A: Family, T: Tables<A>>(
         seen(tables.now_ns()),
     ) {
         Ok(client_port_be) => {
-            if !opens {
+            if !opens && !own {
                 tables.count(Reason::Adopted);
             }
             let translation = Translation {
@@ -208,8 +232,10 @@ fn unknown<A: Family, T: Tables<A>>(
                 port_be: endpoint.port_be,
                 client_port_be,
             };
-            Verdict::Translate(translation, target)
+            steered(segment, Side::Destination, translation, target)
         }
+        // Not ours to refuse.
+        Err(_) if own => Verdict::Pass(Reason::Direct),
         Err(reason) => {
             let kind = match reason {
                 Reason::TupleClash => EventKind::TupleClash,
@@ -287,7 +313,7 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
             flow::remove_pair(tables, &forward_key, &key, id);
         }
     }
-    Verdict::Translate(translation, id)
+    steered(segment, Side::Source, translation, id)
 }
 
 #[cfg(test)]

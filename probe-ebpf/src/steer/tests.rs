@@ -1,7 +1,9 @@
 //! Steering over tables made of std's hash maps.
 
 use super::*;
-use crate::abi::{Address, Decision, ENDPOINT_UP, FAMILY_V4, FAMILY_V6, ReverseFlow, V4, V6};
+use crate::abi::{
+    Address, Decision, ENDPOINT_UP, FAMILY_V4, FAMILY_V6, LISTENER_ENDPOINT, ReverseFlow, V4, V6,
+};
 use crate::packet::parse::RST;
 use proptest::prelude::*;
 use std::{
@@ -65,16 +67,25 @@ impl Host {
     fn new() -> Self {
         let follow = Listener {
             service: 1,
-            endpoint: FOLLOW_SELECTION,
+            endpoint: 0,
+            kind: LISTENER_SELECTION,
         };
         let direct = Listener {
             service: 1,
             endpoint: BACKUP,
+            kind: LISTENER_ENDPOINT,
+        };
+        let own = |endpoint| Listener {
+            service: 1,
+            endpoint,
+            kind: LISTENER_OWN,
         };
         Self {
             listeners: HashMap::from([
                 (listener_key(VIP, 80), follow),
                 (listener_key(OTHER_VIP, 80), direct),
+                (listener_key(MASTER_ADDR, 8080), own(MASTER)),
+                (listener_key(BACKUP_ADDR, 8081), own(BACKUP)),
             ]),
             decision: Cell::new(steer_to(MASTER)),
             endpoints: HashMap::from([
@@ -220,8 +231,6 @@ fn what_is_for_nobody_passes() {
         forward(&host, &elsewhere),
         Verdict::Pass(Reason::NotListener)
     );
-    let direct = segment((CLIENT, 40000), (MASTER_ADDR, 8080), SYN);
-    assert_eq!(forward(&host, &direct), Verdict::Pass(Reason::NotListener));
     assert_eq!(
         reverse(&host, &from_master(SYN | ACK)),
         Verdict::Pass(Reason::NotSteered)
@@ -452,6 +461,7 @@ fn a_full_table_refuses_and_leaves_no_half_flow() {
 #[derive(Clone, Debug)]
 enum Step {
     Client(u8),
+    Direct(u8),
     Master(u8),
     Backup(u8),
     Select(u32),
@@ -461,6 +471,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         any::<u8>().prop_map(Step::Client),
+        any::<u8>().prop_map(Step::Direct),
         any::<u8>().prop_map(Step::Master),
         any::<u8>().prop_map(Step::Backup),
         prop_oneof![Just(MASTER), Just(BACKUP)].prop_map(Step::Select),
@@ -488,6 +499,11 @@ proptest! {
                     }
                     verdict
                 }
+                Step::Direct(flags) => {
+                    let verdict = forward(&host, &direct(flags));
+                    prop_assert!(!matches!(verdict, Verdict::Reset(_)));
+                    verdict
+                }
                 Step::Master(flags) => reverse(&host, &from_master(flags)),
                 Step::Backup(flags) => {
                     let answer = segment((BACKUP_ADDR, 8081), (CLIENT, 40000), flags);
@@ -507,7 +523,8 @@ proptest! {
             }
             let (forth, back) = host.flows();
             prop_assert_eq!(forth, back);
-            prop_assert_eq!(host.open.get(), forth as i64);
+            let direct = host.forward.borrow().keys().filter(|k| k.peer_be == MASTER_ADDR).count();
+            prop_assert_eq!(host.open.get(), (forth - direct) as i64);
         }
     }
 }
@@ -521,4 +538,74 @@ fn families_have_addresses_of_their_own() {
     };
     assert_eq!(V4::of_endpoint(&both), Some(MASTER_ADDR));
     assert_eq!(V6::of_endpoint(&both), Some(V6::from_bytes([7; 16])));
+}
+
+/// A connection straight to the master's own address.
+fn direct(flags: u8) -> Segment<V4> {
+    segment((CLIENT, 40000), (MASTER_ADDR, 8080), flags)
+}
+
+#[test]
+fn direct_connections_pass_and_are_known() {
+    let host = Host::new();
+    for flags in [SYN, ACK, FIN | ACK] {
+        assert_eq!(
+            forward(&host, &direct(flags)),
+            Verdict::Pass(Reason::Direct)
+        );
+        assert_eq!(
+            reverse(&host, &from_master(ACK)),
+            Verdict::Pass(Reason::Direct)
+        );
+    }
+    assert_eq!(host.flows(), (1, 1));
+    assert_eq!(host.open.get(), 0, "not a flow of the service");
+    assert_eq!(forward(&host, &direct(RST)), Verdict::Pass(Reason::Direct));
+    assert_eq!(host.flows(), (0, 0));
+}
+
+#[test]
+fn whichever_comes_second_gets_another_port() {
+    for direct_first in [true, false] {
+        let host = Host::new();
+        let (first, second) = if direct_first {
+            (direct(SYN), from_client(SYN))
+        } else {
+            (from_client(SYN), direct(SYN))
+        };
+        forward(&host, &first);
+        let Verdict::Translate(moved, MASTER) = forward(&host, &second) else {
+            panic!("both look alike to the master");
+        };
+        let port = u16::from_be(moved.client_port_be);
+        assert_ne!(port, 40000);
+        // The first one's answers are its own, the second one's come to its port.
+        let answer = segment((MASTER_ADDR, 8080), (CLIENT, port), SYN | ACK);
+        let Verdict::Translate(back, MASTER) = reverse(&host, &answer) else {
+            panic!("not translated back");
+        };
+        assert_eq!(u16::from_be(back.client_port_be), 40000);
+        assert_eq!(back.addr_be, if direct_first { VIP } else { MASTER_ADDR });
+        let first_back = reverse(&host, &from_master(SYN | ACK));
+        if direct_first {
+            assert_eq!(first_back, Verdict::Pass(Reason::Direct));
+        } else {
+            assert_eq!(goes_to(first_back), MASTER);
+        }
+    }
+}
+
+#[test]
+fn direct_connections_are_never_refused() {
+    let mut host = Host::new();
+    host.capacity = 0;
+    assert_eq!(forward(&host, &direct(SYN)), Verdict::Pass(Reason::Direct));
+    host.capacity = 100;
+    host.mark(MASTER, ENDPOINT_DOWN);
+    for flags in [SYN, ACK] {
+        assert_eq!(
+            forward(&host, &direct(flags)),
+            Verdict::Pass(Reason::Direct)
+        );
+    }
 }

@@ -602,3 +602,14 @@ fn the_example_says_what_the_reference_says() {
         assert!(same);
     }
 }
+
+/// The ConfigMap of the DaemonSet holds a good configuration.
+#[test]
+fn the_configmap_is_good() {
+    let manifest = include_str!("../../../deploy/daemonset.yaml");
+    let (_, after) = manifest.split_once("probe.yaml: |\n").unwrap();
+    let (block, _) = after.split_once("\n---").unwrap();
+    let config = parse(block).unwrap();
+    assert_eq!(config.services()[0].name(), "sense");
+    assert!(config.metrics().is_some(), "its probes ask /healthz");
+}

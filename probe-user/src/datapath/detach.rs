@@ -23,7 +23,7 @@ use probe_ebpf::names;
 
 use super::{
     Error, io_error, netlink,
-    pins::{Hook, Pins},
+    pins::{Hook, Lock, Pins},
 };
 
 /// What was removed.
@@ -37,6 +37,9 @@ pub struct Removed {
     pub qdiscs: u32,
     /// Pinned maps.
     pub maps: u32,
+    /// An agent is running: it steers nothing any more, but would attach to
+    /// interfaces that appear.
+    pub agent_runs: bool,
 }
 
 impl fmt::Display for Removed {
@@ -48,7 +51,13 @@ impl fmt::Display for Removed {
             f,
             "removed {} links, {} filters, {} qdiscs, {} maps",
             self.links, self.filters, self.qdiscs, self.maps
-        )
+        )?;
+        if self.agent_runs {
+            f.write_str(
+                "; an agent is still running: stop it, or it will attach to interfaces that appear",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -68,6 +77,7 @@ pub fn everything(bpffs: &Path) -> Result<Removed, Error> {
 
     let mut ours = BTreeSet::new();
     for version in &versions {
+        removed.agent_runs |= Lock::is_held(version);
         ours.extend(owned_qdiscs(&version.join(names::PIN_MAPS)));
         // Links before maps: a program without its tables would steer nothing anyway.
         note(unlink_all(

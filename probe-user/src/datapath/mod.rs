@@ -216,6 +216,16 @@ pub enum Error {
         /// The folder of the pins.
         path: String,
     },
+    /// Another version of the ABI is in the kernel.
+    #[error(
+        "{path} holds the state of another version (this agent's is v{version}); remove it with \
+         `probe detach` (this ends steering until the next start)",
+        version = probe_ebpf::abi::ABI_VERSION
+    )]
+    OtherVersion {
+        /// The other version's folder.
+        path: String,
+    },
     /// A pinned map has another shape than this version's.
     #[error(
         "pinned map {path} has {found}, this agent needs {wanted}; keep the setting it was made \

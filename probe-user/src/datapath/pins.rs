@@ -170,12 +170,28 @@ impl Pins {
             });
         }
         let pins = Self::new(bpffs);
+        pins.alone()?;
         for folder in [pins.root.join(names::PIN_MAPS), pins.links()] {
             fs::create_dir_all(&folder)
                 .map_err(|e| Error::failed(format!("making {}", folder.display()), e))?;
         }
         let lock = Lock::take(&pins.root)?;
         Ok((pins, lock))
+    }
+
+    /// Refuses to start beside the pins of another version: its programs would go on
+    /// steering too.
+    fn alone(&self) -> Result<(), Error> {
+        let versions = self.root.parent().and_then(|root| fs::read_dir(root).ok());
+        for entry in versions.into_iter().flatten().filter_map(Result::ok) {
+            let path = entry.path();
+            if path != self.root && path.is_dir() {
+                return Err(Error::OtherVersion {
+                    path: path.display().to_string(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Compares what is pinned with what this version needs.
@@ -258,6 +274,11 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Is an agent holding this version folder?
+    pub fn is_held(folder: &Path) -> bool {
+        matches!(Self::take(folder), Err(Error::Locked { .. }))
+    }
+
     fn take(folder: &Path) -> Result<Self, Error> {
         let path = folder.display().to_string();
         let fd: OwnedFd = fs::File::open(folder)

@@ -1,4 +1,5 @@
 //! Services, endpoints and listeners in the kernel, kept equal to the plan.
+//! Endpoints' own addresses stand among the listeners, see [`LISTENER_OWN`].
 //!
 //! The order of writes matters, because packets flow meanwhile: an endpoint is
 //! complete before anything names it, a listener appears after its service, and
@@ -20,8 +21,9 @@ use aya::{
 use probe_ebpf::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, EndpointCounters,
-        FAMILY_V4, FAMILY_V6, FOLLOW_SELECTION, KEEP_FLOWS_OF_DOWN, Listener, ListenerKey,
-        MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES, Name, V4, V6,
+        FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_OWN,
+        LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES,
+        Name, V4, V6,
     },
     names,
     packet::parse::TCP,
@@ -143,6 +145,13 @@ impl Tables {
             self.flags.insert(id, flags);
             applied.push(self.applied(id, endpoints, &moved));
         }
+        // Retired endpoints too: they still have flows.
+        for (id, known) in &self.endpoints {
+            for (address, listener) in own(*id, &known.value) {
+                // A listener of the plan has precedence over a retired endpoint's address.
+                wanted.entry(address).or_insert(listener);
+            }
+        }
         self.write_listeners(&wanted)?;
         self.retire_all_but(&applied)?;
         Ok(applied)
@@ -243,6 +252,17 @@ impl Tables {
         }
         for address in &plan.listeners {
             self.write_listener(*address, listener(service, Some(id)))?;
+        }
+        if let Some(known) = self.endpoints.get(&id) {
+            let value = known.value;
+            for (address, listener) in own(id, &value) {
+                if self
+                    .listener_kind(address)
+                    .is_none_or(|kind| kind == LISTENER_OWN)
+                {
+                    self.write_listener(address, listener)?;
+                }
+            }
         }
         self.retire(old)?;
         Ok(id)
@@ -393,10 +413,47 @@ impl Tables {
             .map(|(id, _)| *id)
             .collect();
         for id in free {
+            if let Some(known) = self.endpoints.remove(&id) {
+                self.remove_own(&known.value)?;
+            }
             self.write_endpoint(id, Endpoint::default())?;
-            self.endpoints.remove(&id);
         }
         Ok(())
+    }
+
+    /// Forgets an endpoint's own addresses, unless another endpoint or a listener
+    /// has them.
+    fn remove_own(&mut self, value: &Endpoint) -> Result<(), Error> {
+        for (address, listener) in own(EndpointId(0), value) {
+            let heir = self
+                .endpoints
+                .iter()
+                .flat_map(|(id, known)| own(*id, &known.value))
+                .find(|(other, _)| *other == address);
+            match (heir, self.listener_kind(address)) {
+                (Some((address, heir)), Some(LISTENER_OWN)) => {
+                    self.write_listener(address, heir)?
+                }
+                (None, Some(kind)) if kind == listener.kind => self.remove_listener(address)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What kind of listener stands at an address, if any.
+    fn listener_kind(&self, address: SocketAddr) -> Option<u32> {
+        let found = match address.ip() {
+            IpAddr::V4(ip) => {
+                let key = key(V4::from_bytes(ip.octets()), address);
+                self.listeners_v4.get(&Image(key), 0)
+            }
+            IpAddr::V6(ip) => {
+                let key = key(V6::from_bytes(ip.octets()), address);
+                self.listeners_v6.get(&Image(key), 0)
+            }
+        };
+        found.ok().map(|Image(listener)| listener.kind)
     }
 
     /// Adds and changes what is wanted, removes the rest.
@@ -501,8 +558,28 @@ fn key<A>(addr_be: A, address: SocketAddr) -> ListenerKey<A> {
 fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {
     Listener {
         service: service.0,
-        endpoint: endpoint.map_or(FOLLOW_SELECTION, |id| id.0),
+        endpoint: endpoint.map_or(0, |id| id.0),
+        kind: match endpoint {
+            Some(_) => LISTENER_ENDPOINT,
+            None => LISTENER_SELECTION,
+        },
     }
+}
+
+/// An endpoint's own addresses, and what the datapath shall know of them.
+fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (SocketAddr, Listener)> {
+    let listener = Listener {
+        service: value.service,
+        endpoint: id.0,
+        kind: LISTENER_OWN,
+    };
+    let port = u16::from_be(value.port_be);
+    let v4 = (value.families & FAMILY_V4 != 0).then(|| IpAddr::from(value.v4_be.bytes()));
+    let v6 = (value.families & FAMILY_V6 != 0).then(|| IpAddr::from(value.v6_be.bytes()));
+    [v4, v6]
+        .into_iter()
+        .flatten()
+        .map(move |ip| (SocketAddr::new(ip, port), listener))
 }
 
 fn families(plan: &EndpointPlan) -> u8 {

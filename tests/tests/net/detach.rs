@@ -107,3 +107,55 @@ fn by_the_kill_switch_from_clsact() {
 fn by_the_kill_switch_from_an_uplink() {
     privileged(|| leaves_nothing(Way::Uplink, "clsact", "generic", Removal::AfterKill));
 }
+
+/// What an agent of another ABI left: the same kind of objects in another folder.
+#[test]
+fn the_state_of_another_version_is_refused_and_removed() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let _master = Server::start(&lab, &lab.master)?;
+        let before = traces(&lab.node)?;
+        let config = agent::config(&lab);
+        let mut agent = Agent::start(&lab, &config)?;
+        agent.wait_selected("master")?;
+        agent.kill()?;
+        let pins = "/sys/fs/bpf/probe";
+        lab.node
+            .ask("mv", &[&format!("{pins}/v1"), &format!("{pins}/v0")])?;
+        let old = traces(&lab.node)?;
+
+        let mut newer = Agent::new(&lab, &config, &[])?;
+        newer.launch()?;
+        let (status, printed) = newer.wait_end()?;
+        ensure!(status.code() == Some(1), "{status}: {printed}");
+        for part in ["probe/v0", "probe detach"] {
+            ensure!(printed.contains(part), "no {part}: {printed}");
+        }
+        ensure!(traces(&lab.node)? == old, "it was not touched");
+        ensure!(get(&lab.client, VIP_V4, "/")?.is_ok(), "and goes on");
+
+        let (code, _, stderr) = newer.probe(&["detach"])?;
+        ensure!(code == 0, "{code}: {stderr}");
+        let after = traces(&lab.node)?;
+        ensure!(after == before, "before {before:#?}\nafter {after:#?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn beside_a_running_agent() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let _master = Server::start(&lab, &lab.master)?;
+        let before = traces(&lab.node)?;
+        let mut agent = Agent::start(&lab, &agent::config(&lab))?;
+        agent.wait_selected("master")?;
+        let (code, stdout, stderr) = agent.probe(&["detach"])?;
+        ensure!(code == 0, "{code}: {stderr}");
+        ensure!(stdout.contains("still running"), "{stdout}");
+        ensure!(traces(&lab.node)? == before, "nothing is left");
+        ensure!(get(&lab.client, VIP_V4, "/")?.is_err(), "nothing steers");
+        agent.terminate()?;
+        Ok(())
+    });
+}

@@ -17,9 +17,13 @@ use crate::rig::{Rig, all_by, none_failed};
 const SOON: Duration = Duration::from_secs(2);
 
 /// Makes the fault under load, waits for the backup, checks what clients saw.
-/// `harmless`: the master still serves requests, so none may fail.
+/// `harmless`: the master still serves requests, so none may fail; those that it is
+/// answering at the switch too, if its flows are kept.
 fn fails_over(way: Way, harmless: bool, fault: impl FnOnce(&mut Rig) -> Result<()>) -> Result<Rig> {
-    let mut rig = Rig::new(way)?;
+    let mut rig = Rig::with(way, |config| {
+        let policy = if harmless { "keep" } else { "reset" };
+        config["services"][0]["on_marked_down"] = json!(policy);
+    })?;
     let client = rig.lab.client.clone();
     let loads = [VIP_V4, VIP_V6].map(|vip| {
         Load::start(

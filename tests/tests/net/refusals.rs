@@ -241,3 +241,45 @@ fn no_privilege() {
         Ok(())
     });
 }
+
+/// The capabilities of deploy/daemonset.yaml and no other are enough.
+#[test]
+fn the_capabilities_of_the_daemonset() {
+    privileged(|| {
+        let manifest = include_str!("../../../deploy/daemonset.yaml");
+        let names: Vec<String> = ["BPF", "NET_ADMIN", "PERFMON", "SYS_RESOURCE"]
+            .map(|name| {
+                assert!(
+                    manifest.contains(&format!("- {name}\n")),
+                    "{name} is asked for"
+                );
+                format!("+{}", name.to_lowercase())
+            })
+            .into();
+        for way in [Way::Edge, Way::Uplink] {
+            let lab = Lab::new(way)?;
+            let _master = Server::start(&lab, &lab.master)?;
+            open_folder(&lab)?;
+            let mut config = agent::config(&lab);
+            config["control"]["socket"] = json!("/mnt/probe.sock");
+            let bounding = format!("--bounding-set=-all,{}", names.join(","));
+            let mut process = run_as(&lab, &config, |command| {
+                let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+                let program = command.get_program().to_owned();
+                *command = lab.node.command("setpriv");
+                command.arg(&bounding).arg(program).args(args);
+            })?;
+            let deadline = std::time::Instant::now() + Duration::from_secs(10);
+            while get(&lab.client, VIP_V4, "/")?.is_err() {
+                ensure!(
+                    std::time::Instant::now() < deadline,
+                    "{way:?}: not steered: {}",
+                    process.lines().join("\n")
+                );
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            process.kill()?;
+        }
+        Ok(())
+    });
+}

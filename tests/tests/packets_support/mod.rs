@@ -12,8 +12,9 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FOLLOW_SELECTION,
-        FlowKey, ForwardFlow, Listener, ListenerKey, Plain, Reason, ReverseFlow, V4, V6,
+        Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FlowKey,
+        ForwardFlow, LISTENER_ENDPOINT, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
+        Plain, Reason, ReverseFlow, V4, V6,
     },
     names,
     packet::parse::TCP,
@@ -177,7 +178,7 @@ impl Programs {
             }
         }
         let mut programs = Self { ebpf };
-        programs.listen(VIP_PORT, FOLLOW_SELECTION);
+        programs.follow(VIP_PORT);
         for (id, tier, v4, v6, port) in [
             (MASTER, 0, MASTER_V4, MASTER_V6, MASTER_PORT),
             (BACKUP, 1, BACKUP_V4, BACKUP_V6, BACKUP_PORT),
@@ -195,6 +196,7 @@ impl Programs {
                 .array(names::MAP_ENDPOINTS)
                 .set(id, Image(endpoint), 0)
                 .expect("in range");
+            programs.listener(v4, v6, port, id, LISTENER_OWN);
         }
         programs.decide(steer(MASTER));
         Some(programs)
@@ -208,29 +210,35 @@ impl Programs {
         self.ebpf.map_mut(name).expect(name).try_into().expect(name)
     }
 
-    /// Makes a port of the VIP a listener, in both families.
-    pub fn listen(&mut self, port: u16, endpoint: u32) {
+    /// Makes a port of the VIP follow the selection, in both families.
+    pub fn follow(&mut self, port: u16) {
+        self.listener(VIP_V4, VIP_V6, port, 0, LISTENER_SELECTION);
+    }
+
+    /// Makes a port of the VIP reach one endpoint, in both families.
+    pub fn pin(&mut self, port: u16, endpoint: u32) {
+        self.listener(VIP_V4, VIP_V6, port, endpoint, LISTENER_ENDPOINT);
+    }
+
+    fn listener(&mut self, v4: [u8; 4], v6: [u8; 16], port: u16, endpoint: u32, kind: u32) {
+        fn key<A>(addr_be: A, port: u16) -> Image<ListenerKey<A>> {
+            Image(ListenerKey {
+                addr_be,
+                port_be: port.to_be(),
+                protocol: TCP,
+                pad: 0,
+            })
+        }
         let listener = Image(Listener {
             service: SERVICE,
             endpoint,
+            kind,
         });
-        let v4 = ListenerKey {
-            addr_be: V4::from_bytes(VIP_V4),
-            port_be: port.to_be(),
-            protocol: TCP,
-            pad: 0,
-        };
-        let v6 = ListenerKey {
-            addr_be: V6::from_bytes(VIP_V6),
-            port_be: port.to_be(),
-            protocol: TCP,
-            pad: 0,
-        };
         self.hash(names::MAP_LISTENERS_V4)
-            .insert(Image(v4), listener, 0)
+            .insert(key(V4::from_bytes(v4), port), listener, 0)
             .expect("room");
         self.hash(names::MAP_LISTENERS_V6)
-            .insert(Image(v6), listener, 0)
+            .insert(key(V6::from_bytes(v6), port), listener, 0)
             .expect("room");
     }
 
