@@ -193,7 +193,7 @@ impl Kernel {
 }
 
 /// An empty folder.
-fn anew(folder: &Path) -> Result<()> {
+pub fn anew(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }

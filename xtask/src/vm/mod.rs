@@ -5,6 +5,7 @@
 //! one emulated processor has no races: those are tested on the host's own kernel.
 
 mod apt;
+mod emulator;
 mod initramfs;
 mod kernels;
 mod qemu;
@@ -72,7 +73,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .into_iter()
         .filter(|suite| options.suite.is_empty() || options.suite.contains(suite))
         .collect();
-    let virtiofsd = qemu::need()?;
+    let emulator = emulator::need()?;
     if suites.contains(&Suite::Net) {
         toolchain::need_programs(toolchain::LAB)?;
     }
@@ -81,7 +82,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let built = run::build(&suites)?;
     let request = Request {
         built: &built,
-        virtiofsd: &virtiofsd,
+        emulator: &emulator,
         filter: options.filter.as_deref(),
         verbose: options.verbose,
     };

@@ -28,74 +28,24 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
+    emulator::Emulator,
     initramfs::{READY, TAG},
     kernels::Image,
 };
-use crate::toolchain::{Program, find_program, need_programs};
 
-const EMULATOR: &str = "qemu-system-x86_64";
-/// What a VM needs besides virtiofsd, which moved between packages.
-const PROGRAMS: &[Program] = &[
-    Program {
-        name: EMULATOR,
-        package: "qemu-system-x86",
-    },
-    Program {
-        name: "busybox",
-        package: "busybox-static",
-    },
-    // depmod here, modprobe in the VM.
-    Program {
-        name: "depmod",
-        package: "kmod",
-    },
-    Program {
-        name: "xz",
-        package: "xz-utils",
-    },
-    Program {
-        name: "timeout",
-        package: "coreutils",
-    },
-];
 /// Boot takes seconds; a machine under load gets minutes.
 const BOOT: Duration = Duration::from_secs(180);
 /// How often signals and deadlines are looked at.
 const GLANCE: Duration = Duration::from_millis(200);
 const MEMORY: &str = "2G";
-/// An old model on purpose: with `max`, whose AVX and BMI instructions QEMU 7.2 emulates
-/// for the first time, a user's flags register became garbage after two minutes and the
-/// kernel took a double fault. Random numbers spare the wait for entropy.
+/// An old model: what newer ones add, vectors above all, takes emulation longer, and
+/// nothing here asks for it. Random numbers spare the wait for entropy.
 const CPU: &str = "Nehalem,+rdrand";
 /// Any panic ends the VM at once, and a fault in the kernel is a panic. What protects
 /// against the flaws of real processors only costs time here.
 const APPEND: &str = "console=ttyS0 panic=-1 oops=panic mitigations=off";
 const EMULATOR_LOG: &str = "qemu.log";
 const SERVER_LOG: &str = "virtiofsd.log";
-
-/// Installs what is missing; returns the path of virtiofsd.
-pub fn need() -> Result<PathBuf> {
-    need_programs(PROGRAMS)?;
-    if let Some(path) = find_virtiofsd() {
-        return Ok(path);
-    }
-    // Debian 12 has it in qemu-system-common, later releases in its own package.
-    need_programs(&[Program {
-        name: "virtiofsd",
-        package: "virtiofsd",
-    }])
-    .or_else(|error| find_virtiofsd().map(drop).ok_or(error))?;
-    find_virtiofsd().context("virtiofsd is installed but stands in no known place")
-}
-
-/// It is a daemon for hypervisors, kept out of the search path.
-fn find_virtiofsd() -> Option<PathBuf> {
-    ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"]
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|path| path.is_file())
-        .or_else(|| find_program("virtiofsd"))
-}
 
 /// How a VM ended.
 pub enum End {
@@ -108,7 +58,7 @@ pub enum End {
 /// What a machine is started from.
 pub struct Plan<'a> {
     pub image: &'a Image,
-    pub virtiofsd: &'a Path,
+    pub emulator: &'a Emulator,
     pub initramfs: &'a Path,
     /// For all of the tests, after the boot.
     pub limit: Duration,
@@ -195,7 +145,7 @@ impl Plan<'_> {
         // Connected before anybody accepts, so nobody has to wait for anybody.
         let stream = UnixStream::connect_addr(&address).context("cannot connect a socket")?;
 
-        let mut server = Command::new(self.virtiofsd);
+        let mut server = Command::new(&self.emulator.virtiofsd);
         server
             .arg(format!("--fd={}", listener.as_raw_fd()))
             // Both virtiofsd, C's and Rust's, know these. Its other sandbox pivots to the shared
@@ -209,7 +159,10 @@ impl Plan<'_> {
         bind_to_us(&mut server, listener.as_raw_fd());
         let mut guests = Guests(vec![spawn(&mut server)?]);
 
-        let mut emulator = Command::new(EMULATOR);
+        let mut emulator = Command::new(&self.emulator.qemu);
+        for folder in &self.emulator.firmware {
+            emulator.arg("-L").arg(folder);
+        }
         emulator
             .args(["-no-user-config", "-nodefaults", "-no-reboot"])
             .args(["-display", "none", "-nic", "none"])

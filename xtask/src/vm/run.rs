@@ -7,13 +7,14 @@
 use std::{
     fmt::Write,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 
 use super::{
+    emulator::Emulator,
     initramfs::{self, READY},
     kernels::Image,
     qemu::{End, Plan},
@@ -24,6 +25,8 @@ use crate::{
 };
 
 const MARK: &str = "probe-vm: ";
+/// Told to the lab, so that its checks have patience with an emulated machine.
+const SLOWNESS: u32 = 10;
 /// What the kernel says when it found itself in the wrong.
 const ALARMS: &[&str] = &["BUG: ", "WARNING: ", "Oops: ", "Kernel panic"];
 /// How much of the output of a program that broke off is shown.
@@ -103,7 +106,7 @@ pub struct Outcome {
 /// How to run them.
 pub struct Request<'a> {
     pub built: &'a Built,
-    pub virtiofsd: &'a Path,
+    pub emulator: &'a Emulator,
     pub filter: Option<&'a str>,
     /// Show all output, not only that of failures.
     pub verbose: bool,
@@ -117,7 +120,7 @@ impl Request<'_> {
         initramfs::write(&initramfs, image, &self.script(image))?;
         let plan = Plan {
             image,
-            virtiofsd: self.virtiofsd,
+            emulator: self.emulator,
             initramfs: &initramfs,
             limit: self
                 .built
@@ -193,6 +196,7 @@ impl Request<'_> {
              ulimit -n 524288\n\
              cd {}\n\
              export CARGO_MANIFEST_DIR=\"$PWD\" LAB_SERVER={} PROBE_BIN={}\n\
+             export LAB_SLOWNESS={SLOWNESS}\n\
              echo '{READY}'\n",
             quoted(&image.modules.to_string_lossy()),
             quoted(&self.built.package.to_string_lossy()),
