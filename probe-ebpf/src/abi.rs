@@ -16,10 +16,13 @@ pub const MAX_SERVICES: u32 = 4096;
 /// Most endpoints over all services. An endpoint whose address changes takes a
 /// new id, so leave room above the configured number.
 pub const MAX_ENDPOINTS: u32 = 16_384;
-/// Most listeners of one address family.
-pub const MAX_LISTENERS: u32 = 8192;
+/// Most listeners of one address family, endpoints' own addresses included, each once a
+/// protocol.
+pub const MAX_LISTENERS: u32 = 65_536;
 /// Flows of one address family that the tables hold unless configured otherwise.
 pub const DEFAULT_FLOWS: u32 = 131_072;
+/// Room for reasons, so that a new one does not change the shape of a pinned map.
+pub const MAX_REASONS: u32 = 64;
 /// Bytes of the event ring; a power of two and a multiple of the page size.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
@@ -443,9 +446,6 @@ macro_rules! reasons {
         impl Reason {
             /// Every reason, in the order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-            /// How many there are: the length of the counters' array.
-            pub const COUNT: u32 = Self::ALL.len() as u32;
-
             /// `pass`, `reset` or `drop`: what happens to the packet.
             pub const fn verdict(self) -> &'static str {
                 match self { $(Self::$name => $verdict,)* }
@@ -462,13 +462,13 @@ macro_rules! reasons {
 reasons! {
     /// Neither IPv4 nor IPv6.
     NotIp = 0, "pass", "not_ip";
-    /// A protocol that is not steered.
-    NotTcp = 1, "pass", "not_tcp";
+    /// Neither TCP nor UDP nor an ICMP error about one.
+    NotSteerable = 1, "pass", "not_steerable";
     /// More than two VLAN tags.
     VlanDepth = 2, "pass", "vlan_depth";
     /// A fragment: ports are not in every one of them.
     Fragment = 3, "pass", "fragment";
-    /// An IPv6 extension header before TCP.
+    /// An IPv6 extension header that is not walked over, or too many of them.
     ExtensionHeader = 4, "pass", "extension_header";
     /// The frame ends before its headers do, or a length field contradicts another.
     Malformed = 5, "pass", "malformed";
@@ -502,6 +502,12 @@ reasons! {
     PortChanged = 19, "steer", "port_changed";
     /// Between a client and an endpoint's own address.
     Direct = 20, "pass", "direct";
+    /// An ICMP error about a packet of no steered flow.
+    ErrorNotSteered = 21, "pass", "icmp_not_steered";
+    /// An ICMP error about a steered packet. Counted beside its translation.
+    ErrorTranslated = 22, "steer", "icmp_translated";
+    /// A datagram that had to be refused; UDP has no RST.
+    DatagramRefused = 23, "drop", "datagram_refused";
 }
 
 /// What an [`Event`] tells.
@@ -578,6 +584,8 @@ pub struct EventGate {
     /// Held back since.
     pub held_back: u64,
 }
+
+const _: () = assert!(Reason::ALL.len() <= MAX_REASONS as usize);
 
 macro_rules! plain {
     ($($type:ty = $size:literal;)*) => {

@@ -10,7 +10,7 @@ use probe_ebpf::{
     abi::{
         Address, DEFAULT_FLOWS, Decision, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters,
         Event, EventGate, EventKind, FlowKey, ForwardFlow, Listener, ListenerKey, MAX_ENDPOINTS,
-        MAX_LISTENERS, MAX_SERVICES, Name, Reason, ReverseFlow, Selection, V4, V6,
+        MAX_LISTENERS, MAX_REASONS, MAX_SERVICES, Name, Reason, ReverseFlow, Selection, V4, V6,
     },
     steer::{Insert, Tables},
 };
@@ -50,7 +50,7 @@ static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
 #[map]
 static EP_COUNTERS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(MAX_ENDPOINTS, 0);
 #[map]
-static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
+static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_REASONS, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 #[map]

@@ -4,7 +4,7 @@ use super::*;
 use crate::abi::{
     Address, Decision, ENDPOINT_UP, FAMILY_V4, FAMILY_V6, LISTENER_ENDPOINT, ReverseFlow, V4, V6,
 };
-use crate::packet::parse::RST;
+use crate::packet::parse::{RST, TCP};
 use proptest::prelude::*;
 use std::{
     boxed::Box,
@@ -174,6 +174,7 @@ fn segment(src: (V4, u16), dst: (V4, u16), flags: u8) -> Segment<V4> {
     Segment {
         l3: 14,
         l4: 34,
+        protocol: TCP,
         src_be: src.0,
         dst_be: dst.0,
         src_port_be: src.1.to_be(),

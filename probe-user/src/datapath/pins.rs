@@ -18,7 +18,8 @@ use nix::{
 use probe_ebpf::{
     abi::{
         ABI_VERSION, Endpoint, EndpointCounters, FlowKey, ForwardFlow, Listener, ListenerKey,
-        MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES, Name, Reason, ReverseFlow, Selection, V4, V6,
+        MAX_ENDPOINTS, MAX_LISTENERS, MAX_REASONS, MAX_SERVICES, Name, ReverseFlow, Selection, V4,
+        V6,
     },
     names,
 };
@@ -104,7 +105,7 @@ pub fn shape(name: &str, flows: u32) -> Shape {
         names::MAP_REVERSE_V4 => hash::<FlowKey<V4>, ReverseFlow<V4>>(flows),
         names::MAP_REVERSE_V6 => hash::<FlowKey<V6>, ReverseFlow<V6>>(flows),
         names::MAP_ENDPOINT_COUNTERS => per_cpu::<EndpointCounters>(MAX_ENDPOINTS),
-        names::MAP_REASON_COUNTERS => per_cpu::<u64>(Reason::COUNT),
+        names::MAP_REASON_COUNTERS => per_cpu::<u64>(MAX_REASONS),
         names::MAP_QDISCS => hash::<u32, u32>(MAX_QDISCS),
         other => unreachable!("{other} is not in names::PINNED_MAPS"),
     }
