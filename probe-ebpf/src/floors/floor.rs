@@ -206,7 +206,7 @@ pub fn by_slot<A: Words>(tuple: &Tuple<A>) -> Option<Target<A>> {
     };
     // SAFETY: as in `by_flow`.
     let slot = A::listeners()
-        .get_ptr(&listener)
+        .get_ptr(listener)
         .map(|slot| unsafe { *slot })?;
     A::slots().get(slot).copied()
 }
@@ -215,7 +215,7 @@ pub fn by_slot<A: Words>(tuple: &Tuple<A>) -> Option<Target<A>> {
 #[inline(always)]
 pub fn learn<A: Words>(tuple: &Tuple<A>) -> Option<()> {
     let target = by_slot(tuple)?;
-    A::flows().insert(tuple, &target, 0).ok()
+    A::flows().insert(tuple, target, 0).ok()
 }
 
 /// What a port's replacement adds to a checksum.

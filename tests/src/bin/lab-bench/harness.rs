@@ -14,7 +14,7 @@ use aya::{
 };
 use probe_ebpf::names;
 use probe_user::datapath::{
-    AppliedService, Choice, EndpointPlan, LogLevel, OBJECT, ServicePlan, Steering, TcMode, XdpMode,
+    AppliedService, Choice, EndpointPlan, LogLevel, ServicePlan, Steering, TcMode, XdpMode,
     kernel::{Datapath, Options},
 };
 
@@ -44,8 +44,9 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// `name` tells its pins apart; `flows` is the size of each flow table.
-    pub fn open(name: &str, flows: u32) -> Result<Self> {
+    /// `name` tells its pins apart; `flows` is the size of each flow table; the programs
+    /// are those of `object`.
+    pub fn open(name: &str, flows: u32, object: &[u8]) -> Result<Self> {
         let bpffs = Path::new(BPFFS).join(name);
         fs::create_dir(&bpffs).context("cannot make a folder for pins")?;
         let mut datapath = Datapath::open(&Options {
@@ -80,7 +81,7 @@ impl Instance {
             datapath.mark(*id, true)?;
         }
         datapath.select(service.id, Choice::Endpoint(service.endpoints[0]))?;
-        let ebpf = programs(&datapath, flows)?;
+        let ebpf = programs(&datapath, flows, object)?;
         Ok(Self {
             datapath,
             service,
@@ -90,7 +91,7 @@ impl Instance {
 }
 
 /// The datapath's programs over its pinned maps.
-fn programs(datapath: &Datapath, flows: u32) -> Result<Ebpf> {
+fn programs(datapath: &Datapath, flows: u32, object: &[u8]) -> Result<Ebpf> {
     let folder = datapath.pins().join(names::PIN_MAPS);
     let paths = names::PINNED_MAPS.map(|name| (name, folder.join(name)));
     let level = LogLevel::Warn as u8;
@@ -107,7 +108,7 @@ fn programs(datapath: &Datapath, flows: u32) -> Result<Ebpf> {
     ] {
         loader.map_max_entries(name, flows);
     }
-    let mut ebpf = loader.load(OBJECT).context("the datapath's object")?;
+    let mut ebpf = loader.load(object).context("the datapath's object")?;
     load_all(&mut ebpf)?;
     Ok(ebpf)
 }

@@ -26,6 +26,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use lab::Namespace;
+use probe_user::datapath::OBJECT;
 use serde::Serialize;
 
 use crate::programs::{Bench, seconds};
@@ -43,6 +44,10 @@ struct Args {
     /// The object with floors and drivers
     #[arg(long)]
     floors: PathBuf,
+    /// Measure the programs of this object instead of the embedded ones; its maps must
+    /// have the same shapes
+    #[arg(long)]
+    object: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -157,7 +162,15 @@ fn run(args: &Args) -> Result<()> {
         let bench = Namespace::new("bench")?;
         bench.run(|| {
             harness::stay_on(figures.machine.cpus - 1)?;
-            let mut bench = Bench::open(&args.floors)?;
+            let other = args
+                .object
+                .as_ref()
+                .map(|path| {
+                    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+                })
+                .transpose()?;
+            let object = other.as_deref().unwrap_or(OBJECT);
+            let mut bench = Bench::open(&args.floors, object)?;
             if wanted(Part::Switch) && figures.machine.cpus > 1 {
                 tell("switch, empty tables");
                 let switch = switch::measure(&mut bench.full, 1, scale)?;

@@ -84,6 +84,9 @@ pub struct Row {
     pub net_ns: Spread,
     /// For one packet, harness included.
     pub gross_ns: Spread,
+    /// Net, round by round.
+    #[serde(skip)]
+    rounds: Vec<f64>,
 }
 
 /// What the programs cost.
@@ -95,15 +98,36 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Net median, in nanoseconds.
-    pub fn net(&self, hook: Hook, family: Family, what: What, flows: Option<u32>) -> Result<f64> {
+    fn row(&self, hook: Hook, family: Family, what: What, flows: Option<u32>) -> Result<&Row> {
         self.rows
             .iter()
             .find(|row| {
                 (row.hook, row.family, row.what, row.flows) == (hook.shown(), family, what, flows)
             })
-            .map(|row| row.net_ns.median)
             .with_context(|| format!("{what:?} of {flows:?} flows was not measured"))
+    }
+
+    /// Net median, in nanoseconds.
+    pub fn net(&self, hook: Hook, family: Family, what: What, flows: Option<u32>) -> Result<f64> {
+        Ok(self.row(hook, family, what, flows)?.net_ns.median)
+    }
+
+    /// The median of a cost's ratios to another of the same round: what slows a round
+    /// down slows both.
+    pub fn ratio(
+        &self,
+        hook: Hook,
+        family: Family,
+        (what, flows): (What, Option<u32>),
+        (to, to_flows): (What, Option<u32>),
+    ) -> Result<f64> {
+        let cost = &self.row(hook, family, what, flows)?.rounds;
+        let other = &self.row(hook, family, to, to_flows)?.rounds;
+        // Next to nothing, noise would decide.
+        let ratios = cost.iter().zip(other).filter(|(_, other)| **other > 0.5);
+        Ok(Spread::of(ratios.map(|(cost, other)| cost / other))
+            .with_context(|| format!("{to:?} costs nothing to compare with"))?
+            .median)
     }
 }
 
@@ -141,11 +165,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn open(floors: &Path) -> Result<Self> {
+    pub fn open(floors: &Path, object: &[u8]) -> Result<Self> {
         Ok(Self {
             drivers: Drivers::load(floors)?,
-            full: Instance::open("full", TABLE)?,
-            flooded: Instance::open("flooded", FLOODED_TABLE)?,
+            full: Instance::open("full", TABLE, object)?,
+            flooded: Instance::open("flooded", FLOODED_TABLE, object)?,
             flood: BTreeMap::new(),
         })
     }
@@ -203,13 +227,14 @@ impl Bench {
                     (Hook::Tc, Family::V4) => self.drivers.floor(&format!("{name}_tc_v4")),
                     (Hook::Tc, Family::V6) => self.drivers.floor(&format!("{name}_tc_v6")),
                 };
-                let (swap, forward) = match hook {
-                    Hook::Xdp => ("swap_xdp", names::PROGRAM_XDP_FORWARD_FRAGS),
-                    Hook::Tc => ("swap_tc", names::PROGRAM_TC_FORWARD),
+                let (empty, swap, forward) = match hook {
+                    Hook::Xdp => ("empty_xdp", "swap_xdp", names::PROGRAM_XDP_FORWARD_FRAGS),
+                    Hook::Tc => ("empty_tc", "swap_tc", names::PROGRAM_TC_FORWARD),
                 };
                 let full = |name: &str| descriptor(&self.full.ebpf, name);
                 let flooded = || descriptor(&self.flooded.ebpf, forward);
 
+                case(What::Harness, None, Kind::Data, self.drivers.floor(empty)?);
                 case(What::FloorSwap, None, Kind::Data, self.drivers.floor(swap)?);
                 case(What::FloorParse, None, Kind::Elsewhere, floor("parse")?);
                 case(What::NotOurs, None, Kind::Elsewhere, full(forward)?);
@@ -364,8 +389,9 @@ impl Bench {
                     family: case.family,
                     what: case.what,
                     flows: case.flows,
-                    net_ns: Spread::of(case.net).with_context(|| title.clone())?,
+                    net_ns: Spread::of(case.net.iter().copied()).with_context(|| title.clone())?,
                     gross_ns: Spread::of(case.gross).context(title)?,
+                    rounds: case.net,
                 })
             })
             .collect::<Result<_>>()?;
