@@ -16,10 +16,13 @@ pub const MAX_SERVICES: u32 = 4096;
 /// Most endpoints over all services. An endpoint whose address changes takes a
 /// new id, so leave room above the configured number.
 pub const MAX_ENDPOINTS: u32 = 16_384;
-/// Most listeners of one address family.
-pub const MAX_LISTENERS: u32 = 8192;
+/// Most listeners of one address family, endpoints' own addresses included, each once a
+/// protocol.
+pub const MAX_LISTENERS: u32 = 65_536;
 /// Flows of one address family that the tables hold unless configured otherwise.
 pub const DEFAULT_FLOWS: u32 = 131_072;
+/// Room for reasons, so that a new one does not change the shape of a pinned map.
+pub const MAX_REASONS: u32 = 64;
 /// Bytes of the event ring; a power of two and a multiple of the page size.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
@@ -415,6 +418,44 @@ pub struct ReverseFlow<A> {
     pub client_port_be: u16,
 }
 
+/// A fragmented packet: what all of its fragments have.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src_be: A,
+    /// Destination address.
+    pub dst_be: A,
+    /// Identification, as it stands in the packet.
+    pub id_be: u32,
+    /// IP protocol number in IPv4, zero in IPv6.
+    pub protocol: u8,
+    /// 0 if clients' packets are translated here, 1 if endpoints' are. One fragment may
+    /// pass programs of both kinds, and only one of them has anything to do with it.
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// What became of the first fragment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentTrack<A> {
+    /// The server's new address.
+    pub addr_be: A,
+    /// The endpoint, for its counters.
+    pub endpoint: u32,
+    /// When it was seen, see [`seen`].
+    pub seen: u32,
+}
+
+/// How long later fragments may follow, in the unit of [`seen`]: about a minute, as
+/// receivers wait (RFC 8200 section 4.5).
+pub const FRAGMENT_LIFE: u32 = 56;
+
+/// Fragmented packets of one family that are remembered; the oldest make place.
+pub const MAX_FRAGMENTS: u32 = 8192;
+
 /// Traffic of one endpoint, counted on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -443,9 +484,6 @@ macro_rules! reasons {
         impl Reason {
             /// Every reason, in the order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-            /// How many there are: the length of the counters' array.
-            pub const COUNT: u32 = Self::ALL.len() as u32;
-
             /// `pass`, `reset` or `drop`: what happens to the packet.
             pub const fn verdict(self) -> &'static str {
                 match self { $(Self::$name => $verdict,)* }
@@ -462,13 +500,14 @@ macro_rules! reasons {
 reasons! {
     /// Neither IPv4 nor IPv6.
     NotIp = 0, "pass", "not_ip";
-    /// A protocol that is not steered.
-    NotTcp = 1, "pass", "not_tcp";
+    /// Neither TCP nor UDP nor an ICMP error about one.
+    NotSteerable = 1, "pass", "not_steerable";
     /// More than two VLAN tags.
     VlanDepth = 2, "pass", "vlan_depth";
-    /// A fragment: ports are not in every one of them.
+    /// A later fragment of a packet of which the first was not steered, or not seen
+    /// yet; or a fragment of an ICMP error.
     Fragment = 3, "pass", "fragment";
-    /// An IPv6 extension header before TCP.
+    /// An IPv6 extension header that is not walked over, or too many of them.
     ExtensionHeader = 4, "pass", "extension_header";
     /// The frame ends before its headers do, or a length field contradicts another.
     Malformed = 5, "pass", "malformed";
@@ -502,6 +541,12 @@ reasons! {
     PortChanged = 19, "steer", "port_changed";
     /// Between a client and an endpoint's own address.
     Direct = 20, "pass", "direct";
+    /// An ICMP error about a packet of no steered flow.
+    ErrorNotSteered = 21, "pass", "icmp_not_steered";
+    /// An ICMP error about a steered packet. Counted beside its translation.
+    ErrorTranslated = 22, "steer", "icmp_translated";
+    /// A datagram that had to be refused; UDP has no RST.
+    DatagramRefused = 23, "drop", "datagram_refused";
 }
 
 /// What an [`Event`] tells.
@@ -579,6 +624,8 @@ pub struct EventGate {
     pub held_back: u64,
 }
 
+const _: () = assert!(Reason::ALL.len() <= MAX_REASONS as usize);
+
 macro_rules! plain {
     ($($type:ty = $size:literal;)*) => {
         $(
@@ -604,6 +651,10 @@ plain! {
     ForwardFlow = 24;
     ReverseFlow<V4> = 28;
     ReverseFlow<V6> = 40;
+    FragmentKey<V4> = 16;
+    FragmentKey<V6> = 40;
+    FragmentTrack<V4> = 12;
+    FragmentTrack<V6> = 24;
     EndpointCounters = 48;
     Event = 48;
     EventGate = 16;

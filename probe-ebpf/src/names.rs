@@ -43,6 +43,10 @@ pub const MAP_FORWARD_V6: &str = "FORWARD_V6";
 pub const MAP_REVERSE_V4: &str = "REVERSE_V4";
 /// Hash: client and endpoint, IPv6.
 pub const MAP_REVERSE_V6: &str = "REVERSE_V6";
+/// LRU hash: [`crate::abi::FragmentKey<V4>`](crate::abi::FragmentKey) to [`crate::abi::FragmentTrack<V4>`](crate::abi::FragmentTrack).
+pub const MAP_FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+/// LRU hash of fragmented packets, IPv6.
+pub const MAP_FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 /// Per-CPU array by endpoint id of [`crate::abi::EndpointCounters`].
 pub const MAP_ENDPOINT_COUNTERS: &str = "EP_COUNTERS";
 /// Per-CPU array by [`crate::abi::Reason`] of a packet count.
@@ -62,7 +66,7 @@ pub const PIN_MAPS: &str = "maps";
 pub const PIN_LINKS: &str = "links";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 13] = [
+pub const PINNED_MAPS: [&str; 15] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SELECTIONS,
@@ -73,6 +77,8 @@ pub const PINNED_MAPS: [&str; 13] = [
     MAP_FORWARD_V6,
     MAP_REVERSE_V4,
     MAP_REVERSE_V6,
+    MAP_FRAGMENTS_V4,
+    MAP_FRAGMENTS_V6,
     MAP_ENDPOINT_COUNTERS,
     MAP_REASON_COUNTERS,
     MAP_QDISCS,

@@ -63,10 +63,10 @@ impl Families {
     /// Those of the listeners through which an endpoint is reached.
     pub fn of(service: &config::Service, endpoint: &config::Endpoint) -> Self {
         let mut all = service.listeners().iter().chain(endpoint.listeners());
-        let v4 = all.clone().any(SocketAddr::is_ipv4);
+        let v4 = all.clone().any(|vip| vip.address.is_ipv4());
         Self {
             v4,
-            v6: all.any(SocketAddr::is_ipv6),
+            v6: all.any(|vip| vip.address.is_ipv6()),
         }
     }
 }

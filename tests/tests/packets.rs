@@ -98,6 +98,210 @@ fn ipv4_options_are_walked_over() {
     forward_all(&mut lab, &packet.bytes(), Expect::changed(&wanted.bytes()));
 }
 
+/// Options of one PadN that fills a header of eight bytes (RFC 8200 section 4.2).
+const PAD_N: [u8; 7] = [0, 1, 4, 0, 0, 0, 0];
+
+#[test]
+fn ipv6_extension_headers_are_walked_over() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    let long: Vec<u8> = [&[2, 1, 20][..], &[0; 20]].concat();
+    let chains: [&[(u8, &[u8])]; 4] = [
+        &[(0, &PAD_N)],
+        &[(0, &PAD_N), (60, &long)],
+        &[(43, &[0, 2, 0, 0, 0, 0, 0])],
+        &[
+            (0, &PAD_N),
+            (60, &PAD_N),
+            (43, &[0, 2, 0, 0, 0, 0, 0]),
+            (60, &PAD_N),
+        ],
+    ];
+    for chain in chains {
+        let packet = client(Family::V6, VIP_PORT).syn().extensions(chain);
+        let wanted = packet.clone().at_master();
+        forward_all(&mut lab, &packet.bytes(), Expect::changed(&wanted.bytes()));
+    }
+}
+
+#[test]
+fn fragments_follow_their_first_both_ways() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.follow_udp(VIP_PORT);
+    let payload: Vec<u8> = (0..2000u16).map(|n| n as u8).collect();
+    for family in Family::BOTH {
+        for udp in [true, false] {
+            let mut packet = client(family, VIP_PORT).syn().payload(&payload);
+            if udp {
+                packet = packet.udp();
+            }
+            for program in Program::FORWARD {
+                lab.forget_flows();
+                println!("{family:?} {program:?} udp {udp}");
+                let there = packet.clone().at_master();
+                let (heard, wanted) = (packet.fragments(600), there.fragments(600));
+                assert_eq!(heard.len(), 4);
+                // Any order after the first.
+                for i in [0, 3, 1, 2] {
+                    lab.expect(program, &heard[i], Expect::changed(&wanted[i]));
+                }
+                let (heard, wanted) = (there.answered(), packet.answered());
+                let (heard, wanted) = (heard.fragments(600), wanted.fragments(600));
+                for i in [0, 2, 1, 3] {
+                    lab.expect(Program::Reverse, &heard[i], Expect::changed(&wanted[i]));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn datagrams_are_steered_both_ways() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.follow_udp(VIP_PORT);
+    for family in Family::BOTH {
+        let plain = client(family, VIP_PORT).udp().payload(b"who is there?");
+        let mut shapes = vec![
+            plain.clone(),
+            plain.clone().payload(b""),
+            plain.clone().vlan(&[(0x8100, 7)]),
+        ];
+        if family == Family::V4 {
+            shapes.push(plain.clone().unsummed());
+        }
+        for packet in shapes {
+            for program in Program::FORWARD {
+                lab.forget_flows();
+                let there = packet.clone().at_master();
+                lab.expect(program, &packet.bytes(), Expect::changed(&there.bytes()));
+                lab.expect(
+                    Program::Reverse,
+                    &there.answered().bytes(),
+                    Expect::changed(&packet.answered().bytes()),
+                );
+                // Answered, so it stays where it is after a switch.
+                lab.decide(steer(BACKUP));
+                lab.expect(program, &packet.bytes(), Expect::changed(&there.bytes()));
+                // Its endpoint down, it moves: there is nothing to reset.
+                lab.mark(MASTER, ENDPOINT_DOWN);
+                let moved = packet.clone().at_backup();
+                lab.expect(program, &packet.bytes(), Expect::changed(&moved.bytes()));
+                lab.mark(MASTER, ENDPOINT_UP);
+                lab.decide(steer(MASTER));
+            }
+        }
+    }
+}
+
+/// A checksum that comes out as zero must not turn into "there is none".
+#[test]
+fn a_datagram_checksum_is_never_zero_by_accident() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.follow_udp(VIP_PORT);
+    for family in Family::BOTH {
+        // Try payloads until the translated sum is zero, which stands as 0xffff.
+        let packet = (0..=u16::MAX)
+            .map(|n| client(family, VIP_PORT).udp().payload(&n.to_be_bytes()))
+            .find(|p| {
+                let bytes = p.clone().at_master().bytes();
+                bytes[p.l4() + 6..p.l4() + 8] == [0xff, 0xff]
+            })
+            .expect("one in 65,536");
+        let wanted = packet.clone().at_master();
+        forward_all(&mut lab, &packet.bytes(), Expect::changed(&wanted.bytes()));
+    }
+}
+
+#[test]
+fn refused_datagrams_are_dropped_and_counted() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.follow_udp(VIP_PORT);
+    lab.decide(Decision {
+        action: Action::Refuse,
+        flags: 0,
+        endpoint: 0,
+    });
+    for family in Family::BOTH {
+        for program in Program::FORWARD {
+            let before = lab.reason(Reason::DatagramRefused);
+            let packet = client(family, VIP_PORT).udp().payload(b"?").bytes();
+            assert_eq!(lab.run(program, &packet).0, program.drop());
+            assert_eq!(lab.reason(Reason::DatagramRefused), before + 1);
+        }
+    }
+}
+
+/// A client, or a router before it, complains about a packet of the VIP's; a router
+/// behind the node, or the endpoint, about one of the client's. Each must hear of
+/// the packet that it sent.
+#[test]
+fn icmp_errors_quote_what_their_receiver_sent() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.follow_udp(VIP_PORT);
+    for family in Family::BOTH {
+        for udp in [false, true] {
+            for program in Program::FORWARD {
+                for quoted in [8, 20, 600] {
+                    lab.forget_flows();
+                    let mut sent = client(family, VIP_PORT).payload(&[7; 400]).syn();
+                    if udp {
+                        sent = sent.udp();
+                    }
+                    lab.run(program, &sent.bytes());
+                    let seen = sent.clone().at_master();
+                    let answer = seen.answered();
+                    lab.run(Program::Reverse, &answer.bytes());
+                    println!("{family:?} {program:?} udp {udp} quoting {quoted}");
+                    let translated = lab.reason(Reason::ErrorTranslated);
+                    // The quotation's own TCP or UDP checksum is nobody's business.
+                    for (heard, wanted, by) in [
+                        (
+                            sent.answered().too_big_by_router(quoted),
+                            answer.too_big_by_router(quoted),
+                            program,
+                        ),
+                        (
+                            sent.answered().too_big_by_receiver(quoted),
+                            answer.too_big_by_receiver(quoted),
+                            program,
+                        ),
+                        (
+                            seen.too_big_by_router(quoted),
+                            sent.too_big_by_router(quoted),
+                            Program::Reverse,
+                        ),
+                        (
+                            seen.too_big_by_receiver(quoted),
+                            sent.too_big_by_receiver(quoted),
+                            Program::Reverse,
+                        ),
+                    ] {
+                        let (verdict, out) = lab.run(by, &heard);
+                        assert_eq!(verdict, by.pass());
+                        assert_eq!(
+                            hex(&without_quoted_checksum(&sent, &out)),
+                            hex(&without_quoted_checksum(&sent, &wanted))
+                        );
+                        check_icmp_checksum(family, &out);
+                    }
+                    assert_eq!(lab.reason(Reason::ErrorTranslated), translated + 4);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_not_ours_passes_bit_for_bit() {
     let Some(mut lab) = Programs::load() else {
@@ -136,16 +340,11 @@ fn what_is_not_ours_passes_bit_for_bit() {
                 base.clone().at_master().bytes(),
                 Reason::Direct,
             ),
-            ("UDP to the VIP's port", udp(family), Reason::NotTcp),
-            ("ICMP", icmp(family), Reason::NotTcp),
+            ("UDP to the VIP's port", udp(family), Reason::NotListener),
+            ("ICMP", icmp(family), Reason::NotSteerable),
             (
-                "first fragment",
-                fragment(family, 0, true),
-                Reason::Fragment,
-            ),
-            (
-                "later fragment",
-                fragment(family, 64, false),
+                "a later fragment whose first was not seen",
+                base.clone().payload(&[3; 64]).fragments(64)[1].clone(),
                 Reason::Fragment,
             ),
             (
@@ -178,11 +377,34 @@ fn what_is_not_ours_passes_bit_for_bit() {
             cases.push(("cut short", base.bytes()[..cut].to_vec(), Reason::Malformed));
         }
     }
-    cases.push((
-        "IPv6 hop-by-hop options",
-        hop_by_hop(),
-        Reason::ExtensionHeader,
-    ));
+    let v6 = || client(Family::V6, VIP_PORT).syn();
+    cases.extend([
+        (
+            "a routing header with a segment left",
+            v6().extensions(&[(43, &[0, 2, 1, 0, 0, 0, 0])]).bytes(),
+            Reason::ExtensionHeader,
+        ),
+        (
+            "an authentication header",
+            v6().extensions(&[(51, &[0, 0, 0, 0, 0, 0, 0])]).bytes(),
+            Reason::ExtensionHeader,
+        ),
+        (
+            "five extension headers",
+            v6().extensions(&[(60, &PAD_N[..]); 5]).bytes(),
+            Reason::ExtensionHeader,
+        ),
+        (
+            "an extension header longer than the packet",
+            v6().extensions(&[(0, &[0xff, 1, 4, 0, 0, 0, 0])]).bytes(),
+            Reason::Malformed,
+        ),
+        (
+            "an ICMP error about nothing steered",
+            v6().answered().too_big_by_router(8),
+            Reason::ErrorNotSteered,
+        ),
+    ]);
     cases.push((
         "IPv4 header length below five",
         client(Family::V4, VIP_PORT).syn().patched(|p| p[14] = 0x44),

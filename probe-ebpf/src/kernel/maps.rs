@@ -4,13 +4,14 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use probe_ebpf::{
     abi::{
         Address, DEFAULT_FLOWS, Decision, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters,
-        Event, EventGate, EventKind, FlowKey, ForwardFlow, Listener, ListenerKey, MAX_ENDPOINTS,
-        MAX_LISTENERS, MAX_SERVICES, Name, Reason, ReverseFlow, Selection, V4, V6,
+        Event, EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
+        ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_REASONS, MAX_SERVICES, Name,
+        Reason, ReverseFlow, Selection, V4, V6,
     },
     steer::{Insert, Tables},
 };
@@ -48,9 +49,15 @@ static REVERSE_V4: HashMap<FlowKey<V4>, ReverseFlow<V4>> =
 static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
     HashMap::with_max_entries(DEFAULT_FLOWS, 0);
 #[map]
+static FRAGMENTS_V4: LruHashMap<FragmentKey<V4>, FragmentTrack<V4>> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+#[map]
+static FRAGMENTS_V6: LruHashMap<FragmentKey<V6>, FragmentTrack<V6>> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+#[map]
 static EP_COUNTERS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(MAX_ENDPOINTS, 0);
 #[map]
-static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
+static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_REASONS, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 #[map]
@@ -134,18 +141,21 @@ trait FamilyMaps: Address {
     const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener>;
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow>;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>>;
+    const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>>;
 }
 
 impl FamilyMaps for V4 {
     const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener> = &LISTENERS_V4;
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V4;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V4;
+    const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V4;
 }
 
 impl FamilyMaps for V6 {
     const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener> = &LISTENERS_V6;
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V6;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V6;
+    const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V6;
 }
 
 #[inline(always)]
@@ -220,6 +230,19 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn remove_reverse(&self, key: &FlowKey<A>) -> bool {
         A::REVERSE.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentTrack<A>> {
+        // SAFETY: map values live until the program returns; a racing reuse of the entry can mix
+        // two records, and then a fragment of neither packet is put together by its receiver.
+        A::FRAGMENTS.get_ptr(key).map(|value| unsafe { *value })
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey<A>, track: &FragmentTrack<A>) {
+        // An LRU map makes place; if even that fails the others pass, counted.
+        let _ = A::FRAGMENTS.insert(key, track, ANY);
     }
 
     #[inline(always)]

@@ -12,8 +12,12 @@
 //! the packet's sum) must be balanced by `BPF_F_RECOMPUTE_CSUM` when an IPv6
 //! address is stored. Linux 6.16 has `BPF_F_IPV6` for this; balancing works on all.
 
+use core::marker::PhantomData;
+
 use aya_ebpf::{
-    bindings::{BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    },
     cty::c_void,
     helpers::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
@@ -26,12 +30,17 @@ use aya_log_ebpf::warn;
 use probe_ebpf::{
     abi::{Reason, V4, V6},
     packet::{
-        Frame, Network, Segment, network,
-        parse::{HEADERS_LEN, segment_v4, segment_v6},
+        Content, Frame, Network, Piece, Quoted, Segment,
+        checksum::Sum,
+        network,
+        parse::{HEADERS_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
-        rewrite::{self, Change, Family, IPV4_CHECKSUM, Side, TCP_CHECKSUM, Translation},
+        rewrite::{
+            self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, Side, TCP_CHECKSUM, Translation,
+            UDP_CHECKSUM,
+        },
     },
-    steer::{self, Tables, Verdict},
+    steer::{self, ErrorVerdict, PieceVerdict, Tables, Verdict},
 };
 
 use super::{
@@ -57,6 +66,9 @@ trait Direction {
     fn decide<A: Family>(segment: &Segment<A>) -> Verdict<A>
     where
         Maps: Tables<A>;
+    fn decide_error<A: Family>(quoted: &Quoted<A>) -> ErrorVerdict<A>
+    where
+        Maps: Tables<A>;
     fn count(endpoint: u32, bytes: u64);
 }
 
@@ -72,6 +84,14 @@ impl Direction for Forward {
         Maps: Tables<A>,
     {
         steer::forward(&Maps, segment)
+    }
+
+    #[inline(always)]
+    fn decide_error<A: Family>(quoted: &Quoted<A>) -> ErrorVerdict<A>
+    where
+        Maps: Tables<A>,
+    {
+        steer::forward_error(&Maps, quoted)
     }
 
     #[inline(always)]
@@ -92,6 +112,14 @@ impl Direction for Reverse {
     }
 
     #[inline(always)]
+    fn decide_error<A: Family>(quoted: &Quoted<A>) -> ErrorVerdict<A>
+    where
+        Maps: Tables<A>,
+    {
+        steer::reverse_error(&Maps, quoted)
+    }
+
+    #[inline(always)]
     fn count(endpoint: u32, bytes: u64) {
         maps::count_reverse(endpoint, bytes);
     }
@@ -101,9 +129,10 @@ impl Direction for Reverse {
 fn run<D: Direction>(ctx: &TcContext) -> i32 {
     let mut outcome = attempt::<D>(ctx);
     if let Err(Reason::Malformed) = outcome {
-        // Headers may lie outside the linear part of the buffer: bring them in, look again.
+        // Headers may lie outside the linear part of the buffer: bring them in, look again. It
+        // costs next to nothing if they were there.
         let wanted = ctx.len().min(HEADERS_LEN as u32);
-        if ctx.data() + wanted as usize > ctx.data_end() && ctx.pull_data(wanted).is_ok() {
+        if ctx.pull_data(wanted).is_ok() {
             outcome = attempt::<D>(ctx);
         }
     }
@@ -116,38 +145,93 @@ fn run<D: Direction>(ctx: &TcContext) -> i32 {
 /// The part of the packet that may be touched directly now.
 #[inline(always)]
 fn direct(ctx: &TcContext) -> Direct {
-    // SAFETY: just read from the context; callers drop it before a helper moves memory.
-    unsafe { Direct::new(ctx.data(), ctx.data_end(), ctx.len() as usize) }
+    // SAFETY: of the context that the kernel called us with; callers drop the result before a
+    // helper moves memory.
+    unsafe {
+        let end = &raw const (*ctx.skb.skb).data_end;
+        Direct::new(ctx.data(), end, ctx.len() as usize)
+    }
 }
 
 #[inline(always)]
 fn attempt<D: Direction>(ctx: &TcContext) -> Result<i32, Reason> {
     let frame = direct(ctx);
+    let steer = Steer::<D>(ctx, PhantomData);
     match network(&frame)? {
-        Network::V4(l3) => act::<D, V4>(ctx, &segment_v4(&frame, l3)?),
-        Network::V6(l3) => act::<D, V6>(ctx, &segment_v6(&frame, l3)?),
+        Network::V4(l3) => content_v4(&frame, l3, steer),
+        Network::V6(l3) => content_v6(&frame, l3, steer),
     }
 }
 
-#[inline(always)]
-fn act<D: Direction, A: Family + Answer + Rewrite>(
-    ctx: &TcContext,
-    segment: &Segment<A>,
-) -> Result<i32, Reason>
+/// Acts on what a packet carries.
+struct Steer<'a, D>(&'a TcContext, PhantomData<D>);
+
+impl<D: Direction, A: Family + Answer + Rewrite> Content<A> for Steer<'_, D>
 where
     Maps: Tables<A>,
 {
-    match D::decide(segment) {
-        Verdict::Pass(reason) => Err(reason),
-        Verdict::Translate(translation, endpoint) => {
-            let bytes = ctx.len() as u64;
-            translate(ctx, segment, D::SIDE, &translation).ok_or(Reason::RewriteFailed)?;
-            D::count(endpoint, bytes);
-            Ok(TC_ACT_UNSPEC)
+    type Outcome = i32;
+
+    #[inline(always)]
+    fn error(self, quoted: Quoted<A>) -> Result<i32, Reason> {
+        match D::decide_error(&quoted) {
+            ErrorVerdict::Pass(reason) => Err(reason),
+            ErrorVerdict::Translate(translation) => {
+                translate_error(self.0, &quoted, D::SIDE, &translation)
+                    .ok_or(Reason::RewriteFailed)?;
+                maps::count(Reason::ErrorTranslated);
+                Ok(TC_ACT_UNSPEC)
+            }
         }
-        Verdict::Reset(reason) => {
-            maps::count(reason);
-            Ok(answer(ctx, segment))
+    }
+
+    #[inline(always)]
+    fn piece(self, piece: Piece<A>) -> Result<i32, Reason> {
+        let ctx = self.0;
+        match steer::follow(&Maps, &piece, D::SIDE) {
+            PieceVerdict::Pass(reason) => Err(reason),
+            PieceVerdict::Translate(addr_be, endpoint) => {
+                let bytes = ctx.len() as u64;
+                A::header_checksum(
+                    ctx,
+                    piece.l3,
+                    rewrite::piece_change(&piece, D::SIDE, addr_be),
+                )
+                .and_then(|()| {
+                    // An IPv6 address has no checksum beside it that would take back what it
+                    // adds to the packet's sum; an IPv4 address has.
+                    let flags = match A::VERSION {
+                        6 => BPF_F_RECOMPUTE_CSUM as u64,
+                        _ => 0,
+                    };
+                    A::store(ctx, piece.l3 + A::addr_at(D::SIDE), addr_be, flags)
+                })
+                .ok_or(Reason::RewriteFailed)?;
+                D::count(endpoint, bytes);
+                Ok(TC_ACT_UNSPEC)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
+        let ctx = self.0;
+        match D::decide(&segment) {
+            Verdict::Pass(reason) => Err(reason),
+            Verdict::Translate(translation, endpoint) => {
+                let bytes = ctx.len() as u64;
+                translate(ctx, &segment, D::SIDE, &translation).ok_or(Reason::RewriteFailed)?;
+                D::count(endpoint, bytes);
+                Ok(TC_ACT_UNSPEC)
+            }
+            Verdict::Drop(reason) => {
+                maps::count(reason);
+                Ok(TC_ACT_SHOT)
+            }
+            Verdict::Reset(reason) => {
+                maps::count(reason);
+                Ok(answer(ctx, &segment))
+            }
         }
     }
 }
@@ -168,41 +252,54 @@ fn store(ctx: &TcContext, at: usize, bytes: &[u8], flags: u64) -> Option<()> {
     (error == 0).then_some(())
 }
 
-/// How a family's address and the checksums over it are changed.
+/// What TC programs do differently for the families.
 trait Rewrite: Sized {
+    /// Replaces the address of a segment and keeps the checksums over it right, TCP's
+    /// and UDP's excepted.
     fn address(ctx: &TcContext, l3: usize, change: &Change, new: Self) -> Option<()>;
+    /// Changes the IP header's checksum, if there is one.
+    fn header_checksum(ctx: &TcContext, l3: usize, delta: Sum) -> Option<()>;
+    /// Writes an address, with the flags of `bpf_skb_store_bytes`.
+    fn store(ctx: &TcContext, at: usize, addr: Self, flags: u64) -> Option<()>;
 }
 
 impl Rewrite for V4 {
     #[inline(always)]
     fn address(ctx: &TcContext, l3: usize, change: &Change, new: Self) -> Option<()> {
+        Self::header_checksum(ctx, l3, change.address)?;
+        store(ctx, change.addr_at, &new.bytes(), 0)
+    }
+
+    #[inline(always)]
+    fn header_checksum(ctx: &TcContext, l3: usize, delta: Sum) -> Option<()> {
+        let at = (l3 + IPV4_CHECKSUM) as u32;
         // A size of zero makes the helper take the difference ready-made.
         // SAFETY: only numbers are passed; the helper checks the offset.
-        let error = unsafe {
-            bpf_l3_csum_replace(
-                ctx.skb.skb,
-                (l3 + IPV4_CHECKSUM) as u32,
-                0,
-                change.address.fold_u32() as u64,
-                0,
-            )
-        };
-        if error != 0 {
-            return None;
-        }
-        store(ctx, change.addr_at, &new.bytes(), 0)
+        let error = unsafe { bpf_l3_csum_replace(ctx.skb.skb, at, 0, delta.fold_u32() as u64, 0) };
+        (error == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn store(ctx: &TcContext, at: usize, addr: Self, flags: u64) -> Option<()> {
+        store(ctx, at, &addr.bytes(), flags)
     }
 }
 
 impl Rewrite for V6 {
     #[inline(always)]
     fn address(ctx: &TcContext, _l3: usize, change: &Change, new: Self) -> Option<()> {
-        store(
-            ctx,
-            change.addr_at,
-            &new.bytes(),
-            BPF_F_RECOMPUTE_CSUM as u64,
-        )
+        let flags = BPF_F_RECOMPUTE_CSUM as u64;
+        store(ctx, change.addr_at, &new.bytes(), flags)
+    }
+
+    #[inline(always)]
+    fn header_checksum(_ctx: &TcContext, _l3: usize, _delta: Sum) -> Option<()> {
+        Some(())
+    }
+
+    #[inline(always)]
+    fn store(ctx: &TcContext, at: usize, addr: Self, flags: u64) -> Option<()> {
+        store(ctx, at, &addr.bytes(), flags)
     }
 }
 
@@ -215,7 +312,14 @@ fn translate<A: Family + Rewrite>(
     translation: &Translation<A>,
 ) -> Option<()> {
     let change = rewrite::change(segment, side, translation);
-    let checksum_at = (segment.l4 + TCP_CHECKSUM) as u32;
+    // A UDP checksum of zero means that there is none; with this flag the helper leaves it, and
+    // never makes one that looks like it.
+    let (checksum, none_is_zero) = if segment.protocol == UDP {
+        (UDP_CHECKSUM, BPF_F_MARK_MANGLED_0 as u64)
+    } else {
+        (TCP_CHECKSUM, 0)
+    };
+    let checksum_at = (segment.l4 + checksum) as u32;
     // SAFETY: only numbers are passed; the helper checks the offset.
     let error = unsafe {
         bpf_l4_csum_replace(
@@ -223,7 +327,7 @@ fn translate<A: Family + Rewrite>(
             checksum_at,
             0,
             change.address.fold_u32() as u64,
-            BPF_F_PSEUDO_HDR as u64,
+            BPF_F_PSEUDO_HDR as u64 | none_is_zero,
         )
     };
     if error != 0 {
@@ -237,7 +341,7 @@ fn translate<A: Family + Rewrite>(
                 checksum_at,
                 0,
                 change.ports.fold_u32() as u64,
-                0,
+                none_is_zero,
             )
         };
         if error != 0 {
@@ -247,6 +351,45 @@ fn translate<A: Family + Rewrite>(
         store(ctx, segment.l4, &[src[0], src[1], dst[0], dst[1]], 0)?;
     }
     A::address(ctx, segment.l3, &change, translation.addr_be)
+}
+
+/// Translates an ICMP error. What its bytes add to the packet's sum in one place they
+/// take away in another, so CHECKSUM_COMPLETE needs no care here.
+#[inline(always)]
+fn translate_error<A: Family + Rewrite>(
+    ctx: &TcContext,
+    quoted: &Quoted<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> Option<()> {
+    let change = rewrite::error_change(quoted, side, translation);
+    let inner_checksum = rewrite::inner_checksum(&direct(ctx), quoted.inner_l3, &change)?;
+    // SAFETY: only numbers are passed; the helper checks the offset.
+    let error = unsafe {
+        bpf_l4_csum_replace(
+            ctx.skb.skb,
+            (quoted.l4 + ICMP_CHECKSUM) as u32,
+            0,
+            change.icmp.fold_u32() as u64,
+            0,
+        )
+    };
+    if error != 0 {
+        return None;
+    }
+    let [src, dst] = change.inner_ports_be.map(u16::to_ne_bytes);
+    store(ctx, quoted.inner_l4, &[src[0], src[1], dst[0], dst[1]], 0)?;
+    let inner_at = quoted.inner_l3 + A::addr_at(change.inner_side);
+    A::store(ctx, inner_at, translation.addr_be, 0)?;
+    if A::VERSION == 4 {
+        let bytes = inner_checksum.0.to_ne_bytes();
+        store(ctx, quoted.inner_l3 + IPV4_CHECKSUM, &bytes, 0)?;
+    }
+    if change.outer {
+        A::header_checksum(ctx, quoted.l3, change.outer_address)?;
+        A::store(ctx, quoted.l3 + A::addr_at(side), translation.addr_be, 0)?;
+    }
+    Some(())
 }
 
 /// Turns the packet into a RST and sends it back out of the interface it came in by.

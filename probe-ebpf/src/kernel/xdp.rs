@@ -11,14 +11,14 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use probe_ebpf::{
-    abi::{Reason, V4, V6},
+    abi::Reason,
     packet::{
-        Network, Segment, network,
-        parse::{segment_v4, segment_v6},
+        Content, Network, Piece, Quoted, Segment, network,
+        parse::{content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{self, Family, Side},
     },
-    steer::{self, Tables, Verdict},
+    steer::{self, ErrorVerdict, PieceVerdict, Tables, Verdict},
 };
 
 use super::{
@@ -44,15 +44,11 @@ pub fn probe_xdp_frags(ctx: XdpContext) -> u32 {
 /// `length` is that of the whole frame, over all its buffers.
 #[inline(always)]
 fn run(ctx: &XdpContext, length: usize) -> u32 {
-    // SAFETY: just read from the context; no helper moves memory while the frame is used.
-    let frame = unsafe { Direct::new(ctx.data(), ctx.data_end(), length) };
+    let frame = direct(ctx, length);
+    let steer = Steer { ctx, length };
     let action = match network(&frame) {
-        Ok(Network::V4(l3)) => {
-            segment_v4(&frame, l3).and_then(|segment| steer::<V4>(ctx, frame, length, &segment))
-        }
-        Ok(Network::V6(l3)) => {
-            segment_v6(&frame, l3).and_then(|segment| steer::<V6>(ctx, frame, length, &segment))
-        }
+        Ok(Network::V4(l3)) => content_v4(&frame, l3, steer),
+        Ok(Network::V6(l3)) => content_v6(&frame, l3, steer),
         Err(reason) => Err(reason),
     };
     action.unwrap_or_else(|reason| {
@@ -61,33 +57,80 @@ fn run(ctx: &XdpContext, length: usize) -> u32 {
     })
 }
 
+/// What the program may touch of the packet.
 #[inline(always)]
-fn steer<A: Family + Answer>(
-    ctx: &XdpContext,
-    mut frame: Direct,
+fn direct(ctx: &XdpContext, length: usize) -> Direct {
+    // SAFETY: of the context that the kernel called us with; no helper moves memory while the
+    // result is used.
+    unsafe { Direct::new(ctx.data(), &raw const (*ctx.ctx).data_end, length) }
+}
+
+/// Acts on what a packet carries.
+struct Steer<'a> {
+    ctx: &'a XdpContext,
     length: usize,
-    segment: &Segment<A>,
-) -> Result<u32, Reason>
+}
+
+impl<A: Family + Answer> Content<A> for Steer<'_>
 where
     Maps: Tables<A>,
 {
-    match steer::forward(&Maps, segment) {
-        Verdict::Pass(reason) => Err(reason),
-        Verdict::Translate(translation, endpoint) => {
-            rewrite::apply(&mut frame, segment, Side::Destination, &translation)
-                .ok_or(Reason::RewriteFailed)?;
-            maps::count_forward(endpoint, length as u64);
-            Ok(xdp_action::XDP_PASS)
+    type Outcome = u32;
+
+    #[inline(always)]
+    fn error(self, quoted: Quoted<A>) -> Result<u32, Reason> {
+        match steer::forward_error(&Maps, &quoted) {
+            ErrorVerdict::Pass(reason) => Err(reason),
+            ErrorVerdict::Translate(translation) => {
+                let mut frame = direct(self.ctx, self.length);
+                rewrite::apply_error(&mut frame, &quoted, Side::Destination, &translation)
+                    .ok_or(Reason::RewriteFailed)?;
+                maps::count(Reason::ErrorTranslated);
+                Ok(xdp_action::XDP_PASS)
+            }
         }
-        Verdict::Reset(reason) => {
-            maps::count(reason);
-            reset::apply(&mut frame, segment).ok_or(Reason::RewriteFailed)?;
-            let surplus = length as i32 - reset::length(segment) as i32;
-            // SAFETY: the context is the kernel's; the frame is not touched afterwards.
-            let cut = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -surplus) };
-            if cut == 0 {
-                Ok(xdp_action::XDP_TX)
-            } else {
+    }
+
+    #[inline(always)]
+    fn piece(self, piece: Piece<A>) -> Result<u32, Reason> {
+        match steer::follow(&Maps, &piece, Side::Destination) {
+            PieceVerdict::Pass(reason) => Err(reason),
+            PieceVerdict::Translate(addr_be, endpoint) => {
+                let mut frame = direct(self.ctx, self.length);
+                rewrite::apply_piece(&mut frame, &piece, Side::Destination, addr_be)
+                    .ok_or(Reason::RewriteFailed)?;
+                maps::count_forward(endpoint, self.length as u64);
+                Ok(xdp_action::XDP_PASS)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn segment(self, segment: Segment<A>) -> Result<u32, Reason> {
+        let Self { ctx, length } = self;
+        match steer::forward(&Maps, &segment) {
+            Verdict::Pass(reason) => Err(reason),
+            Verdict::Translate(translation, endpoint) => {
+                let mut frame = direct(ctx, length);
+                rewrite::apply(&mut frame, &segment, Side::Destination, &translation)
+                    .ok_or(Reason::RewriteFailed)?;
+                maps::count_forward(endpoint, length as u64);
+                Ok(xdp_action::XDP_PASS)
+            }
+            Verdict::Drop(reason) => {
+                maps::count(reason);
+                Ok(xdp_action::XDP_DROP)
+            }
+            Verdict::Reset(reason) => {
+                maps::count(reason);
+                let mut frame = direct(ctx, length);
+                reset::apply(&mut frame, &segment).ok_or(Reason::RewriteFailed)?;
+                let surplus = length as i32 - reset::length(&segment) as i32;
+                // SAFETY: the context is the kernel's; the frame is not touched afterwards.
+                let cut = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -surplus) };
+                if cut == 0 {
+                    return Ok(xdp_action::XDP_TX);
+                }
                 // Turned round but too long: nobody must see it.
                 maps::count(Reason::ResetFailed);
                 if maps::may_log() {

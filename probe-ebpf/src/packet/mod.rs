@@ -5,9 +5,9 @@
 //! bytes whose presence was checked once, so that every later field access is
 //! bounds-checked at compile time and costs one load.
 //!
-//! - [`parse`]: frame to [`Segment`], or the [`Reason`](crate::abi::Reason) why not.
+//! - [`parse`]: frame to [`Segment`] or [`Quoted`], or the [`Reason`](crate::abi::Reason) why not.
 //! - [`checksum`]: Internet checksums, whole and incremental.
-//! - [`rewrite`]: a translated segment.
+//! - [`rewrite`]: a translated segment, or ICMP error about one.
 //! - [`reset`]: a RST in place of a segment.
 
 pub mod checksum;
@@ -15,7 +15,7 @@ pub mod parse;
 pub mod reset;
 pub mod rewrite;
 
-pub use parse::{Network, Segment, network};
+pub use parse::{Content, Network, Piece, Quoted, Segment, network};
 
 /// A whole frame, from its link header on.
 pub trait Frame {

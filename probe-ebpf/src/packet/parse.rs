@@ -1,9 +1,8 @@
-//! From a frame to the TCP segment in it.
+//! From a frame to the TCP segment, UDP datagram, ICMP error or fragment in it.
 //!
-//! Everything that is not a whole, unfragmented TCP segment is told by a
-//! [`Reason`]; the outermost function passes it. The depth is bounded: two VLAN
-//! tags (IEEE 802.1ad over 802.1Q), IPv4 options by header length, no IPv6
-//! extension headers.
+//! Everything else is told by a [`Reason`]; the outermost function passes it. The
+//! depth is bounded: two VLAN tags (IEEE 802.1ad over 802.1Q), IPv4 options by
+//! header length, at most [`EXTENSIONS`] IPv6 extension headers.
 
 use super::Frame;
 use crate::abi::{Address, Reason, V4, V6};
@@ -12,15 +11,30 @@ use crate::abi::{Address, Reason, V4, V6};
 const ETHERNET_LEN: usize = 14;
 /// One 802.1Q tag.
 const TAG_LEN: usize = 4;
-/// TCP header without options.
-pub const TCP_LEN: usize = 20;
+/// IPv4 header without options.
+const IPV4_LEN: usize = 20;
 /// IPv6 header.
 const IPV6_LEN: usize = 40;
-/// Bytes that parsing may need: two tags, longest IPv4 header, TCP without options.
-pub const HEADERS_LEN: usize = ETHERNET_LEN + 2 * TAG_LEN + 60 + TCP_LEN;
+/// TCP header without options.
+pub const TCP_LEN: usize = 20;
+/// UDP header.
+pub const UDP_LEN: usize = 8;
+/// ICMP header, the unused or MTU field of an error included.
+pub const ICMP_LEN: usize = 8;
+/// IPv6 extension headers that are walked over.
+pub const EXTENSIONS: usize = 4;
+/// Bytes that parsing may need: two tags, longest IPv4 header, an ICMP error and the
+/// head of what it quotes.
+pub const HEADERS_LEN: usize = ETHERNET_LEN + 2 * TAG_LEN + 60 + ICMP_LEN + 60 + 8;
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
 
 /// TCP flag bits (RFC 9293 section 3.1).
 pub const FIN: u8 = 0x01;
@@ -40,13 +54,49 @@ pub enum Network {
     V6(usize),
 }
 
-/// A TCP segment and its addresses. Offsets count from the frame's start.
+/// Who is told what an IP packet carries.
+///
+/// Not an enum: its variants would share memory, and the compiler then joins and
+/// splits their fields until the kernel's verifier no longer knows the bounds of an
+/// offset.
+pub trait Content<A> {
+    /// What comes of it.
+    type Outcome;
+    /// A TCP segment or a UDP datagram.
+    fn segment(self, segment: Segment<A>) -> Result<Self::Outcome, Reason>;
+    /// An ICMP error about one.
+    fn error(self, quoted: Quoted<A>) -> Result<Self::Outcome, Reason>;
+    /// A later fragment of one: no ports, only addresses.
+    fn piece(self, piece: Piece<A>) -> Result<Self::Outcome, Reason>;
+}
+
+/// A fragment that is not the first of its packet. Offsets count from the frame's
+/// start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<A> {
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Source address.
+    pub src_be: A,
+    /// Destination address.
+    pub dst_be: A,
+    /// The packet's identification, as it stands in the packet.
+    pub id_be: u32,
+    /// The packet's protocol in IPv4; zero in IPv6, where only the first fragment
+    /// names it (RFC 8200 section 4.5).
+    pub protocol: u8,
+}
+
+/// A TCP segment or UDP datagram and its addresses. Offsets count from the frame's
+/// start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<A> {
     /// Offset of the IP header.
     pub l3: usize,
-    /// Offset of the TCP header.
+    /// Offset of the TCP or UDP header.
     pub l4: usize,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
     /// Source address.
     pub src_be: A,
     /// Destination address.
@@ -55,18 +105,51 @@ pub struct Segment<A> {
     pub src_port_be: u16,
     /// Destination port.
     pub dst_port_be: u16,
-    /// Sequence number, host order.
+    /// Sequence number, host order; zero for UDP.
     pub seq: u32,
     /// Acknowledgment number, host order; meaningful with [`ACK`].
     pub ack: u32,
-    /// Flag bits.
+    /// Flag bits; none for UDP.
     pub flags: u8,
-    /// Bytes after the TCP header and its options.
+    /// Bytes after the TCP header and its options, or after the UDP header.
     pub payload: u32,
+    /// The first of several fragments? The others follow it by `id_be`.
+    pub fragmented: bool,
+    /// The packet's identification, as it stands in the packet, if it is fragmented.
+    pub id_be: u32,
+}
+
+/// An ICMP error and the head of the packet that it is about (RFC 792, RFC 4443
+/// section 2.4 c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted<A> {
+    /// Offset of the outer IP header.
+    pub l3: usize,
+    /// Offset of the ICMP header.
+    pub l4: usize,
+    /// Offset of the quoted IP header.
+    pub inner_l3: usize,
+    /// Offset of the quoted TCP or UDP header, of which eight bytes are there.
+    pub inner_l4: usize,
+    /// Who reports.
+    pub src_be: A,
+    /// To whom: the source of the quoted packet.
+    pub dst_be: A,
+    /// The quoted packet's protocol, [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// The quoted packet's source.
+    pub inner_src_be: A,
+    /// The quoted packet's destination.
+    pub inner_dst_be: A,
+    /// The quoted packet's source port.
+    pub inner_src_port_be: u16,
+    /// The quoted packet's destination port.
+    pub inner_dst_port_be: u16,
 }
 
 impl<A> Segment<A> {
-    /// Is this the first segment of a connection, a SYN without ACK?
+    /// Is this the first segment of a TCP connection, a SYN without ACK? Every UDP
+    /// datagram may be the first.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
         self.flags & (SYN | ACK | RST) == SYN
@@ -117,103 +200,353 @@ const fn is_tag(kind: u16) -> bool {
     kind == 0x8100 || kind == 0x88a8
 }
 
-/// The TCP segment of the IPv4 header at `l3` (RFC 791 section 3.1).
+/// The fixed part of an IPv4 header (RFC 791 section 3.1).
+struct Ipv4 {
+    header: usize,
+    total: u16,
+    protocol: u8,
+    id_be: u16,
+    /// More fragments follow.
+    more: bool,
+    /// Not the first fragment.
+    later: bool,
+    src_be: V4,
+    dst_be: V4,
+}
+
+/// Reads an IPv4 header.
 #[inline(always)]
-pub fn segment_v4<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Segment<V4>, Reason> {
-    let ip = frame.window::<20>(l3).ok_or(Reason::Malformed)?;
+fn ipv4<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Ipv4, Reason> {
+    let ip = frame.window::<IPV4_LEN>(l3).ok_or(Reason::Malformed)?;
     let version_ihl = ip.u8::<0>();
-    if version_ihl >> 4 != 4 {
-        return Err(Reason::Malformed);
-    }
     let header = ((version_ihl & 0xf) as usize) * 4;
-    if header < 20 {
+    if version_ihl >> 4 != 4 || header < IPV4_LEN {
         return Err(Reason::Malformed);
     }
-    // More-fragments bit or an offset: ports are in the first fragment only.
-    if ip.u16_be::<6>() & 0x3fff_u16.to_be() != 0 {
-        return Err(Reason::Fragment);
-    }
-    if ip.u8::<9>() != TCP {
-        return Err(Reason::NotTcp);
-    }
+    let fragment = ip.u16_be::<6>();
+    Ok(Ipv4 {
+        header,
+        id_be: ip.u16_be::<4>(),
+        more: fragment & 0x2000_u16.to_be() != 0,
+        later: fragment & 0x1fff_u16.to_be() != 0,
+        total: u16::from_be(ip.u16_be::<2>()),
+        protocol: ip.u8::<9>(),
+        src_be: V4(ip.u32_be::<12>()),
+        dst_be: V4(ip.u32_be::<16>()),
+    })
+}
+
+/// Tells what the IPv4 packet at `l3` carries, or why it is nothing of ours.
+#[inline(always)]
+pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
+    frame: &F,
+    l3: usize,
+    content: C,
+) -> Result<C::Outcome, Reason> {
+    let ip = ipv4(frame, l3)?;
     let rest = frame.length().wrapping_sub(l3);
-    let total = match u16::from_be(ip.u16_be::<2>()) as usize {
+    let total = match ip.total as usize {
         // A GSO super-packet of more than 64 KiB has no length (Linux 6.3, BIG TCP).
         0 if rest > 0xffff => rest,
         total => total,
     };
-    if total > rest {
+    // Less than its own header wraps to a huge length, which is more than the frame's.
+    let length = total.wrapping_sub(ip.header);
+    if total > rest || length > rest {
         return Err(Reason::Malformed);
     }
-    transport(
-        frame,
+    let l4 = l3 + ip.header;
+    let id_be = ip.id_be as u32;
+    if ip.later {
+        return content.piece(Piece {
+            l3,
+            src_be: ip.src_be,
+            dst_be: ip.dst_be,
+            id_be,
+            protocol: ip.protocol,
+        });
+    }
+    let ends = Ends {
         l3,
-        l3 + header,
-        total.wrapping_sub(header),
-        V4(ip.u32_be::<12>()),
-        V4(ip.u32_be::<16>()),
-    )
+        l4,
+        src_be: ip.src_be,
+        dst_be: ip.dst_be,
+        fragmented: ip.more,
+        id_be,
+    };
+    match ip.protocol {
+        TCP => content.segment(tcp(frame, length, ends)?),
+        UDP => content.segment(udp(frame, length, ends)?),
+        ICMP if ip.more => Err(Reason::Fragment),
+        ICMP => {
+            let icmp = frame.window::<ICMP_LEN>(l4).ok_or(Reason::Malformed)?;
+            // Destination unreachable, time exceeded, parameter problem.
+            if !matches!(icmp.u8::<0>(), 3 | 11 | 12) {
+                return Err(Reason::NotSteerable);
+            }
+            let inner_l3 = l4 + ICMP_LEN;
+            let inner = ipv4(frame, inner_l3)?;
+            if inner.later {
+                return Err(Reason::Fragment);
+            }
+            let inner_l4 = inner_l3 + inner.header;
+            let ports = quoted_ports(frame, inner_l4, inner.protocol)?;
+            content.error(Quoted {
+                l3,
+                l4,
+                inner_l3,
+                inner_l4,
+                src_be: ip.src_be,
+                dst_be: ip.dst_be,
+                protocol: inner.protocol,
+                inner_src_be: inner.src_be,
+                inner_dst_be: inner.dst_be,
+                inner_src_port_be: ports[0],
+                inner_dst_port_be: ports[1],
+            })
+        }
+        _ => Err(Reason::NotSteerable),
+    }
 }
 
-/// The TCP segment of the IPv6 header at `l3` (RFC 8200 section 3).
+/// The fixed part of an IPv6 header (RFC 8200 section 3).
+struct Ipv6 {
+    payload: u16,
+    next: u8,
+    src_be: V6,
+    dst_be: V6,
+}
+
 #[inline(always)]
-pub fn segment_v6<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Segment<V6>, Reason> {
+fn ipv6<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Ipv6, Reason> {
     let ip = frame.window::<IPV6_LEN>(l3).ok_or(Reason::Malformed)?;
     if ip.u8::<0>() >> 4 != 6 {
         return Err(Reason::Malformed);
     }
-    match ip.u8::<6>() {
-        TCP => {}
-        44 => return Err(Reason::Fragment),
-        // Hop-by-hop, routing, authentication, destination options, mobility.
-        0 | 43 | 51 | 60 | 135 => return Err(Reason::ExtensionHeader),
-        _ => return Err(Reason::NotTcp),
-    }
+    Ok(Ipv6 {
+        payload: u16::from_be(ip.u16_be::<4>()),
+        next: ip.u8::<6>(),
+        src_be: V6(ip.words::<8>()),
+        dst_be: V6(ip.words::<24>()),
+    })
+}
+
+/// Tells what the IPv6 packet at `l3` carries, or why it is nothing of ours.
+#[inline(always)]
+pub fn content_v6<F: Frame + ?Sized, C: Content<V6>>(
+    frame: &F,
+    l3: usize,
+    content: C,
+) -> Result<C::Outcome, Reason> {
+    let ip = ipv6(frame, l3)?;
     let rest = frame.length().wrapping_sub(l3 + IPV6_LEN);
-    let payload = match u16::from_be(ip.u16_be::<4>()) as usize {
+    let payload = match ip.payload as usize {
+        // A jumbogram (RFC 2675), or a super-packet as in IPv4.
         0 if rest > 0xffff => rest,
         payload => payload,
     };
     if payload > rest {
         return Err(Reason::Malformed);
     }
-    transport(
-        frame,
+    let walk = extensions(frame, l3 + IPV6_LEN, ip.next)?;
+    let l4 = l3 + IPV6_LEN + walk.length;
+    let length = payload.wrapping_sub(walk.length);
+    if length > rest {
+        return Err(Reason::Malformed);
+    }
+    if walk.later {
+        return content.piece(Piece {
+            l3,
+            src_be: ip.src_be,
+            dst_be: ip.dst_be,
+            id_be: walk.id_be,
+            protocol: 0,
+        });
+    }
+    let ends = Ends {
         l3,
-        l3 + IPV6_LEN,
-        payload,
-        V6(ip.words::<8>()),
-        V6(ip.words::<24>()),
-    )
+        l4,
+        src_be: ip.src_be,
+        dst_be: ip.dst_be,
+        fragmented: walk.more,
+        id_be: walk.id_be,
+    };
+    match walk.next {
+        TCP => content.segment(tcp(frame, length, ends)?),
+        UDP => content.segment(udp(frame, length, ends)?),
+        ICMPV6 if walk.more => Err(Reason::Fragment),
+        ICMPV6 => {
+            let icmp = frame.window::<ICMP_LEN>(l4).ok_or(Reason::Malformed)?;
+            // Destination unreachable, packet too big, time exceeded, parameter problem.
+            if !matches!(icmp.u8::<0>(), 1..=4) {
+                return Err(Reason::NotSteerable);
+            }
+            let inner_l3 = l4 + ICMP_LEN;
+            let inner = ipv6(frame, inner_l3)?;
+            let inner_l4 = inner_l3 + IPV6_LEN;
+            let ports = quoted_ports(frame, inner_l4, inner.next)?;
+            content.error(Quoted {
+                l3,
+                l4,
+                inner_l3,
+                inner_l4,
+                src_be: ip.src_be,
+                dst_be: ip.dst_be,
+                protocol: inner.next,
+                inner_src_be: inner.src_be,
+                inner_dst_be: inner.dst_be,
+                inner_src_port_be: ports[0],
+                inner_dst_port_be: ports[1],
+            })
+        }
+        _ => Err(Reason::NotSteerable),
+    }
 }
 
-/// The TCP header at `l4` with `length` bytes of header and payload (RFC 9293
-/// section 3.1).
+/// What stands behind the extension headers.
+struct Walk {
+    /// The protocol.
+    next: u8,
+    /// Their length together.
+    length: usize,
+    /// More fragments follow.
+    more: bool,
+    /// Not the first fragment.
+    later: bool,
+    /// The identification, if there is a fragment header.
+    id_be: u32,
+}
+
+/// Walks over extension headers from `at` on, to the first header of another kind or
+/// to the contents of a later fragment.
 #[inline(always)]
-fn transport<F: Frame + ?Sized, A: Address>(
-    frame: &F,
+fn extensions<F: Frame + ?Sized>(frame: &F, at: usize, next: u8) -> Result<Walk, Reason> {
+    let mut walk = Walk {
+        next,
+        length: 0,
+        more: false,
+        later: false,
+        id_be: 0,
+    };
+    for _ in 0..EXTENSIONS {
+        let here = at + walk.length;
+        match walk.next {
+            // Hop-by-hop options, destination options (RFC 8200 sections 4.3 and 4.6).
+            0 | 60 => {}
+            // Routing: while segments are left the destination is not the last one, and the
+            // checksum is over another address (RFC 8200 sections 4.4 and 8.1).
+            43 => {
+                let routing = frame.window::<4>(here).ok_or(Reason::Malformed)?;
+                if routing.u8::<3>() != 0 {
+                    return Err(Reason::ExtensionHeader);
+                }
+            }
+            // Fragment (RFC 8200 section 4.5). One with neither offset nor more to come is
+            // whole (RFC 6946).
+            44 => {
+                let fragment = frame.window::<8>(here).ok_or(Reason::Malformed)?;
+                let offset = u16::from_be(fragment.u16_be::<2>());
+                walk.next = fragment.u8::<0>();
+                walk.length += 8;
+                walk.more = offset & 1 != 0;
+                walk.later = offset >> 3 != 0;
+                walk.id_be = fragment.u32_be::<4>();
+                if walk.later {
+                    return Ok(walk);
+                }
+                continue;
+            }
+            // Authentication, mobility, host identity, shim6.
+            51 | 135 | 139 | 140 => return Err(Reason::ExtensionHeader),
+            _ => return Ok(walk),
+        }
+        let header = frame.window::<2>(here).ok_or(Reason::Malformed)?;
+        walk.next = header.u8::<0>();
+        walk.length += (header.u8::<1>() as usize + 1) * 8;
+    }
+    match walk.next {
+        0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 => Err(Reason::ExtensionHeader),
+        _ => Ok(walk),
+    }
+}
+
+/// Source and destination port of a quoted packet.
+#[inline(always)]
+fn quoted_ports<F: Frame + ?Sized>(frame: &F, at: usize, protocol: u8) -> Result<[u16; 2], Reason> {
+    if !matches!(protocol, TCP | UDP) {
+        return Err(Reason::NotSteerable);
+    }
+    let ports = frame.window::<4>(at).ok_or(Reason::Malformed)?;
+    Ok([ports.u16_be::<0>(), ports.u16_be::<2>()])
+}
+
+/// What is known of a segment before its own header is read.
+struct Ends<A> {
     l3: usize,
     l4: usize,
-    length: usize,
     src_be: A,
     dst_be: A,
+    fragmented: bool,
+    id_be: u32,
+}
+
+/// The TCP header with `length` bytes of header and payload (RFC 9293 section 3.1).
+#[inline(always)]
+fn tcp<F: Frame + ?Sized, A: Address>(
+    frame: &F,
+    length: usize,
+    ends: Ends<A>,
 ) -> Result<Segment<A>, Reason> {
-    let tcp = frame.window::<TCP_LEN>(l4).ok_or(Reason::Malformed)?;
+    let tcp = frame.window::<TCP_LEN>(ends.l4).ok_or(Reason::Malformed)?;
     let header = (tcp.u8::<12>() >> 4) as usize * 4;
-    // `length` has wrapped to a huge number if the IP length did not even cover its own header.
-    if header < TCP_LEN || header > length || length > frame.length() {
+    if header < TCP_LEN || header > length {
         return Err(Reason::Malformed);
     }
     Ok(Segment {
-        l3,
-        l4,
-        src_be,
-        dst_be,
+        l3: ends.l3,
+        l4: ends.l4,
+        protocol: TCP,
+        src_be: ends.src_be,
+        dst_be: ends.dst_be,
         src_port_be: tcp.u16_be::<0>(),
         dst_port_be: tcp.u16_be::<2>(),
         seq: u32::from_be(tcp.u32_be::<4>()),
         ack: u32::from_be(tcp.u32_be::<8>()),
         flags: tcp.u8::<13>(),
         payload: (length - header) as u32,
+        fragmented: ends.fragmented,
+        id_be: ends.id_be,
+    })
+}
+
+/// The UDP header with `length` bytes of header and payload (RFC 768). Its own length
+/// field may be zero in a super-packet, and less than the IP packet's; it is more only
+/// in the first of several fragments.
+#[inline(always)]
+fn udp<F: Frame + ?Sized, A: Address>(
+    frame: &F,
+    length: usize,
+    ends: Ends<A>,
+) -> Result<Segment<A>, Reason> {
+    let udp = frame.window::<UDP_LEN>(ends.l4).ok_or(Reason::Malformed)?;
+    let own = u16::from_be(udp.u16_be::<4>()) as usize;
+    let beyond = own > length && !ends.fragmented;
+    if length < UDP_LEN || beyond || (own != 0 && own < UDP_LEN) {
+        return Err(Reason::Malformed);
+    }
+    Ok(Segment {
+        l3: ends.l3,
+        l4: ends.l4,
+        protocol: UDP,
+        src_be: ends.src_be,
+        dst_be: ends.dst_be,
+        src_port_be: udp.u16_be::<0>(),
+        dst_port_be: udp.u16_be::<2>(),
+        seq: 0,
+        ack: 0,
+        flags: 0,
+        payload: (length - UDP_LEN) as u32,
+        fragmented: ends.fragmented,
+        id_be: ends.id_be,
     })
 }

@@ -1,4 +1,4 @@
-//! A translated segment: new address and port on the server's side, perhaps a
+//! A translated segment or ICMP error: new address and port on the server's side, perhaps a
 //! new port on the client's, checksums kept right incrementally.
 //!
 //! Offsets and the sums of what changes are computed here for everybody.
@@ -7,7 +7,12 @@
 //! [`Change::ports`] to the kernel's helpers instead, since only the kernel knows
 //! whether a checksum is partial.
 
-use super::{FrameMut, Segment, checksum::Stored, checksum::Sum, put_u16, put_u32};
+use super::{
+    Frame, FrameMut, Piece, Quoted, Segment, Window,
+    checksum::{Stored, Sum},
+    parse::{ICMP_LEN, UDP},
+    put_u16, put_u32,
+};
 use crate::abi::{Address, V4, V6};
 
 /// Which side of the segment carries the server's address.
@@ -60,6 +65,10 @@ pub struct Change {
 
 /// Offset of the TCP checksum in its header.
 pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the UDP checksum in its header.
+pub const UDP_CHECKSUM: usize = 6;
+/// Offset of the ICMP and ICMPv6 checksum in its header.
+pub const ICMP_CHECKSUM: usize = 2;
 /// Offset of the IPv4 header checksum in its header.
 pub const IPV4_CHECKSUM: usize = 10;
 
@@ -102,7 +111,7 @@ impl Family for V4 {
         delta: Sum,
     ) -> Option<()> {
         let ip = frame.window_mut::<20>(l3)?;
-        let old = Stored(super::Window(ip).u16_be::<IPV4_CHECKSUM>());
+        let old = Stored(Window(ip).u16_be::<IPV4_CHECKSUM>());
         put_u16::<IPV4_CHECKSUM, 20>(ip, old.update(delta).0);
         match side {
             Side::Source => put_u32::<12, 20>(ip, new.0),
@@ -182,12 +191,169 @@ pub fn apply<A: Family, F: FrameMut + ?Sized>(
     translation: &Translation<A>,
 ) -> Option<()> {
     let change = change(segment, side, translation);
-    let tcp = frame.window_mut::<20>(segment.l4)?;
-    let old = Stored(super::Window(tcp).u16_be::<TCP_CHECKSUM>());
-    let new = old.update(change.address.add(change.ports));
+    let delta = change.address.add(change.ports);
     let [src, dst] = change.ports_be;
-    put_u16::<0, 20>(tcp, src);
-    put_u16::<2, 20>(tcp, dst);
-    put_u16::<TCP_CHECKSUM, 20>(tcp, new.0);
+    if segment.protocol == UDP {
+        let udp = frame.window_mut::<8>(segment.l4)?;
+        let old = Window(udp).u16_be::<UDP_CHECKSUM>();
+        put_u16::<0, 8>(udp, src);
+        put_u16::<2, 8>(udp, dst);
+        // Zero means that the sender made none (RFC 768), so a sum that comes out as zero is
+        // written as its other representation.
+        if old != 0 {
+            let new = match Stored(old).update(delta).0 {
+                0 => 0xffff,
+                new => new,
+            };
+            put_u16::<UDP_CHECKSUM, 8>(udp, new);
+        }
+    } else {
+        let tcp = frame.window_mut::<20>(segment.l4)?;
+        let old = Stored(Window(tcp).u16_be::<TCP_CHECKSUM>());
+        put_u16::<0, 20>(tcp, src);
+        put_u16::<2, 20>(tcp, dst);
+        put_u16::<TCP_CHECKSUM, 20>(tcp, old.update(delta).0);
+    }
     A::write(frame, segment.l3, side, translation.addr_be, change.address)
+}
+
+/// Gives a later fragment the address that its first one got; it has no other header
+/// that knows. `None` if the frame is shorter than when it was parsed.
+#[inline(always)]
+pub fn apply_piece<A: Family, F: FrameMut + ?Sized>(
+    frame: &mut F,
+    piece: &Piece<A>,
+    side: Side,
+    addr_be: A,
+) -> Option<()> {
+    A::write(
+        frame,
+        piece.l3,
+        side,
+        addr_be,
+        piece_change(piece, side, addr_be),
+    )
+}
+
+/// By how much the sum over a fragment changes.
+#[inline(always)]
+pub fn piece_change<A: Family>(piece: &Piece<A>, side: Side, addr_be: A) -> Sum {
+    match side {
+        Side::Destination => A::change(piece.dst_be, addr_be),
+        Side::Source => A::change(piece.src_be, addr_be),
+    }
+}
+
+/// What a translation changes in an ICMP error.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorChange {
+    /// Which side of the quotation is the server's: the opposite of the packet's.
+    pub inner_side: Side,
+    /// The quotation's ports as they shall stand.
+    pub inner_ports_be: [u16; 2],
+    /// Sum of the change of the quoted address, for the quoted IPv4 header.
+    pub inner_address: Sum,
+    /// Does the packet's own address change too? It does where the server itself is
+    /// the error's sender or receiver.
+    pub outer: bool,
+    /// Sum of the change of the packet's own address, for its IPv4 header.
+    pub outer_address: Sum,
+    /// Sum of all that the ICMP checksum covers.
+    pub icmp: Sum,
+}
+
+/// What `translation` changes in the error.
+#[inline(always)]
+pub fn error_change<A: Family>(
+    quoted: &Quoted<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> ErrorChange {
+    let (outer_old, inner_old, inner_side, inner_ports_be) = match side {
+        Side::Destination => (
+            quoted.dst_be,
+            quoted.inner_src_be,
+            Side::Source,
+            [translation.port_be, translation.client_port_be],
+        ),
+        Side::Source => (
+            quoted.src_be,
+            quoted.inner_dst_be,
+            Side::Destination,
+            [translation.client_port_be, translation.port_be],
+        ),
+    };
+    let outer = outer_old == inner_old;
+    let inner_address = A::change(inner_old, translation.addr_be);
+    let outer_address = if outer {
+        A::change(outer_old, translation.addr_be)
+    } else {
+        Sum::new()
+    };
+    let ports = Sum::new()
+        .replace_u16(quoted.inner_src_port_be, inner_ports_be[0])
+        .replace_u16(quoted.inner_dst_port_be, inner_ports_be[1]);
+    // The quoted IPv4 header's checksum takes back what its address adds. ICMPv6 covers the
+    // quoted address, which has no checksum of its own, and a pseudo-header (RFC 4443 section
+    // 2.3). The quoted TCP or UDP checksum is left alone: it may not be there, and nobody checks it.
+    let icmp = if A::VERSION == 6 {
+        ports.add(inner_address).add(outer_address)
+    } else {
+        ports
+    };
+    ErrorChange {
+        inner_side,
+        inner_ports_be,
+        inner_address,
+        outer,
+        outer_address,
+        icmp,
+    }
+}
+
+/// Translates the ICMP error in the frame. `None` if the frame is shorter than it was
+/// when parsed.
+#[inline(always)]
+pub fn apply_error<A: Family, F: FrameMut + ?Sized>(
+    frame: &mut F,
+    quoted: &Quoted<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> Option<()> {
+    let change = error_change(quoted, side, translation);
+    let ports = frame.window_mut::<4>(quoted.inner_l4)?;
+    put_u16::<0, 4>(ports, change.inner_ports_be[0]);
+    put_u16::<2, 4>(ports, change.inner_ports_be[1]);
+    let icmp = frame.window_mut::<ICMP_LEN>(quoted.l4)?;
+    let old = Stored(Window(icmp).u16_be::<ICMP_CHECKSUM>());
+    put_u16::<ICMP_CHECKSUM, ICMP_LEN>(icmp, old.update(change.icmp).0);
+    A::write(
+        frame,
+        quoted.inner_l3,
+        change.inner_side,
+        translation.addr_be,
+        change.inner_address,
+    )?;
+    if change.outer {
+        A::write(
+            frame,
+            quoted.l3,
+            side,
+            translation.addr_be,
+            change.outer_address,
+        )?;
+    }
+    Some(())
+}
+
+/// The checksum that the quoted IPv4 header shall have, for those who cannot write
+/// the frame in place. IPv6 headers have none.
+#[inline(always)]
+pub fn inner_checksum<F: Frame + ?Sized>(
+    frame: &F,
+    inner_l3: usize,
+    change: &ErrorChange,
+) -> Option<Stored> {
+    let ip = frame.window::<20>(inner_l3)?;
+    Some(Stored(ip.u16_be::<IPV4_CHECKSUM>()).update(change.inner_address))
 }

@@ -9,8 +9,8 @@ use etherparse::{
 use proptest::prelude::*;
 
 use super::{
-    Frame, Network, Segment, network,
-    parse::{ACK, FIN, RST, SYN, segment_v4, segment_v6},
+    Content, Frame, Network, Piece, Quoted, Segment, network,
+    parse::{ACK, FIN, RST, SYN, TCP, content_v4, content_v6},
     reset::{self, Answer},
     rewrite::{self, Family, Side, Translation},
 };
@@ -112,6 +112,30 @@ impl Wire {
     }
 }
 
+/// Takes segments, and nothing else.
+struct OnlySegments;
+
+impl<A> Content<A> for OnlySegments {
+    type Outcome = Segment<A>;
+    fn segment(self, segment: Segment<A>) -> Result<Segment<A>, Reason> {
+        Ok(segment)
+    }
+    fn error(self, _: Quoted<A>) -> Result<Segment<A>, Reason> {
+        Err(Reason::NotSteerable)
+    }
+    fn piece(self, _: Piece<A>) -> Result<Segment<A>, Reason> {
+        Err(Reason::Fragment)
+    }
+}
+
+fn segment_v4<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Segment<V4>, Reason> {
+    content_v4(frame, l3, OnlySegments)
+}
+
+fn segment_v6<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Segment<V6>, Reason> {
+    content_v6(frame, l3, OnlySegments)
+}
+
 /// Our view of a frame, with addresses as sixteen bytes.
 fn ours(frame: &[u8]) -> Result<Segment<V6>, Reason> {
     match network(frame)? {
@@ -127,12 +151,15 @@ fn ours(frame: &[u8]) -> Result<Segment<V6>, Reason> {
                 dst_be: wide(s.dst_be),
                 l3: s.l3,
                 l4: s.l4,
+                protocol: s.protocol,
                 src_port_be: s.src_port_be,
                 dst_port_be: s.dst_port_be,
                 seq: s.seq,
                 ack: s.ack,
                 flags: s.flags,
                 payload: s.payload,
+                fragmented: s.fragmented,
+                id_be: s.id_be,
             })
         }
         Network::V6(l3) => segment_v6(frame, l3),
@@ -220,7 +247,7 @@ proptest! {
         if !whole {
             frame.truncate(cut.index(frame.len() + 1));
         }
-        if let Ok(segment) = ours(&frame) {
+        if let Ok(segment) = ours(&frame) && segment.protocol == TCP {
             let tcp = TcpHeaderSlice::from_slice(&frame[segment.l4..]).expect("a TCP header");
             prop_assert_eq!(tcp.source_port(), u16::from_be(segment.src_port_be));
             prop_assert!(segment.l4 + tcp.slice().len() + segment.payload as usize <= frame.len());

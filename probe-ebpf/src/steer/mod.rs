@@ -1,7 +1,8 @@
 //! Which endpoint a segment belongs to, and what becomes of it.
 //!
 //! [`forward`] decides for segments from clients, [`reverse`] for segments from
-//! endpoints. Both are given tables by the [`Tables`] trait and answer with a
+//! endpoints, [`forward_error`] and [`reverse_error`] for ICMP errors about them, [`follow`] for
+//! later fragments. Both are given tables by the [`Tables`] trait and answer with a
 //! [`Verdict`]; neither touches the packet, so all of it runs on the host under
 //! test and in the kernel over maps.
 //!
@@ -9,7 +10,7 @@
 //! names the endpoint, and two entries are written, one keyed by what the client
 //! sends (forward), one by what the endpoint sends (reverse). Later segments find
 //! theirs. A RST in either direction, or the acknowledgment of the second FIN,
-//! removes both at once, since the client's kernel may use the port again for
+//! removes both at once (UDP flows end by idleness alone), since the client's kernel may use the port again for
 //! another connection with the same endpoint.
 //!
 //! Invariants:
@@ -22,9 +23,13 @@
 //! - A segment in mid-connection that no flow knows takes one up (as conntrack
 //!   does), so a lost table costs a single-endpoint service nothing.
 
+mod errors;
 mod flow;
+mod fragments;
 mod tables;
 
+pub use errors::{ErrorVerdict, forward_error, reverse_error};
+pub use fragments::{PieceVerdict, follow};
 pub use tables::{Insert, Tables};
 
 use crate::abi::{
@@ -34,7 +39,7 @@ use crate::abi::{
 };
 use crate::packet::{
     Segment,
-    parse::{ACK, FIN, RST, SYN, TCP},
+    parse::{ACK, FIN, RST, SYN, UDP},
     rewrite::{Family, Side, Translation},
 };
 
@@ -45,17 +50,50 @@ pub enum Verdict<A> {
     Pass(Reason),
     /// It is answered with a RST and goes no further.
     Reset(Reason),
+    /// It goes no further: UDP has no RST to answer with.
+    Drop(Reason),
     /// It goes on with other addresses, counted for this endpoint.
     Translate(Translation<A>, u32),
+}
+
+/// Refuses a segment, as its protocol can.
+#[inline(always)]
+fn refuse<A>(segment: &Segment<A>, reason: Reason) -> Verdict<A> {
+    if segment.protocol == UDP {
+        Verdict::Drop(Reason::DatagramRefused)
+    } else {
+        Verdict::Reset(reason)
+    }
+}
+
+/// May the segment begin a flow in the ordinary way? A SYN may, and any datagram.
+#[inline(always)]
+fn begins<A>(segment: &Segment<A>) -> bool {
+    segment.opens() || segment.protocol == UDP
 }
 
 /// A client's segment: is it for a listener, and where does it go?
 #[inline(always)]
 pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
+    let verdict = decide_forward(tables, segment);
+    fragments::remember(tables, segment, Side::Destination, &verdict);
+    verdict
+}
+
+/// An endpoint's segment: does it belong to a steered flow?
+#[inline(always)]
+pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
+    let verdict = decide_reverse(tables, segment);
+    fragments::remember(tables, segment, Side::Source, &verdict);
+    verdict
+}
+
+#[inline(always)]
+fn decide_forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
     let key = ListenerKey {
         addr_be: segment.dst_be,
         port_be: segment.dst_port_be,
-        protocol: TCP,
+        protocol: segment.protocol,
         pad: 0,
     };
     let Some(listener) = tables.listener(&key) else {
@@ -66,7 +104,7 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
         peer_be: segment.dst_be,
         client_port_be: segment.src_port_be,
         peer_port_be: segment.dst_port_be,
-        protocol: TCP,
+        protocol: segment.protocol,
         pad: [0; 3],
     };
     let Some(decision) = tables.decision(listener.service) else {
@@ -85,7 +123,7 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
     {
         let lost = follows && matches!(endpoint.state, ENDPOINT_DOWN | ENDPOINT_FREE);
         let keep = decision.flags & KEEP_FLOWS_OF_DOWN != 0;
-        let stays = if segment.opens() {
+        let stays = if begins(segment) {
             reopens_nothing(
                 flow,
                 action == Action::Steer && flow.endpoint == target,
@@ -100,7 +138,7 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
         let service = flow.service;
         let lost_endpoint = flow.endpoint;
         flow::remove(tables, &key, flow, endpoint, addr_be);
-        if !segment.opens() {
+        if !begins(segment) {
             tables.event(
                 EventKind::FlowReset,
                 service,
@@ -108,14 +146,14 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
                 segment.src_be,
                 segment.src_port_be,
             );
-            return Verdict::Reset(Reason::EndpointDown);
+            return refuse(segment, Reason::EndpointDown);
         }
     }
     unknown(tables, segment, &key, listener, action, target)
 }
 
-/// May a SYN of a known tuple go the way of its flow? It may if it repeats an
-/// unanswered SYN and the selection is still the same; or if the connection is
+/// May a SYN or datagram of a known tuple go the way of its flow? It may if it repeats
+/// an unanswered one and the selection is still the same; or if the connection is
 /// alive, so that the endpoint can challenge it (RFC 9293 section 3.10.7.4).
 #[inline(always)]
 fn reopens_nothing(flow: &ForwardFlow, same_target: bool, lost: bool) -> bool {
@@ -202,16 +240,16 @@ fn unknown<A: Family, T: Tables<A>>(
     }
     match action {
         Action::Pass => return Verdict::Pass(Reason::Undecided),
-        Action::Refuse => return Verdict::Reset(Reason::Refused),
+        Action::Refuse => return refuse(segment, Reason::Refused),
         Action::Steer => {}
     }
     let Some(endpoint) = tables.endpoint(target) else {
         return Verdict::Pass(Reason::Undecided);
     };
     let Some(addr_be) = A::of_endpoint(endpoint) else {
-        return Verdict::Reset(Reason::NoAddress);
+        return refuse(segment, Reason::NoAddress);
     };
-    let opens = segment.opens();
+    let opens = begins(segment);
     let state = if opens { 0 } else { FLOW_ESTABLISHED };
     match flow::open(
         tables,
@@ -248,20 +286,19 @@ fn unknown<A: Family, T: Tables<A>>(
                 segment.src_be,
                 segment.src_port_be,
             );
-            Verdict::Reset(reason)
+            refuse(segment, reason)
         }
     }
 }
 
-/// An endpoint's segment: does it belong to a steered flow?
 #[inline(always)]
-pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
+fn decide_reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
     let key = FlowKey {
         client_be: segment.dst_be,
         peer_be: segment.src_be,
         client_port_be: segment.dst_port_be,
         peer_port_be: segment.src_port_be,
-        protocol: TCP,
+        protocol: segment.protocol,
         pad: [0; 3],
     };
     let Some(flow) = tables.reverse(&key) else {
@@ -275,13 +312,14 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
     let id = flow.endpoint;
     flow::touch(&flow.seen, seen(tables.now_ns()));
     let state = flow.state.get();
-    if segment.flags & (SYN | FIN | RST) != 0 || state & FLOW_FIN != 0 {
+    let first_answer = segment.protocol == UDP && state & FLOW_ESTABLISHED == 0;
+    if segment.flags & (SYN | FIN | RST) != 0 || state & FLOW_FIN != 0 || first_answer {
         let forward_key = FlowKey {
             client_be: key.client_be,
             peer_be: flow.vip_be,
             client_port_be: flow.client_port_be,
             peer_port_be: flow.vip_port_be,
-            protocol: TCP,
+            protocol: segment.protocol,
             pad: [0; 3],
         };
         if segment.flags & RST != 0 {
@@ -295,8 +333,9 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ver
                 );
             }
             flow::remove_pair(tables, &forward_key, &key, id);
-        } else if segment.flags & SYN != 0 {
-            if segment.flags & ACK != 0 && state & FLOW_ESTABLISHED == 0 {
+        } else if segment.flags & SYN != 0 || first_answer {
+            let answers = first_answer || segment.flags & ACK != 0;
+            if answers && state & FLOW_ESTABLISHED == 0 {
                 flow.state.set(state | FLOW_ESTABLISHED);
                 if let Some(forth) = tables.forward(&forward_key) {
                     forth.state.set(forth.state.get() | FLOW_ESTABLISHED);

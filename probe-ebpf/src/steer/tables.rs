@@ -1,7 +1,8 @@
 //! What steering needs to look up and remember.
 
 use crate::abi::{
-    Decision, Endpoint, EventKind, FlowKey, ForwardFlow, Listener, ListenerKey, Reason, ReverseFlow,
+    Decision, Endpoint, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
+    ListenerKey, Reason, ReverseFlow,
 };
 
 /// Why a flow could not be written.
@@ -48,6 +49,12 @@ pub trait Tables<A> {
     fn remove_forward(&self, key: &FlowKey<A>);
     /// Forgets a reverse flow, if it is there. Tells whether it was.
     fn remove_reverse(&self, key: &FlowKey<A>) -> bool;
+
+    /// What became of a fragmented packet's first fragment.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentTrack<A>>;
+    /// Remembers what became of a first fragment. May fail silently: its others are
+    /// then passed.
+    fn put_fragment(&self, key: &FragmentKey<A>, track: &FragmentTrack<A>);
 
     /// Counts something that happens beside a packet's verdict.
     fn count(&self, reason: Reason);

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::abi::{
-    Address, Decision, ENDPOINT_UP, FAMILY_V4, FAMILY_V6, LISTENER_ENDPOINT, ReverseFlow, V4, V6,
+    Address, Decision, ENDPOINT_UP, FAMILY_V4, FAMILY_V6, FRAGMENT_LIFE, FragmentKey,
+    FragmentTrack, LISTENER_ENDPOINT, ReverseFlow, V4, V6,
 };
-use crate::packet::parse::RST;
+use crate::packet::parse::{RST, TCP};
 use proptest::prelude::*;
 use std::{
     boxed::Box,
@@ -28,6 +29,8 @@ struct Host {
     endpoints: HashMap<u32, Endpoint>,
     forward: RefCell<HashMap<FlowKey<V4>, &'static ForwardFlow>>,
     reverse: RefCell<HashMap<FlowKey<V4>, &'static ReverseFlow<V4>>>,
+    fragments: RefCell<HashMap<FragmentKey<V4>, FragmentTrack<V4>>>,
+    now_ns: Cell<u64>,
     capacity: usize,
     counted: RefCell<Vec<Reason>>,
     events: RefCell<Vec<EventKind>>,
@@ -94,6 +97,8 @@ impl Host {
             ]),
             forward: RefCell::default(),
             reverse: RefCell::default(),
+            fragments: RefCell::default(),
+            now_ns: Cell::new(1_000_000_000),
             capacity: 100,
             counted: RefCell::default(),
             events: RefCell::default(),
@@ -112,7 +117,7 @@ impl Host {
 
 impl Tables<V4> for Host {
     fn now_ns(&self) -> u64 {
-        1_000_000_000
+        self.now_ns.get()
     }
     fn listener(&self, key: &ListenerKey<V4>) -> Option<Listener> {
         self.listeners.get(key).copied()
@@ -156,6 +161,12 @@ impl Tables<V4> for Host {
     fn remove_reverse(&self, key: &FlowKey<V4>) -> bool {
         self.reverse.borrow_mut().remove(key).is_some()
     }
+    fn fragment(&self, key: &FragmentKey<V4>) -> Option<FragmentTrack<V4>> {
+        self.fragments.borrow().get(key).copied()
+    }
+    fn put_fragment(&self, key: &FragmentKey<V4>, track: &FragmentTrack<V4>) {
+        self.fragments.borrow_mut().insert(*key, *track);
+    }
     fn count(&self, reason: Reason) {
         self.counted.borrow_mut().push(reason);
     }
@@ -174,6 +185,7 @@ fn segment(src: (V4, u16), dst: (V4, u16), flags: u8) -> Segment<V4> {
     Segment {
         l3: 14,
         l4: 34,
+        protocol: TCP,
         src_be: src.0,
         dst_be: dst.0,
         src_port_be: src.1.to_be(),
@@ -182,6 +194,8 @@ fn segment(src: (V4, u16), dst: (V4, u16), flags: u8) -> Segment<V4> {
         ack: if flags & ACK != 0 { 5000 } else { 0 },
         flags,
         payload: 0,
+        fragmented: false,
+        id_be: 0,
     }
 }
 
@@ -608,4 +622,55 @@ fn direct_connections_are_never_refused() {
             Verdict::Pass(Reason::Direct)
         );
     }
+}
+
+#[test]
+fn later_fragments_follow_their_first_for_a_while() {
+    use crate::packet::Piece;
+    let host = Host::new();
+    let there = Side::Destination;
+    let mut first = from_client(SYN);
+    first.fragmented = true;
+    first.id_be = 77;
+    let piece = |id_be| Piece {
+        l3: 14,
+        src_be: CLIENT,
+        dst_be: VIP,
+        id_be,
+        protocol: TCP,
+    };
+    assert_eq!(
+        follow(&host, &piece(77), there),
+        PieceVerdict::Pass(Reason::Fragment)
+    );
+    assert_eq!(goes_to(forward(&host, &first)), MASTER);
+    let followed = PieceVerdict::Translate(MASTER_ADDR, MASTER);
+    assert_eq!(follow(&host, &piece(77), there), followed);
+    assert_eq!(
+        follow(&host, &piece(78), there),
+        PieceVerdict::Pass(Reason::Fragment)
+    );
+    // The programs at the other end of the node see the same fragment before or after.
+    assert_eq!(
+        follow(&host, &piece(77), Side::Source),
+        PieceVerdict::Pass(Reason::Fragment)
+    );
+    let unit = 1u64 << 30;
+    host.now_ns
+        .set(host.now_ns.get() + u64::from(FRAGMENT_LIFE) * unit);
+    assert_eq!(follow(&host, &piece(77), there), followed);
+    host.now_ns.set(host.now_ns.get() + unit);
+    assert_eq!(
+        follow(&host, &piece(77), there),
+        PieceVerdict::Pass(Reason::Fragment)
+    );
+    // What passes unchanged leaves no trace: its others pass too.
+    let mut elsewhere = segment((CLIENT, 40000), (VIP, 81), SYN);
+    elsewhere.fragmented = true;
+    elsewhere.id_be = 79;
+    forward(&host, &elsewhere);
+    assert_eq!(
+        follow(&host, &piece(79), there),
+        PieceVerdict::Pass(Reason::Fragment)
+    );
 }

@@ -9,6 +9,7 @@ use std::{
 use probe_ebpf::abi;
 
 use super::{address::Address, error::Fault, valid::Service};
+use crate::datapath::{Protocol, Vip};
 
 /// Refuses services that contradict themselves or each other.
 pub fn check(services: &[Service]) -> Result<(), Fault> {
@@ -31,7 +32,7 @@ pub fn check(services: &[Service]) -> Result<(), Fault> {
 }
 
 /// Every listener with its field and what it belongs to.
-fn all_listeners(services: &[Service]) -> impl Iterator<Item = (String, String, SocketAddr)> {
+fn all_listeners(services: &[Service]) -> impl Iterator<Item = (String, String, Vip)> {
     services.iter().enumerate().flat_map(|(s, service)| {
         let own = service.listeners().iter().enumerate().map(move |(l, at)| {
             (
@@ -58,7 +59,7 @@ fn all_listeners(services: &[Service]) -> impl Iterator<Item = (String, String, 
 }
 
 fn listeners(services: &[Service]) -> Result<(), Fault> {
-    let mut owners: HashMap<SocketAddr, (String, String)> = HashMap::new();
+    let mut owners: HashMap<Vip, (String, String)> = HashMap::new();
     for (field, owner, at) in all_listeners(services) {
         if let Some((first, owner)) = owners.get(&at) {
             return Err(Fault::new(
@@ -72,7 +73,7 @@ fn listeners(services: &[Service]) -> Result<(), Fault> {
     }
     for service in services {
         for endpoint in service.endpoints() {
-            for at in literals(endpoint.address()) {
+            for at in literals(endpoint.address()).flat_map(in_each_protocol) {
                 if let Some((field, _)) = owners.get(&at) {
                     return Err(Fault::new(
                         field.clone(),
@@ -90,6 +91,10 @@ fn listeners(services: &[Service]) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+fn in_each_protocol(address: SocketAddr) -> [Vip; 2] {
+    [Protocol::Tcp, Protocol::Udp].map(|protocol| Vip { address, protocol })
 }
 
 fn literals(address: &Address) -> impl Iterator<Item = SocketAddr> + use<> {
@@ -165,7 +170,7 @@ fn families(field: &str, service: &Service) -> Result<(), Fault> {
             continue;
         };
         for listener in service.listeners().iter().chain(endpoint.listeners()) {
-            let (missing, family) = match listener {
+            let (missing, family) = match listener.address {
                 SocketAddr::V4(_) => (v4.is_none(), "IPv4"),
                 SocketAddr::V6(_) => (v6.is_none(), "IPv6"),
             };
@@ -186,8 +191,10 @@ fn counts(services: &[Service]) -> Result<(), Fault> {
     let endpoints: usize = services.iter().map(|s| s.endpoints().len()).sum();
     let listeners = |v4: bool| {
         all_listeners(services)
-            .filter(|(_, _, at)| at.is_ipv4() == v4)
+            .filter(|(_, _, at)| at.address.is_ipv4() == v4)
             .count()
+            // Endpoints' own addresses stand among them, and old ones for a while.
+            + 2 * endpoints
     };
     let most = |field: &str, count: usize, most: u32| {
         if count as u64 > u64::from(most) {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::error::Fault;
+use crate::datapath::Vip;
 
 /// Longest duration that makes sense anywhere; also keeps arithmetic on times safe.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -137,19 +138,21 @@ pub fn unsteerable(ip: IpAddr) -> Option<&'static str> {
 }
 
 const SOCKET_ADDR: &str = "ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535";
+const VIP: &str = "ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535, with /udp \
+                   behind it for datagrams";
 
 /// A VIP:port.
-pub fn listener(field: &str, text: &str) -> Result<SocketAddr, Fault> {
-    let Ok(address) = text.parse::<SocketAddr>() else {
+pub fn listener(field: &str, text: &str) -> Result<Vip, Fault> {
+    let Ok(vip) = text.parse::<Vip>() else {
         let problem = if text.parse::<IpAddr>().is_ok() {
             "a listener needs a port"
         } else {
             "not an address with a port"
         };
-        return Err(Fault::new(field, text, problem, SOCKET_ADDR));
+        return Err(Fault::new(field, text, problem, VIP));
     };
-    steerable(field, text, address)?;
-    Ok(address)
+    steerable(field, text, vip.address)?;
+    Ok(vip)
 }
 
 /// Refuses port 0 and addresses that cannot be steered.

@@ -188,7 +188,7 @@ fn each_bad_input_has_its_one_message() {
         (
             "10.96.0.10:8079",
             "10.96.0.10",
-            "services[0].listeners[0]: `10.96.0.10`: a listener needs a port; accepted: ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535",
+            "services[0].listeners[0]: `10.96.0.10`: a listener needs a port; accepted: ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535, with /udp behind it for datagrams",
         ),
         (
             "10.96.0.10:8079",
@@ -198,7 +198,7 @@ fn each_bad_input_has_its_one_message() {
         (
             "10.96.0.10:8079",
             "vip.domain.com:8079",
-            "services[0].listeners[0]: `vip.domain.com:8079`: not an address with a port; accepted: ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535",
+            "services[0].listeners[0]: `vip.domain.com:8079`: not an address with a port; accepted: ADDRESS:PORT as 10.96.0.10:8079 or [fd00:96::10]:8079, port 1 to 65535, with /udp behind it for datagrams",
         ),
         (
             "10.96.0.10:8079",

@@ -16,7 +16,7 @@ use super::{
     scalar::{self, duration, number, word},
 };
 use crate::{
-    datapath::{LogLevel, TcMode, XdpMode},
+    datapath::{LogLevel, TcMode, Vip, XdpMode},
     interfaces::Pattern,
 };
 
@@ -54,7 +54,7 @@ pub struct Datapath {
 #[derive(Clone, Debug)]
 pub struct Service {
     name: String,
-    listeners: Vec<SocketAddr>,
+    listeners: Vec<Vip>,
     endpoints: Vec<Endpoint>,
     check: Check,
     failback: Failback,
@@ -68,7 +68,7 @@ pub struct Endpoint {
     name: String,
     address: Address,
     tier: u8,
-    listeners: Vec<SocketAddr>,
+    listeners: Vec<Vip>,
 }
 
 /// When a service goes back to an endpoint of a lower tier.
@@ -291,7 +291,7 @@ impl Service {
         &self.name
     }
     /// VIP:port pairs that follow the selection, at least one.
-    pub fn listeners(&self) -> &[SocketAddr] {
+    pub fn listeners(&self) -> &[Vip] {
         &self.listeners
     }
     /// At least one, in the file's order.
@@ -360,7 +360,7 @@ impl Service {
     }
 }
 
-fn listeners(field: &str, raw: &[String]) -> Result<Vec<SocketAddr>, Fault> {
+fn listeners(field: &str, raw: &[String]) -> Result<Vec<Vip>, Fault> {
     raw.iter()
         .enumerate()
         .map(|(i, text)| scalar::listener(&format!("{field}.listeners[{i}]"), text))
@@ -408,7 +408,7 @@ impl Endpoint {
         self.tier
     }
     /// VIP:port pairs that always reach it.
-    pub fn listeners(&self) -> &[SocketAddr] {
+    pub fn listeners(&self) -> &[Vip] {
         &self.listeners
     }
 

@@ -85,13 +85,77 @@ pub struct ServiceId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(pub u32);
 
+/// The protocols that are steered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => probe_ebpf::packet::parse::TCP,
+            Self::Udp => probe_ebpf::packet::parse::UDP,
+        }
+    }
+}
+
+/// Where clients connect to. Written as `ADDRESS:PORT`, with `/udp` behind it for
+/// datagrams (`/tcp` may be written, and is left out when shown).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Vip {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+impl From<SocketAddr> for Vip {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            protocol: Protocol::Tcp,
+        }
+    }
+}
+
+impl std::str::FromStr for Vip {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (address, protocol) = match (text.strip_suffix("/udp"), text.strip_suffix("/tcp")) {
+            (Some(address), _) => (address, Protocol::Udp),
+            (None, Some(address)) => (address, Protocol::Tcp),
+            (None, None) => (text, Protocol::Tcp),
+        };
+        Ok(Self {
+            address: address.parse()?,
+            protocol,
+        })
+    }
+}
+
+impl std::fmt::Display for Vip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let suffix = match self.protocol {
+            Protocol::Tcp => "",
+            Protocol::Udp => "/udp",
+        };
+        write!(f, "{}{suffix}", self.address)
+    }
+}
+
 /// A service as the datapath needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePlan {
     /// At most 63 bytes, unique.
     pub name: String,
-    /// VIP:port pairs that follow the selection, TCP.
-    pub listeners: Vec<SocketAddr>,
+    /// What follows the selection.
+    pub listeners: Vec<Vip>,
     /// In any order; names unique within the service.
     pub endpoints: Vec<EndpointPlan>,
     /// Flows of an endpoint that is down keep going to it instead of being reset.
@@ -111,8 +175,8 @@ pub struct EndpointPlan {
     pub v6: Option<Ipv6Addr>,
     /// Port in both families, host order.
     pub port: u16,
-    /// VIP:port pairs that always reach this endpoint, whatever the selection.
-    pub listeners: Vec<SocketAddr>,
+    /// What always reaches this endpoint, whatever the selection.
+    pub listeners: Vec<Vip>,
 }
 
 /// Where a service's new connections go.

@@ -17,8 +17,9 @@ use nix::{
 };
 use probe_ebpf::{
     abi::{
-        ABI_VERSION, Endpoint, EndpointCounters, FlowKey, ForwardFlow, Listener, ListenerKey,
-        MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES, Name, Reason, ReverseFlow, Selection, V4, V6,
+        ABI_VERSION, Endpoint, EndpointCounters, FlowKey, ForwardFlow, FragmentKey, FragmentTrack,
+        Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_REASONS,
+        MAX_SERVICES, Name, ReverseFlow, Selection, V4, V6,
     },
     names,
 };
@@ -89,6 +90,13 @@ const fn hash<K, V>(entries: u32) -> Shape {
     }
 }
 
+const fn lru<K, V>(entries: u32) -> Shape {
+    Shape {
+        kind: MapType::LruHash,
+        ..hash::<K, V>(entries)
+    }
+}
+
 /// The shape a pinned map must have; `flows` is the configured size of the flow
 /// tables.
 pub fn shape(name: &str, flows: u32) -> Shape {
@@ -103,8 +111,10 @@ pub fn shape(name: &str, flows: u32) -> Shape {
         names::MAP_FORWARD_V6 => hash::<FlowKey<V6>, ForwardFlow>(flows),
         names::MAP_REVERSE_V4 => hash::<FlowKey<V4>, ReverseFlow<V4>>(flows),
         names::MAP_REVERSE_V6 => hash::<FlowKey<V6>, ReverseFlow<V6>>(flows),
+        names::MAP_FRAGMENTS_V4 => lru::<FragmentKey<V4>, FragmentTrack<V4>>(MAX_FRAGMENTS),
+        names::MAP_FRAGMENTS_V6 => lru::<FragmentKey<V6>, FragmentTrack<V6>>(MAX_FRAGMENTS),
         names::MAP_ENDPOINT_COUNTERS => per_cpu::<EndpointCounters>(MAX_ENDPOINTS),
-        names::MAP_REASON_COUNTERS => per_cpu::<u64>(Reason::COUNT),
+        names::MAP_REASON_COUNTERS => per_cpu::<u64>(MAX_REASONS),
         names::MAP_QDISCS => hash::<u32, u32>(MAX_QDISCS),
         other => unreachable!("{other} is not in names::PINNED_MAPS"),
     }

@@ -18,6 +18,7 @@ use probe_ebpf::{
         Address, FLOW_ESTABLISHED, FLOW_FIN, FlowKey, ForwardFlow, Plain, ReverseFlow, V4, V6, seen,
     },
     names,
+    packet::parse::UDP,
 };
 
 use super::{
@@ -35,16 +36,23 @@ pub struct Limits {
     pub established: Duration,
     /// One side has sent its FIN.
     pub closing: Duration,
+    /// UDP: only the client has spoken.
+    pub datagrams: Duration,
+    /// UDP: both sides have spoken.
+    pub datagrams_answered: Duration,
 }
 
 impl Default for Limits {
     /// Linux retries a SYN for about two minutes and sends keepalives after two
-    /// hours; a FIN that is not answered is given up after about a minute.
+    /// hours; a FIN that is not answered is given up after about a minute. Those for UDP
+    /// are conntrack's.
     fn default() -> Self {
         Self {
             opening: Duration::from_secs(150),
             established: Duration::from_secs(3 * 3600),
             closing: Duration::from_secs(120),
+            datagrams: Duration::from_secs(30),
+            datagrams_answered: Duration::from_secs(180),
         }
     }
 }
@@ -129,8 +137,12 @@ struct Clock {
 }
 
 impl Clock {
-    fn idle(&self, seen_at: u32, state: u32) -> bool {
-        let limit = if state & FLOW_FIN != 0 {
+    fn idle(&self, protocol: u8, seen_at: u32, state: u32) -> bool {
+        let limit = if protocol == UDP && state & FLOW_ESTABLISHED != 0 {
+            self.limits.datagrams_answered
+        } else if protocol == UDP {
+            self.limits.datagrams
+        } else if state & FLOW_FIN != 0 {
             self.limits.closing
         } else if state & FLOW_ESTABLISHED != 0 {
             self.limits.established
@@ -173,8 +185,9 @@ where
         let fd = self.forward_data.fd().as_fd();
         batch::for_each(fd, size_of::<FlowKey<A>>(), F, |key, value| {
             let flow: ForwardFlow = decode(value);
-            if clock.idle(flow.seen.get(), flow.state.get()) {
-                idle.insert(decode::<FlowKey<A>>(key));
+            let key: FlowKey<A> = decode(key);
+            if clock.idle(key.protocol, flow.seen.get(), flow.state.get()) {
+                idle.insert(key);
             } else {
                 remain += 1;
                 *per_endpoint.entry(flow.endpoint).or_default() += 1;
@@ -187,8 +200,8 @@ where
         let fd = self.reverse_data.fd().as_fd();
         batch::for_each(fd, size_of::<FlowKey<A>>(), R, |key, value| {
             let flow: ReverseFlow<A> = decode(value);
-            if clock.idle(flow.seen.get(), flow.state.get()) {
-                let key: FlowKey<A> = decode(key);
+            let key: FlowKey<A> = decode(key);
+            if clock.idle(key.protocol, flow.seen.get(), flow.state.get()) {
                 let forward = FlowKey {
                     peer_be: flow.vip_be,
                     peer_port_be: flow.vip_port_be,

@@ -26,12 +26,12 @@ use probe_ebpf::{
         Name, V4, V6,
     },
     names,
-    packet::parse::TCP,
+    packet::parse::{TCP, UDP},
 };
 
 use super::{
-    AppliedService, Choice, EndpointId, EndpointPlan, Error, Image, ServiceId, ServicePlan, Swept,
-    selections::Selections,
+    AppliedService, Choice, EndpointId, EndpointPlan, Error, Image, Protocol, ServiceId,
+    ServicePlan, Swept, Vip, selections::Selections,
 };
 
 /// An endpoint id in use.
@@ -442,8 +442,8 @@ impl Tables {
     }
 
     /// What kind of listener stands at an address, if any.
-    fn listener_kind(&self, address: SocketAddr) -> Option<u32> {
-        let found = match address.ip() {
+    fn listener_kind(&self, address: Vip) -> Option<u32> {
+        let found = match address.address.ip() {
             IpAddr::V4(ip) => {
                 let key = key(V4::from_bytes(ip.octets()), address);
                 self.listeners_v4.get(&Image(key), 0)
@@ -457,18 +457,16 @@ impl Tables {
     }
 
     /// Adds and changes what is wanted, removes the rest.
-    fn write_listeners(&mut self, wanted: &Map<SocketAddr, Listener>) -> Result<(), Error> {
+    fn write_listeners(&mut self, wanted: &Map<Vip, Listener>) -> Result<(), Error> {
         let failed = |e| Error::failed("reading the listeners", e);
         let mut present = Vec::new();
         for key in self.listeners_v4.keys() {
             let Image(key) = key.map_err(failed)?;
-            let ip = IpAddr::from(key.addr_be.bytes());
-            present.push(SocketAddr::new(ip, u16::from_be(key.port_be)));
+            present.extend(vip(key.addr_be.bytes().into(), key.port_be, key.protocol));
         }
         for key in self.listeners_v6.keys() {
             let Image(key) = key.map_err(failed)?;
-            let ip = IpAddr::from(key.addr_be.bytes());
-            present.push(SocketAddr::new(ip, u16::from_be(key.port_be)));
+            present.extend(vip(key.addr_be.bytes().into(), key.port_be, key.protocol));
         }
         for address in present {
             if !wanted.contains_key(&address) {
@@ -481,8 +479,8 @@ impl Tables {
         Ok(())
     }
 
-    fn write_listener(&mut self, address: SocketAddr, listener: Listener) -> Result<(), Error> {
-        let written = match address.ip() {
+    fn write_listener(&mut self, address: Vip, listener: Listener) -> Result<(), Error> {
+        let written = match address.address.ip() {
             IpAddr::V4(ip) => {
                 let key = key(V4::from_bytes(ip.octets()), address);
                 self.listeners_v4.insert(Image(key), Image(listener), 0)
@@ -500,8 +498,8 @@ impl Tables {
         )
     }
 
-    fn remove_listener(&mut self, address: SocketAddr) -> Result<(), Error> {
-        let removed = match address.ip() {
+    fn remove_listener(&mut self, address: Vip) -> Result<(), Error> {
+        let removed = match address.address.ip() {
             IpAddr::V4(ip) => {
                 let key = key(V4::from_bytes(ip.octets()), address);
                 self.listeners_v4.remove(&Image(key))
@@ -537,6 +535,18 @@ fn full(what: String, most: u32) -> Error {
     Error::Full { what, most }
 }
 
+/// What a key of the listener tables names; `None` for a protocol that a newer
+/// version wrote.
+fn vip(ip: IpAddr, port_be: u16, protocol: u8) -> Option<Vip> {
+    let protocol = match protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let address = SocketAddr::new(ip, u16::from_be(port_be));
+    Some(Vip { address, protocol })
+}
+
 fn valid_name(name: &str) -> Result<Name, Error> {
     Name::new(name).ok_or_else(|| {
         Error::failed(
@@ -546,11 +556,11 @@ fn valid_name(name: &str) -> Result<Name, Error> {
     })
 }
 
-fn key<A>(addr_be: A, address: SocketAddr) -> ListenerKey<A> {
+fn key<A>(addr_be: A, vip: Vip) -> ListenerKey<A> {
     ListenerKey {
         addr_be,
-        port_be: address.port().to_be(),
-        protocol: TCP,
+        port_be: vip.address.port().to_be(),
+        protocol: vip.protocol.number(),
         pad: 0,
     }
 }
@@ -567,7 +577,8 @@ fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {
 }
 
 /// An endpoint's own addresses, and what the datapath shall know of them.
-fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (SocketAddr, Listener)> {
+/// They are known in every protocol: which one the service's listeners use may change.
+fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (Vip, Listener)> {
     let listener = Listener {
         service: value.service,
         endpoint: id.0,
@@ -576,10 +587,12 @@ fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (SocketAddr, Li
     let port = u16::from_be(value.port_be);
     let v4 = (value.families & FAMILY_V4 != 0).then(|| IpAddr::from(value.v4_be.bytes()));
     let v6 = (value.families & FAMILY_V6 != 0).then(|| IpAddr::from(value.v6_be.bytes()));
-    [v4, v6]
-        .into_iter()
-        .flatten()
-        .map(move |ip| (SocketAddr::new(ip, port), listener))
+    [v4, v6].into_iter().flatten().flat_map(move |ip| {
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| {
+            let address = SocketAddr::new(ip, port);
+            (Vip { address, protocol }, listener)
+        })
+    })
 }
 
 fn families(plan: &EndpointPlan) -> u8 {

@@ -8,6 +8,7 @@ mod failover;
 mod interfaces;
 mod lab;
 mod names;
+mod protocols;
 mod refusals;
 mod restart;
 mod rig;

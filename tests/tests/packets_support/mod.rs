@@ -14,7 +14,7 @@ use probe_ebpf::{
         Plain, Reason, ReverseFlow, V4, V6,
     },
     names,
-    packet::parse::TCP,
+    packet::parse::{TCP, UDP},
 };
 use probe_user::datapath::OBJECT;
 
@@ -69,8 +69,13 @@ impl Program {
         self.is_xdp() || packet.len() >= whole
     }
 
+    /// XDP_DROP, or TC_ACT_SHOT.
+    pub const fn drop(self) -> u32 {
+        if self.is_xdp() { 1 } else { 2 }
+    }
+
     /// XDP_PASS, or TC_ACT_UNSPEC.
-    const fn pass(self) -> u32 {
+    pub const fn pass(self) -> u32 {
         if self.is_xdp() { 2 } else { u32::MAX }
     }
 
@@ -154,7 +159,7 @@ impl Programs {
                 .array(names::MAP_ENDPOINTS)
                 .set(id, Image(endpoint), 0)
                 .expect("in range");
-            programs.listener(v4, v6, port, id, LISTENER_OWN);
+            programs.listener(v4, v6, port, TCP, id, LISTENER_OWN);
         }
         programs.decide(steer(MASTER));
         Some(programs)
@@ -170,20 +175,33 @@ impl Programs {
 
     /// Makes a port of the VIP follow the selection, in both families.
     pub fn follow(&mut self, port: u16) {
-        self.listener(VIP_V4, VIP_V6, port, 0, LISTENER_SELECTION);
+        self.listener(VIP_V4, VIP_V6, port, TCP, 0, LISTENER_SELECTION);
+    }
+
+    /// The same for datagrams.
+    pub fn follow_udp(&mut self, port: u16) {
+        self.listener(VIP_V4, VIP_V6, port, UDP, 0, LISTENER_SELECTION);
     }
 
     /// Makes a port of the VIP reach one endpoint, in both families.
     pub fn pin(&mut self, port: u16, endpoint: u32) {
-        self.listener(VIP_V4, VIP_V6, port, endpoint, LISTENER_ENDPOINT);
+        self.listener(VIP_V4, VIP_V6, port, TCP, endpoint, LISTENER_ENDPOINT);
     }
 
-    fn listener(&mut self, v4: [u8; 4], v6: [u8; 16], port: u16, endpoint: u32, kind: u32) {
-        fn key<A>(addr_be: A, port: u16) -> Image<ListenerKey<A>> {
+    fn listener(
+        &mut self,
+        v4: [u8; 4],
+        v6: [u8; 16],
+        port: u16,
+        protocol: u8,
+        endpoint: u32,
+        kind: u32,
+    ) {
+        fn key<A>(addr_be: A, port: u16, protocol: u8) -> Image<ListenerKey<A>> {
             Image(ListenerKey {
                 addr_be,
                 port_be: port.to_be(),
-                protocol: TCP,
+                protocol,
                 pad: 0,
             })
         }
@@ -193,10 +211,10 @@ impl Programs {
             kind,
         });
         self.hash(names::MAP_LISTENERS_V4)
-            .insert(key(V4::from_bytes(v4), port), listener, 0)
+            .insert(key(V4::from_bytes(v4), port, protocol), listener, 0)
             .expect("room");
         self.hash(names::MAP_LISTENERS_V6)
-            .insert(key(V6::from_bytes(v6), port), listener, 0)
+            .insert(key(V6::from_bytes(v6), port, protocol), listener, 0)
             .expect("room");
     }
 
@@ -323,7 +341,10 @@ impl Programs {
     pub fn check_shapes(&self) {
         for name in names::PINNED_MAPS {
             let data = match self.ebpf.map(name).expect(name) {
-                Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) => data,
+                Map::Array(data)
+                | Map::HashMap(data)
+                | Map::LruHashMap(data)
+                | Map::PerCpuArray(data) => data,
                 other => panic!("{name} is {other:?}"),
             };
             let info = data.info().expect("the kernel tells");

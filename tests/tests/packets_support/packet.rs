@@ -1,8 +1,8 @@
 //! Packets, described by what they carry and serialized by etherparse.
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Header, Icmpv4Type, IpNumber,
-    Ipv4Header, Ipv6Header, TcpHeader, TcpOptionElement, UdpHeader,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Header, Icmpv4Type, Icmpv6Header,
+    Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TcpOptionElement, UdpHeader,
 };
 
 pub const VIP_PORT: u16 = 80;
@@ -42,10 +42,15 @@ struct Peer {
     port: u16,
 }
 
-/// A TCP packet.
+/// A TCP or UDP packet.
 #[derive(Clone, Debug)]
 pub struct Packet {
     family: Family,
+    udp: bool,
+    /// A UDP packet without a checksum.
+    unsummed: bool,
+    /// IPv6 extension headers, each by its number and its bytes after the first.
+    extensions: Vec<(u8, Vec<u8>)>,
     macs: [[u8; 6]; 2],
     tags: Vec<(u16, u16)>,
     src: Peer,
@@ -66,6 +71,9 @@ pub struct Packet {
 pub fn client(family: Family, port: u16) -> Packet {
     Packet {
         family,
+        udp: false,
+        unsummed: false,
+        extensions: Vec::new(),
         macs: [CLIENT_MAC, NODE_MAC],
         tags: Vec::new(),
         src: Peer {
@@ -94,6 +102,77 @@ impl Packet {
     pub fn syn(mut self) -> Self {
         self.flags = [true, false, false, false];
         self
+    }
+
+    /// A datagram instead of a segment.
+    pub fn udp(mut self) -> Self {
+        self.udp = true;
+        self
+    }
+
+    /// Without a checksum, as IPv4 allows (RFC 768).
+    pub fn unsummed(mut self) -> Self {
+        self.unsummed = true;
+        self
+    }
+
+    /// Behind IPv6 extension headers: each its number and its bytes after the next
+    /// header's number.
+    pub fn extensions(mut self, headers: &[(u8, &[u8])]) -> Self {
+        self.extensions = headers
+            .iter()
+            .map(|(kind, rest)| (*kind, rest.to_vec()))
+            .collect();
+        self
+    }
+
+    /// An ICMP error about this packet, from a router to its source: fragmentation
+    /// needed or packet too big, quoting the header and `quoted` bytes more.
+    pub fn too_big_by_router(&self, quoted: usize) -> Vec<u8> {
+        let router = Peer {
+            v4: [192, 0, 2, 1],
+            v6: v6(0x77, 1),
+            port: 0,
+        };
+        self.too_big_from(router, quoted)
+    }
+
+    /// The same, from whoever this packet is addressed to.
+    pub fn too_big_by_receiver(&self, quoted: usize) -> Vec<u8> {
+        self.too_big_from(self.dst, quoted)
+    }
+
+    fn too_big_from(&self, reporter: Peer, quoted: usize) -> Vec<u8> {
+        let whole = self.bytes();
+        let quote = &whole[self.l3()..(self.l4() + quoted).min(whole.len())];
+        let outer = Self {
+            macs: [self.macs[1], self.macs[0]],
+            src: reporter,
+            dst: self.src,
+            extensions: Vec::new(),
+            ipv4_options: Vec::new(),
+            ..self.clone()
+        };
+        match self.family {
+            Family::V4 => {
+                let kind = Icmpv4Type::DestinationUnreachable(
+                    etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded {
+                        next_hop_mtu: 1400,
+                    },
+                );
+                let mut inner = Icmpv4Header::with_checksum(kind, quote).to_bytes().to_vec();
+                inner.extend(quote);
+                outer.around(IpNumber::ICMP, &inner)
+            }
+            Family::V6 => {
+                let kind = Icmpv6Type::PacketTooBig { mtu: 1400 };
+                let header = Icmpv6Header::with_checksum(kind, outer.src.v6, outer.dst.v6, quote)
+                    .expect("a small packet");
+                let mut inner = header.to_bytes().to_vec();
+                inner.extend(quote);
+                outer.around(IpNumber::IPV6_ICMP, &inner)
+            }
+        }
     }
 
     pub fn rst(mut self) -> Self {
@@ -186,7 +265,7 @@ impl Packet {
         self.l3()
             + match self.family {
                 Family::V4 => 20 + self.ipv4_options.len(),
-                Family::V6 => 40,
+                Family::V6 => 40 + self.extensions.iter().map(|e| 1 + e.1.len()).sum::<usize>(),
             }
     }
 
@@ -256,9 +335,16 @@ impl Packet {
             }
             Family::V6 => {
                 out.extend(EtherType::IPV6.0.to_be_bytes());
-                self.ipv6(inner.len(), protocol)
+                let mut chain = Vec::new();
+                for (i, (_, rest)) in self.extensions.iter().enumerate() {
+                    chain.push(self.extensions.get(i + 1).map_or(protocol.0, |next| next.0));
+                    chain.extend(rest);
+                }
+                let first = self.extensions.first().map_or(protocol, |e| IpNumber(e.0));
+                self.ipv6(chain.len() + inner.len(), first)
                     .write(&mut out)
                     .expect("to memory");
+                out.extend(chain);
             }
         }
         out.extend(inner);
@@ -267,6 +353,9 @@ impl Packet {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
+        if self.udp {
+            return self.datagram();
+        }
         let mut tcp = TcpHeader::new(self.src.port, self.dst.port, self.seq, self.window);
         [tcp.syn, tcp.ack, tcp.rst, tcp.psh] = self.flags;
         tcp.acknowledgment_number = self.ack;
@@ -280,6 +369,28 @@ impl Packet {
         tcp.write(&mut inner).expect("to memory");
         inner.extend(&self.payload);
         self.around(IpNumber::TCP, &inner)
+    }
+}
+
+impl Packet {
+    fn datagram(&self) -> Vec<u8> {
+        let (src, dst) = (self.src.port, self.dst.port);
+        let header = match self.family {
+            Family::V4 => {
+                UdpHeader::with_ipv4_checksum(src, dst, &self.ipv4(0, IpNumber::UDP), &self.payload)
+            }
+            Family::V6 => {
+                UdpHeader::with_ipv6_checksum(src, dst, &self.ipv6(0, IpNumber::UDP), &self.payload)
+            }
+        };
+        let mut header = header.expect("a small packet");
+        if self.unsummed {
+            header.checksum = 0;
+        }
+        let mut inner = Vec::new();
+        header.write(&mut inner).expect("to memory");
+        inner.extend(&self.payload);
+        self.around(IpNumber::UDP, &inner)
     }
 }
 
@@ -380,39 +491,96 @@ pub fn icmp(family: Family) -> Vec<u8> {
     }
 }
 
-/// A fragment of a TCP packet at this offset in bytes.
-pub fn fragment(family: Family, offset: u16, more: bool) -> Vec<u8> {
-    let packet = client(family, VIP_PORT).syn().payload(&[3; 64]);
-    let field = (offset / 8) << 3 | u16::from(more);
-    match family {
-        Family::V4 => packet.patched(|p| {
-            p[20] = (field >> 11) as u8 & 0x1f | if more { 0x20 } else { 0 };
-            p[21] = (field >> 3) as u8;
-            p[24] = 0;
-            p[25] = 0;
-            let sum: u32 = p[14..34]
-                .chunks(2)
-                .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
-                .sum();
-            let sum = (sum & 0xffff) + (sum >> 16);
-            p[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-        }),
-        Family::V6 => {
-            // RFC 8200 section 4.5.
-            let mut inner = vec![6, 0];
-            inner.extend(field.to_be_bytes());
-            inner.extend([0, 0, 0, 77]);
-            inner.extend(&packet.bytes()[packet.l4()..]);
-            packet.around(IpNumber::IPV6_FRAGMENTATION_HEADER, &inner)
-        }
+impl Packet {
+    /// The packet in fragments of at most `size` bytes of payload, a multiple of eight.
+    pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
+        let whole = self.bytes()[self.l4()..].to_vec();
+        let protocol = if self.udp {
+            IpNumber::UDP
+        } else {
+            IpNumber::TCP
+        };
+        let last = (whole.len() - 1) / size;
+        whole
+            .chunks(size)
+            .enumerate()
+            .map(|(i, part)| {
+                let more = i < last;
+                let offset = (i * size / 8) as u16;
+                match self.family {
+                    Family::V4 => {
+                        let mut out = self.around(protocol, part);
+                        let l3 = self.l3();
+                        let field = offset | if more { 0x2000 } else { 0 };
+                        out[l3 + 6..l3 + 8].copy_from_slice(&field.to_be_bytes());
+                        let mut ip = Ipv4Header::from_slice(&out[l3..]).expect("a header").0;
+                        ip.header_checksum = ip.calc_header_checksum();
+                        let sum = ip.header_checksum.to_be_bytes();
+                        out[l3 + 10..l3 + 12].copy_from_slice(&sum);
+                        out
+                    }
+                    Family::V6 => {
+                        // RFC 8200 section 4.5.
+                        let mut inner = vec![protocol.0, 0];
+                        inner.extend((offset << 3 | u16::from(more)).to_be_bytes());
+                        inner.extend([0, 0, 0, 77]);
+                        inner.extend(part);
+                        self.around(IpNumber::IPV6_FRAGMENTATION_HEADER, &inner)
+                    }
+                }
+            })
+            .collect()
     }
 }
 
-/// TCP behind an IPv6 hop-by-hop header.
-pub fn hop_by_hop() -> Vec<u8> {
-    let packet = client(Family::V6, VIP_PORT).syn();
-    // PadN of six bytes (RFC 8200 section 4.2).
-    let mut inner = vec![6, 0, 1, 4, 0, 0, 0, 0];
-    inner.extend(&packet.bytes()[packet.l4()..]);
-    packet.around(IpNumber::IPV6_HEADER_HOP_BY_HOP, &inner)
+/// Where the ICMP header and the packet it quotes stand in an error about `about`.
+fn icmp_places(about: &Packet) -> (usize, usize) {
+    let icmp = 14
+        + match about.family {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        };
+    (icmp, icmp + 8)
+}
+
+/// The error with its checksum and that of the quoted TCP or UDP header blanked: the
+/// former depends on the latter, which translation leaves alone.
+pub fn without_quoted_checksum(about: &Packet, error: &[u8]) -> Vec<u8> {
+    let mut out = error.to_vec();
+    let (icmp, inner) = icmp_places(about);
+    out[icmp + 2..icmp + 4].fill(0);
+    let header = match about.family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    let checksum = inner + header + if about.udp { 6 } else { 16 };
+    if let Some(bytes) = out.get_mut(checksum..checksum + 2) {
+        bytes.fill(0);
+    }
+    out
+}
+
+/// Adds up what the checksum of an ICMP error covers (RFC 792, RFC 4443 section 2.3).
+pub fn check_icmp_checksum(family: Family, error: &[u8]) {
+    let mut covered = match family {
+        Family::V4 => error[34..].to_vec(),
+        Family::V6 => {
+            let mut all = error[22..54].to_vec();
+            all.extend(((error.len() - 54) as u32).to_be_bytes());
+            all.extend([0, 0, 0, 58]);
+            all.extend(&error[54..]);
+            all
+        }
+    };
+    if covered.len() % 2 == 1 {
+        covered.push(0);
+    }
+    let mut sum: u32 = covered
+        .chunks(2)
+        .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    assert_eq!(sum, 0xffff, "the ICMP checksum holds");
 }

@@ -1,6 +1,6 @@
 //! What a service says of itself: log lines, metrics, status.
 
-use std::{net::SocketAddr, time::SystemTime};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -166,8 +166,8 @@ impl Service {
     }
 }
 
-fn texts(addresses: &[SocketAddr]) -> Vec<String> {
-    addresses.iter().map(SocketAddr::to_string).collect()
+fn texts<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(T::to_string).collect()
 }
 
 fn millis(duration: std::time::Duration) -> u64 {
