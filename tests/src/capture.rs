@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::net::if_::if_nametoindex;
+use nix::{
+    net::if_::if_nametoindex,
+    sys::socket::{setsockopt, sockopt::RcvBufForce},
+};
 
 use crate::Namespace;
 
@@ -36,6 +39,9 @@ impl Capture {
             }
             // SAFETY: the descriptor was just made and nobody else owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+            // A busy machine may not let us read for a while, and everything on the interface
+            // comes here: with the default size a wanted frame can be the one that does not fit.
+            setsockopt(&socket, RcvBufForce, &(64 << 20)).context("no room to capture")?;
             bind(&socket, interface)?;
             Ok(Self { socket })
         })

@@ -1,6 +1,7 @@
 //! Packet memory between `data` and `data_end`, checked as the verifier wants it.
 
-use probe_ebpf::packet::{Frame, FrameMut, Window};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use probe_ebpf::packet::{FORGOTTEN_MAX, Frame, FrameMut, Window};
 
 /// The part of a frame that the program may touch directly.
 pub struct Direct {
@@ -48,6 +49,42 @@ impl Frame for Direct {
         // SAFETY: N bytes from here end before `data_end`; the verifier checks it again.
         Some(Window(unsafe { &*(from as *const [u8; N]) }))
     }
+
+    #[inline(always)]
+    fn forget<const N: usize>(&self, numbers: [u32; N]) -> [u32; N] {
+        let mut out = launder(numbers);
+        for number in &mut out[..N - 1] {
+            *number &= FORGOTTEN_MAX;
+        }
+        out
+    }
+}
+
+/// Where [`Frame::forget`] lays numbers down.
+#[map]
+static SCRATCH: PerCpuArray<[u32; WORDS]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Numbers that can be forgotten at once.
+const WORDS: usize = 8;
+
+/// Lays numbers down in map memory and picks them up again: of those the verifier
+/// knows nothing.
+#[inline(always)]
+fn launder<const N: usize>(numbers: [u32; N]) -> [u32; N] {
+    const { assert!(N <= WORDS) };
+    let mut out = [0; N];
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        for (i, number) in numbers.into_iter().enumerate() {
+            // SAFETY: within the element by the assertion; it is this CPU's own, and programs of
+            // one CPU do not run concurrently in softirq.
+            unsafe {
+                let word = scratch.cast::<u32>().add(i);
+                word.write_volatile(number);
+                out[i] = word.read_volatile();
+            }
+        }
+    }
+    out
 }
 
 impl FrameMut for Direct {

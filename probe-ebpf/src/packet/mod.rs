@@ -24,7 +24,18 @@ pub trait Frame {
 
     /// The `N` bytes at `offset`, if they can be reached.
     fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>>;
+
+    /// The same numbers, none above [`FORGOTTEN_MAX`] but the last, with their history
+    /// forgotten. The kernel's verifier follows each way in which an offset came
+    /// about through all the code behind it; forgetting makes one way of many.
+    #[inline(always)]
+    fn forget<const N: usize>(&self, numbers: [u32; N]) -> [u32; N] {
+        numbers
+    }
 }
+
+/// What [`Frame::forget`] keeps of a number: more than any offset that parsing knows.
+pub const FORGOTTEN_MAX: u32 = 0x3fff;
 
 /// A frame whose bytes can be changed in place.
 pub trait FrameMut: Frame {

@@ -186,6 +186,8 @@ pub fn network<F: Frame + ?Sized>(frame: &F) -> Result<Network, Reason> {
                 return Err(Reason::VlanDepth);
             }
         }
+        let [offset, _] = frame.forget([at as u32, 0]);
+        at = offset as usize;
     }
     match kind {
         0x0800 => Ok(Network::V4(at)),
@@ -428,6 +430,9 @@ fn extensions<F: Frame + ?Sized>(frame: &F, at: usize, next: u8) -> Result<Walk,
         later: false,
         id_be: 0,
     };
+    if is_upper(next) {
+        return Ok(walk);
+    }
     for _ in 0..EXTENSIONS {
         let here = at + walk.length;
         match walk.next {
@@ -452,22 +457,45 @@ fn extensions<F: Frame + ?Sized>(frame: &F, at: usize, next: u8) -> Result<Walk,
                 walk.later = offset >> 3 != 0;
                 walk.id_be = fragment.u32_be::<4>();
                 if walk.later {
-                    return Ok(walk);
+                    break;
                 }
                 continue;
             }
             // Authentication, mobility, host identity, shim6.
             51 | 135 | 139 | 140 => return Err(Reason::ExtensionHeader),
-            _ => return Ok(walk),
+            _ => break,
         }
         let header = frame.window::<2>(here).ok_or(Reason::Malformed)?;
         walk.next = header.u8::<0>();
         walk.length += (header.u8::<1>() as usize + 1) * 8;
     }
-    match walk.next {
-        0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 => Err(Reason::ExtensionHeader),
-        _ => Ok(walk),
+    let [length, next, more, later, id_be] = frame.forget([
+        walk.length as u32,
+        walk.next as u32,
+        walk.more as u32,
+        walk.later as u32,
+        walk.id_be,
+    ]);
+    walk = Walk {
+        next: next as u8,
+        length: length as usize,
+        more: more != 0,
+        later: later != 0,
+        id_be,
+    };
+    if walk.later || is_upper(walk.next) {
+        return Ok(walk);
     }
+    Err(match walk.next {
+        0 | 43 | 44 | 60 => Reason::ExtensionHeader,
+        _ => Reason::NotSteerable,
+    })
+}
+
+/// Something that may be ours, and no extension header?
+#[inline(always)]
+const fn is_upper(next: u8) -> bool {
+    matches!(next, TCP | UDP | ICMPV6)
 }
 
 /// Source and destination port of a quoted packet.
