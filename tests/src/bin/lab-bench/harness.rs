@@ -4,7 +4,7 @@
 //! bench's private BPF file system. Its programs are then loaded once more over the
 //! same pinned maps, since the agent gives its own to nobody.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
@@ -66,7 +66,12 @@ impl Instance {
         };
         let plan = ServicePlan {
             name: "bench".to_owned(),
-            listeners: vec![(VIP_V4, VIP_PORT).into(), (VIP_V6, VIP_PORT).into()],
+            listeners: [
+                SocketAddr::from((VIP_V4, VIP_PORT)),
+                (VIP_V6, VIP_PORT).into(),
+            ]
+            .map(Into::into)
+            .to_vec(),
             endpoints: vec![
                 endpoint("master", 0, MASTER_V4, MASTER_V6),
                 endpoint("backup", 1, BACKUP_V4, BACKUP_V6),

@@ -31,9 +31,13 @@ fn write(text: &mut String, figures: &Figures) -> std::fmt::Result {
         for row in &programs.rows {
             let flows = row.flows.map(|flows| flows.to_string()).unwrap_or_default();
             let net = &row.net_ns;
+            let steered = row
+                .steered
+                .map(|part| format!("  {:.0}% steered", part * 100.0))
+                .unwrap_or_default();
             writeln!(
                 text,
-                "{:<5}{:<6}{:<34}{flows:>8}{:>9.1}{:>9.1}{:>9.1}{:>9.1}",
+                "{:<5}{:<6}{:<34}{flows:>8}{:>9.1}{:>9.1}{:>9.1}{:>9.1}{steered}",
                 row.hook,
                 row.family.shown(),
                 row.what.shown(),

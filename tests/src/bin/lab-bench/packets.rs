@@ -199,3 +199,61 @@ pub fn master(family: Family) -> (Vec<u8>, u16) {
 pub fn vip(family: Family) -> (Vec<u8>, u16) {
     server(Kind::Data, family)
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+    use super::*;
+
+    /// A second opinion: a packet that is malformed would be passed, and measured.
+    #[test]
+    fn frames_are_whole_and_their_checksums_right() {
+        for kind in [
+            Kind::Open,
+            Kind::Answer,
+            Kind::Data,
+            Kind::Back,
+            Kind::Elsewhere,
+            Kind::Reset,
+        ] {
+            for family in Family::BOTH {
+                let frame = frame(kind, family);
+                let packet = SlicedPacket::from_ethernet(&frame).expect("it parses");
+                let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
+                    panic!("{kind:?} {family:?} is no TCP");
+                };
+                let header = tcp.to_header();
+                assert_eq!(header.syn, matches!(kind, Kind::Open | Kind::Answer));
+                assert_eq!(header.rst, kind == Kind::Reset);
+                let (sum, payload) = match packet.net.as_ref().expect("it has an IP header") {
+                    NetSlice::Ipv4(ip) => {
+                        let ip = ip.header().to_header();
+                        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                        let payload = tcp.payload();
+                        (header.calc_checksum_ipv4(&ip, payload), payload)
+                    }
+                    NetSlice::Ipv6(ip) => {
+                        let payload = tcp.payload();
+                        let ip = ip.header().to_header();
+                        (header.calc_checksum_ipv6(&ip, payload), payload)
+                    }
+                    NetSlice::Arp(_) => panic!("{kind:?} {family:?} is ARP"),
+                };
+                assert_eq!(header.checksum, sum.expect("it is short"));
+                let data = matches!(kind, Kind::Data | Kind::Back | Kind::Elsewhere);
+                assert_eq!(payload.len(), if data { 10 } else { 0 });
+                let server = if kind.is_back() { 0 } else { 1 };
+                assert_eq!(ends(&frame, family)[server], server_of(kind, family));
+            }
+        }
+    }
+
+    fn server_of(kind: Kind, family: Family) -> (Vec<u8>, u16) {
+        match kind {
+            Kind::Answer | Kind::Back => master(family),
+            Kind::Elsewhere => server(Kind::Elsewhere, family),
+            Kind::Open | Kind::Data | Kind::Reset => vip(family),
+        }
+    }
+}

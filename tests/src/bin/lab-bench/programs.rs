@@ -84,6 +84,8 @@ pub struct Row {
     pub net_ns: Spread,
     /// For one packet, harness included.
     pub gross_ns: Spread,
+    /// Of new flows: the part of the packets that went to the endpoint.
+    pub steered: Option<f64>,
     /// Net, round by round.
     #[serde(skip)]
     rounds: Vec<f64>,
@@ -140,6 +142,8 @@ struct Case {
     target: ProgramFd,
     gross: Vec<f64>,
     net: Vec<f64>,
+    /// Packets of new flows that were sent, and those that went to the endpoint.
+    new: [u64; 2],
 }
 
 impl Case {
@@ -219,6 +223,7 @@ impl Bench {
                         target,
                         gross: Vec::new(),
                         net: Vec::new(),
+                        new: [0; 2],
                     });
                 };
                 let floor = |name: &str| match (hook, family) {
@@ -309,7 +314,7 @@ impl Bench {
     /// itself is told as it is.
     fn once(
         &mut self,
-        case: &Case,
+        case: &mut Case,
         nothing: &ProgramFd,
         walk: Walk,
         packets: u32,
@@ -328,21 +333,28 @@ impl Bench {
         if let Walk::Among(flows @ 2..=FLOODED_FLOWS) = walk {
             run(&case.target, kind, flows)?;
         }
-        if case.what != What::New {
-            return Ok((run(&case.target, kind, packets)?, harness));
-        }
-        let reader = self.full.datapath.reader()?;
-        let id = self.full.service.endpoints[0];
-        let before = reader.endpoint_counters(id)?.flows_opened;
+        let instance = match case.what {
+            What::New => &self.full,
+            What::Flood => &self.flooded,
+            _ => return Ok((run(&case.target, kind, packets)?, harness)),
+        };
+        let reader = instance.datapath.reader()?;
+        let id = instance.service.endpoints[0];
+        let before = reader.endpoint_counters(id)?;
         let gross = run(&case.target, kind, packets)?;
-        let made = reader.endpoint_counters(id)?.flows_opened - before;
-        ensure!(
-            made == u64::from(packets),
-            "{}: {packets} SYNs opened {made} flows",
-            case.title()
-        );
-        // The table is as before.
-        run(&case.target, Kind::Reset, packets)?;
+        let after = reader.endpoint_counters(id)?;
+        case.new[0] += u64::from(packets);
+        case.new[1] += after.forward_packets - before.forward_packets;
+        if case.what == What::New {
+            let made = after.flows_opened - before.flows_opened;
+            ensure!(
+                made == u64::from(packets),
+                "{}: {packets} SYNs opened {made} flows",
+                case.title()
+            );
+            // The table is as before.
+            run(&case.target, Kind::Reset, packets)?;
+        }
         Ok((gross, harness))
     }
 
@@ -391,6 +403,7 @@ impl Bench {
                     flows: case.flows,
                     net_ns: Spread::of(case.net.iter().copied()).with_context(|| title.clone())?,
                     gross_ns: Spread::of(case.gross).context(title)?,
+                    steered: (case.new[0] > 0).then(|| case.new[1] as f64 / case.new[0] as f64),
                     rounds: case.net,
                 })
             })
