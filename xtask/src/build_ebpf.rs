@@ -4,7 +4,7 @@
 //! The object always lands at one fixed place, whatever target folder cargo was
 //! told to use, because the agent's build script looks for it there.
 
-use std::{fs, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 
@@ -28,12 +28,21 @@ pub fn run() -> Result<ExitCode> {
 
 /// Builds what is not fresh.
 pub fn build() -> Result<()> {
+    binary("probe-ebpf").map(drop)
+}
+
+/// Builds the programs that the bench compares with.
+pub fn build_floors() -> Result<PathBuf> {
+    binary("probe-floors")
+}
+
+fn binary(name: &str) -> Result<PathBuf> {
     toolchain::need_rust_src()?;
     toolchain::need_bpf_linker()?;
     let target_dir = root().join("target/ebpf");
     let mut command = cargo("build");
     command
-        .args(["--quiet", "--package", "probe-ebpf", "--bin", "probe-ebpf"])
+        .args(["--quiet", "--package", "probe-ebpf", "--bin", name])
         .args([
             "--features",
             "kernel",
@@ -47,14 +56,14 @@ pub fn build() -> Result<()> {
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS)
         // build-std is an unstable flag of a stable compiler.
         .env("RUSTC_BOOTSTRAP", "1");
-    checked(&mut command).context("the kernel side does not build")?;
+    checked(&mut command).with_context(|| format!("{name} does not build"))?;
 
-    let built = target_dir.join(TARGET).join("ebpf/probe-ebpf");
-    let object = target_dir.join("probe-ebpf.o");
+    let built = target_dir.join(TARGET).join("ebpf").join(name);
+    let object = target_dir.join(format!("{name}.o"));
     let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     // An unchanged object keeps its time, so the agent is not rebuilt for nothing.
     if fs::read(&object).ok().as_deref() != Some(&new) {
         fs::write(&object, new).with_context(|| format!("cannot write {}", object.display()))?;
     }
-    Ok(())
+    Ok(object)
 }

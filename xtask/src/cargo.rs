@@ -131,7 +131,22 @@ pub fn build_binaries<const N: usize>(names: [&str; N]) -> Result<[PathBuf; N]> 
         "probe-tests",
         "--bins",
     ]);
-    let made = executables(&mut command)?;
+    named(&mut command, names)
+}
+
+/// Builds only the named binaries, optimized; returns their paths.
+pub fn build_release<const N: usize>(names: [&str; N]) -> Result<[PathBuf; N]> {
+    let mut command = cargo("build");
+    command.args(["--release", "--package", "probe-user"]);
+    command.args(["--package", "probe-tests"]);
+    for name in names {
+        command.args(["--bin", name]);
+    }
+    named(&mut command, names)
+}
+
+fn named<const N: usize>(command: &mut Command, names: [&str; N]) -> Result<[PathBuf; N]> {
+    let made = executables(command)?;
     let mut paths = [const { PathBuf::new() }; N];
     for (path, name) in paths.iter_mut().zip(names) {
         path.clone_from(

@@ -33,7 +33,7 @@ pub fn lint() -> Result<()> {
     ]))?;
     let mut kernel = cargo("clippy");
     kernel
-        .args(["--quiet", "--package", "probe-ebpf", "--bin", "probe-ebpf"])
+        .args(["--quiet", "--package", "probe-ebpf", "--bins"])
         .args(["--features", "kernel", "--target", build_ebpf::TARGET])
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(root().join("target/ebpf"))

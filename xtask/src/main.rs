@@ -4,6 +4,7 @@
 //! installs or names what it misses. Nothing but a verb's own result goes to
 //! standard output, so that `cargo xtask demo --format json` can be piped.
 
+mod bench;
 mod build_ebpf;
 mod cargo;
 mod demo;
@@ -22,7 +23,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Build, test, lint, demo and image of probe"
+    about = "Build, test, lint, demo, bench and image of probe"
 )]
 struct Args {
     #[command(subcommand)]
@@ -41,6 +42,8 @@ enum Verb {
     Lint,
     /// Kill a master under load in network namespaces and tell what its clients saw
     Demo(demo::Options),
+    /// Measure what steering costs, against floors and other ways
+    Bench(bench::Options),
     /// Build the static binary and a container image FROM scratch around it
     Image(image::Options),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Vm(options) => vm::run(&options),
         Verb::Lint => lint::run(),
         Verb::Demo(options) => demo::run(&options),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Image(options) => image::run(&options),
     };
     match outcome {

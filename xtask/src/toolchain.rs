@@ -54,6 +54,30 @@ pub const DEMO: &[Program] = &[Program {
     package: "iproute2",
 }];
 
+/// What the bench runs besides what cargo builds.
+pub const BENCH: &[Program] = &[
+    Program {
+        name: "ip",
+        package: "iproute2",
+    },
+    Program {
+        name: "nginx",
+        package: "nginx-light",
+    },
+    Program {
+        name: "wrk",
+        package: "wrk",
+    },
+    Program {
+        name: "nft",
+        package: "nftables",
+    },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
+    },
+];
+
 /// Are we root? Then packages may be installed and namespaces made.
 pub fn is_root() -> bool {
     // SAFETY: geteuid has no precondition and cannot fail.

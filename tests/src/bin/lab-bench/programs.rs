@@ -1,0 +1,422 @@
+//! Programs and floors, packet by packet, in interleaved rounds.
+//!
+//! In each round every case is run once, with a program that does nothing run for
+//! the same hook, family and direction. What a case costs is the median of the
+//! differences within rounds.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::ProgramFd;
+use probe_ebpf::names;
+use serde::Serialize;
+
+use crate::{
+    Scale,
+    harness::{Drivers, Hook, Instance, Walk, descriptor},
+    packets::{Family, Kind, ends, master, vip},
+    stats::Spread,
+};
+
+/// Flow counts that are compared.
+pub const FLOWS: [u32; 3] = [1, 16 << 10, 512 << 10];
+const MOST: u32 = FLOWS[2];
+/// Size of the tables that hold them: room for new ones beside.
+pub const TABLE: u32 = 768 << 10;
+/// Size of the tables that are flooded, as configured by default.
+const FLOODED_TABLE: u32 = probe_ebpf::abi::DEFAULT_FLOWS;
+/// Established flows in the flooded tables.
+const FLOODED_FLOWS: u32 = 64 << 10;
+/// First flow of those that are opened and reset again in each round.
+const FIRST_NEW: u32 = 1 << 22;
+/// First flow of the flood.
+const FIRST_FLOOD: u32 = 1 << 24;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Driver and a program that does nothing.
+    Harness,
+    FloorSwap,
+    FloorParse,
+    FloorSlot,
+    FloorDnat,
+    Established,
+    Reverse,
+    NotOurs,
+    New,
+    Flood,
+    EstablishedUnderFlood,
+}
+
+impl What {
+    pub const fn shown(self) -> &'static str {
+        match self {
+            Self::Harness => "(the harness itself)",
+            Self::FloorSwap => "floor: swap MACs, send back",
+            Self::FloorParse => "floor: parse only",
+            Self::FloorSlot => "floor: VIP, slot, DNAT",
+            Self::FloorDnat => "floor: parse, LRU, DNAT",
+            Self::Established => "probe: established",
+            Self::Reverse => "probe: reply",
+            Self::NotOurs => "probe: not ours",
+            Self::New => "probe: new flow, filling",
+            Self::Flood => "probe: SYN flood, table full",
+            Self::EstablishedUnderFlood => "probe: established, table full",
+        }
+    }
+}
+
+/// One thing measured at one hook in one family.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub hook: &'static str,
+    pub family: Family,
+    pub what: What,
+    /// Flows that are walked through, if that is the question.
+    pub flows: Option<u32>,
+    /// For one packet, net of the harness.
+    pub net_ns: Spread,
+    /// For one packet, harness included.
+    pub gross_ns: Spread,
+    /// Of new flows: the part of the packets that went to the endpoint.
+    pub steered: Option<f64>,
+    /// Net, round by round.
+    #[serde(skip)]
+    rounds: Vec<f64>,
+}
+
+/// What the programs cost.
+#[derive(Debug, Serialize)]
+pub struct Programs {
+    pub rounds: u32,
+    pub packets_a_run: u32,
+    pub rows: Vec<Row>,
+}
+
+impl Programs {
+    fn row(&self, hook: Hook, family: Family, what: What, flows: Option<u32>) -> Result<&Row> {
+        self.rows
+            .iter()
+            .find(|row| {
+                (row.hook, row.family, row.what, row.flows) == (hook.shown(), family, what, flows)
+            })
+            .with_context(|| format!("{what:?} of {flows:?} flows was not measured"))
+    }
+
+    /// Net median, in nanoseconds.
+    pub fn net(&self, hook: Hook, family: Family, what: What, flows: Option<u32>) -> Result<f64> {
+        Ok(self.row(hook, family, what, flows)?.net_ns.median)
+    }
+
+    /// The median of a cost's ratios to another of the same round: what slows a round
+    /// down slows both.
+    pub fn ratio(
+        &self,
+        hook: Hook,
+        family: Family,
+        (what, flows): (What, Option<u32>),
+        (to, to_flows): (What, Option<u32>),
+    ) -> Result<f64> {
+        let cost = &self.row(hook, family, what, flows)?.rounds;
+        let other = &self.row(hook, family, to, to_flows)?.rounds;
+        // Next to nothing, noise would decide.
+        let ratios = cost.iter().zip(other).filter(|(_, other)| **other > 0.5);
+        Ok(Spread::of(ratios.map(|(cost, other)| cost / other))
+            .with_context(|| format!("{to:?} costs nothing to compare with"))?
+            .median)
+    }
+}
+
+struct Case {
+    hook: Hook,
+    family: Family,
+    what: What,
+    flows: Option<u32>,
+    kind: Kind,
+    target: ProgramFd,
+    gross: Vec<f64>,
+    net: Vec<f64>,
+    /// Packets of new flows that were sent, and those that went to the endpoint.
+    new: [u64; 2],
+}
+
+impl Case {
+    fn title(&self) -> String {
+        let hook = self.hook.shown();
+        format!(
+            "{hook} {} {:?} {:?}",
+            self.family.shown(),
+            self.what,
+            self.flows
+        )
+    }
+}
+
+/// The kernel's objects that the rounds use.
+pub struct Bench {
+    pub drivers: Drivers,
+    /// Holds many established flows.
+    pub full: Instance,
+    /// Is flooded.
+    flooded: Instance,
+    flood: BTreeMap<&'static str, u32>,
+}
+
+impl Bench {
+    pub fn open(floors: &Path, object: &[u8]) -> Result<Self> {
+        Ok(Self {
+            drivers: Drivers::load(floors)?,
+            full: Instance::open("full", TABLE, object)?,
+            flooded: Instance::open("flooded", FLOODED_TABLE, object)?,
+            flood: BTreeMap::new(),
+        })
+    }
+
+    /// Establishes the flows, by the packets that do so in life.
+    pub fn fill(&mut self) -> Result<()> {
+        for family in Family::BOTH {
+            for (instance, flows) in [(&self.full, MOST), (&self.flooded, FLOODED_FLOWS)] {
+                let forward = descriptor(&instance.ebpf, names::PROGRAM_TC_FORWARD)?;
+                let reverse = descriptor(&instance.ebpf, names::PROGRAM_TC_REVERSE)?;
+                for (program, kind) in [
+                    (&forward, Kind::Open),
+                    (&reverse, Kind::Answer),
+                    (&forward, Kind::Data),
+                ] {
+                    let walk = Walk::From(0);
+                    self.drivers
+                        .run(program, Hook::Tc, family, kind, walk, flows)?;
+                }
+            }
+            let learn = self.drivers.floor(match family {
+                Family::V4 => "learn_xdp_v4",
+                Family::V6 => "learn_xdp_v6",
+            })?;
+            self.drivers
+                .run(&learn, Hook::Xdp, family, Kind::Data, Walk::From(0), MOST)?;
+            // More sources than the table has entries.
+            let syn = descriptor(&self.flooded.ebpf, names::PROGRAM_TC_FORWARD)?;
+            let walk = Walk::From(FIRST_FLOOD - FLOODED_TABLE);
+            self.drivers
+                .run(&syn, Hook::Tc, family, Kind::Open, walk, FLOODED_TABLE)?;
+        }
+        Ok(())
+    }
+
+    fn cases(&self) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for hook in [Hook::Xdp, Hook::Tc] {
+            for family in Family::BOTH {
+                let mut case = |what, flows, kind, target| {
+                    cases.push(Case {
+                        hook,
+                        family,
+                        what,
+                        flows,
+                        kind,
+                        target,
+                        gross: Vec::new(),
+                        net: Vec::new(),
+                        new: [0; 2],
+                    });
+                };
+                let floor = |name: &str| match (hook, family) {
+                    (Hook::Xdp, Family::V4) => self.drivers.floor(&format!("{name}_xdp_v4")),
+                    (Hook::Xdp, Family::V6) => self.drivers.floor(&format!("{name}_xdp_v6")),
+                    (Hook::Tc, Family::V4) => self.drivers.floor(&format!("{name}_tc_v4")),
+                    (Hook::Tc, Family::V6) => self.drivers.floor(&format!("{name}_tc_v6")),
+                };
+                let (empty, swap, forward) = match hook {
+                    Hook::Xdp => ("empty_xdp", "swap_xdp", names::PROGRAM_XDP_FORWARD_FRAGS),
+                    Hook::Tc => ("empty_tc", "swap_tc", names::PROGRAM_TC_FORWARD),
+                };
+                let full = |name: &str| descriptor(&self.full.ebpf, name);
+                let flooded = || descriptor(&self.flooded.ebpf, forward);
+
+                case(What::Harness, None, Kind::Data, self.drivers.floor(empty)?);
+                case(What::FloorSwap, None, Kind::Data, self.drivers.floor(swap)?);
+                case(What::FloorParse, None, Kind::Elsewhere, floor("parse")?);
+                case(What::NotOurs, None, Kind::Elsewhere, full(forward)?);
+                for flows in FLOWS {
+                    // Neighbours in time, since they are compared.
+                    case(What::FloorDnat, Some(flows), Kind::Data, floor("flow")?);
+                    case(What::Established, Some(flows), Kind::Data, full(forward)?);
+                    case(What::FloorSlot, Some(flows), Kind::Data, floor("slot")?);
+                    if hook == Hook::Tc {
+                        let reverse = full(names::PROGRAM_TC_REVERSE)?;
+                        case(What::Reverse, Some(flows), Kind::Back, reverse);
+                    }
+                }
+                case(What::New, None, Kind::Open, full(forward)?);
+                case(What::EstablishedUnderFlood, None, Kind::Data, flooded()?);
+                case(What::Flood, None, Kind::Open, flooded()?);
+            }
+        }
+        Ok(cases)
+    }
+
+    /// Runs every case once for a few packets and looks at what they became: a case
+    /// that measures something else than it says is worth nothing.
+    fn check(&mut self, cases: &[Case]) -> Result<()> {
+        for case in cases {
+            let walk = Walk::Among(case.flows.unwrap_or(FLOODED_FLOWS));
+            let wanted = match case.what {
+                What::FloorDnat
+                | What::FloorSlot
+                | What::Established
+                | What::EstablishedUnderFlood => Some((1, master(case.family))),
+                What::Reverse => Some((0, vip(case.family))),
+                // New flows are checked by counters in each round.
+                What::New | What::Flood => continue,
+                What::Harness | What::FloorSwap | What::FloorParse | What::NotOurs => None,
+            };
+            for _ in 0..16 {
+                let ran =
+                    self.drivers
+                        .run(&case.target, case.hook, case.family, case.kind, walk, 1)?;
+                let found = ends(&ran.packet, case.family);
+                if let Some((end, wanted)) = &wanted {
+                    ensure!(
+                        found[*end] == *wanted,
+                        "{}: a packet went from {:?} to {:?}, verdict {}",
+                        case.title(),
+                        found[0],
+                        found[1],
+                        ran.verdict
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The flows of a case's next run.
+    fn walk(&mut self, case: &Case, packets: u32, round: u32) -> Walk {
+        match case.what {
+            What::New => Walk::From(FIRST_NEW + round.wrapping_mul(packets)),
+            What::Flood => {
+                let next = self.flood.entry(case.family.shown()).or_insert(FIRST_FLOOD);
+                let walk = Walk::From(*next);
+                *next = next.wrapping_add(packets);
+                walk
+            }
+            _ => Walk::Among(case.flows.unwrap_or(FLOODED_FLOWS)),
+        }
+    }
+
+    /// Runs a case and the empty program; a packet's cost with either. The harness
+    /// itself is told as it is.
+    fn once(
+        &mut self,
+        case: &mut Case,
+        nothing: &ProgramFd,
+        walk: Walk,
+        packets: u32,
+    ) -> Result<(f64, f64)> {
+        let (hook, family, kind) = (case.hook, case.family, case.kind);
+        let mut run = |target, kind, packets| {
+            self.drivers
+                .run(target, hook, family, kind, walk, packets)
+                .map(|ran| ran.ns)
+        };
+        let harness = run(nothing, kind, packets)?;
+        if case.what == What::Harness {
+            return Ok((harness, 0.0));
+        }
+        // The case before left the caches to itself. More flows fit into none.
+        if let Walk::Among(flows @ 2..=FLOODED_FLOWS) = walk {
+            run(&case.target, kind, flows)?;
+        }
+        let instance = match case.what {
+            What::New => &self.full,
+            What::Flood => &self.flooded,
+            _ => return Ok((run(&case.target, kind, packets)?, harness)),
+        };
+        let reader = instance.datapath.reader()?;
+        let id = instance.service.endpoints[0];
+        let before = reader.endpoint_counters(id)?;
+        let gross = run(&case.target, kind, packets)?;
+        let after = reader.endpoint_counters(id)?;
+        case.new[0] += u64::from(packets);
+        case.new[1] += after.forward_packets - before.forward_packets;
+        if case.what == What::New {
+            let made = after.flows_opened - before.flows_opened;
+            ensure!(
+                made == u64::from(packets),
+                "{}: {packets} SYNs opened {made} flows",
+                case.title()
+            );
+            // The table is as before.
+            run(&case.target, Kind::Reset, packets)?;
+        }
+        Ok((gross, harness))
+    }
+
+    /// Runs rounds until they are as many as wanted, or their time is over.
+    pub fn measure(&mut self, scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Programs> {
+        let mut cases = self.cases()?;
+        self.check(&cases)?;
+        let empty = [
+            (Hook::Xdp, self.drivers.floor("empty_xdp")?),
+            (Hook::Tc, self.drivers.floor("empty_tc")?),
+        ];
+        let begun = Instant::now();
+        let mut rounds = 0;
+        while rounds < scale.rounds && (rounds < 3 || begun.elapsed() < scale.programs_limit) {
+            // The first round warms caches up and is not counted.
+            let counts = rounds > 0 || scale.rounds == 0;
+            tell(&format!(
+                "programs, round {} of {}",
+                rounds + 1,
+                scale.rounds
+            ));
+            for case in &mut cases {
+                let nothing = &empty
+                    .iter()
+                    .find(|(hook, _)| *hook == case.hook)
+                    .context("every hook has an empty program")?
+                    .1;
+                let walk = self.walk(case, scale.packets, rounds);
+                let (gross, harness) = self.once(case, nothing, walk, scale.packets)?;
+                if counts {
+                    case.gross.push(gross);
+                    case.net.push(gross - harness);
+                }
+            }
+            rounds += 1;
+        }
+        self.check(&cases)?;
+        let rows = cases
+            .into_iter()
+            .map(|case| {
+                let title = case.title();
+                Ok(Row {
+                    hook: case.hook.shown(),
+                    family: case.family,
+                    what: case.what,
+                    flows: case.flows,
+                    net_ns: Spread::of(case.net.iter().copied()).with_context(|| title.clone())?,
+                    gross_ns: Spread::of(case.gross).context(title)?,
+                    steered: (case.new[0] > 0).then(|| case.new[1] as f64 / case.new[0] as f64),
+                    rounds: case.net,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Programs {
+            rounds: rounds - 1,
+            packets_a_run: scale.packets,
+            rows,
+        })
+    }
+}
+
+/// How long measuring may take.
+pub const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
