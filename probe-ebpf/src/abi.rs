@@ -359,8 +359,10 @@ pub struct FlowKey<A> {
     pub peer_port_be: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// Zero. Two words, since an array of zeros becomes a call of `memset`.
+    pub pad: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad2: u16,
 }
 
 /// Bit of a flow's `state`: the endpoint answered our SYN with SYN-ACK.
@@ -434,7 +436,7 @@ pub struct FragmentKey<A> {
     /// pass programs of both kinds, and only one of them has anything to do with it.
     pub direction: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u16,
 }
 
 /// What became of the first fragment.
@@ -607,8 +609,10 @@ pub struct Event {
     pub client: [u8; 16],
     /// The client's port.
     pub client_port_be: u16,
+    /// Zero. Two words, since an array of zeros becomes a call of `memset`.
+    pub pad: u16,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad2: u32,
 }
 
 /// Least time between two events of one kind on one CPU.

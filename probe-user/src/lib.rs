@@ -10,6 +10,7 @@ pub mod control;
 pub mod core;
 pub mod datapath;
 pub mod failover;
+pub mod failure;
 pub mod health;
 pub mod http1;
 pub mod interfaces;

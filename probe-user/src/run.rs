@@ -22,11 +22,11 @@ use tracing::info;
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 
 use crate::{
-    cli::Failure,
     config::{self, Address, Config, Fault},
     control::{Socket, Sources},
     core::{CheckKey, CheckPlan, Core, Inputs, StartChecks},
     datapath::kernel::{Datapath, LastKnown, Options, last_known},
+    failure::Failure,
     health::scheduler,
     interfaces,
     observe::{self, Metrics},

@@ -23,7 +23,7 @@ use crate::{
         BACKUP_V4, BACKUP_V6, MASTER_V4, MASTER_V6, VIP_BACKUP_V4, VIP_BACKUP_V6, VIP_MASTER_V4,
         VIP_MASTER_V6, VIP_V4, VIP_V6,
     },
-    wait::{GENEROUS, until},
+    wait::{GENEROUS, slowness, until},
 };
 
 /// Where the agent of every lab tells its metrics, inside the node.
@@ -41,6 +41,7 @@ pub fn config(lab: &Lab) -> Value {
         Way::Edge | Way::EdgeAmongPods => json!({"edge": ["veth-*"]}),
         Way::Uplink => json!({"uplink": ["up0"]}),
     };
+    let slowness = slowness();
     json!({
         "interfaces": interfaces,
         "control": {"socket": lab.file("probe.sock")},
@@ -66,8 +67,8 @@ pub fn config(lab: &Lab) -> Value {
                     "host": "sense.example.com",
                     "expect": {"status": 200, "body": {"contains": "version"}},
                 },
-                "inter": "10ms",
-                "timeout": "100ms",
+                "inter": format!("{}ms", 10 * slowness),
+                "timeout": format!("{}ms", 100 * slowness),
                 "rise": 2,
                 "fall": 2,
             },

@@ -25,6 +25,33 @@ pub fn missing() -> Option<&'static str> {
     (!nix::unistd::geteuid().is_root()).then_some("needs root")
 }
 
+/// [`privileged`] for a test that orders TCX, which Linux has from 6.6 on
+/// (e420bed02507). CI may skip it: another kernel has it, or the agent's `auto` does
+/// without.
+pub fn with_tcx(test: impl FnOnce() -> Result<()>) {
+    if linux() < (6, 6) {
+        skip("needs TCX of Linux 6.6");
+    } else {
+        privileged(test);
+    }
+}
+
+/// Major and minor version of the running kernel.
+fn linux() -> (u32, u32) {
+    let names = nix::sys::utsname::uname().expect("uname needs nothing");
+    let release = names.release().to_string_lossy();
+    let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Says that this test does not run, past libtest's capture, which shows nothing of a
+/// test that passes.
+fn skip(reason: &str) {
+    let name = thread::current().name().unwrap_or("test").to_owned();
+    let line = format!("SKIPPED: {name} {reason}\n");
+    std::io::stdout().write_all(line.as_bytes()).ok();
+}
+
 /// Runs a test that needs root. Its failure shows the journal.
 pub fn privileged(test: impl FnOnce() -> Result<()>) {
     if let Some(reason) = missing() {
@@ -32,10 +59,7 @@ pub fn privileged(test: impl FnOnce() -> Result<()>) {
             env::var_os("CI").is_none(),
             "{reason}, and CI allows no skip"
         );
-        // Past libtest's capture, which shows nothing of a test that passes.
-        let name = thread::current().name().unwrap_or("test").to_owned();
-        let line = format!("SKIPPED: {name} {reason}\n");
-        std::io::stdout().write_all(line.as_bytes()).ok();
+        skip(reason);
         return;
     }
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

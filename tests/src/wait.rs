@@ -1,7 +1,7 @@
 //! Waiting for a condition, with a deadline generous enough for a busy machine.
 
 use std::{
-    thread,
+    env, thread,
     time::{Duration, Instant},
 };
 
@@ -9,6 +9,16 @@ use anyhow::{Result, bail};
 
 /// Far more than anything in the lab takes when it works.
 pub const GENEROUS: Duration = Duration::from_secs(20);
+
+/// How many times slower this machine is than a real one: an emulated one is told so
+/// by `LAB_SLOWNESS`. Without patience, checks take healthy endpoints down there.
+pub fn slowness() -> u32 {
+    env::var("LAB_SLOWNESS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .filter(|times| *times > 0)
+        .unwrap_or(1)
+}
 
 /// Asks until the answer is there. The last refusal is the error.
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {

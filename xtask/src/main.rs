@@ -11,8 +11,10 @@ mod demo;
 mod image;
 mod lint;
 mod run;
+mod tally;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,8 @@ enum Verb {
     BuildEbpf,
     /// Lint, then unit and property tests, packet tables and network namespaces
     Test(test::Options),
+    /// Packet tables and network namespaces on other kernels, in QEMU
+    Vm(vm::Options),
     /// Formatting and clippy, for the host and for the kernel side
     Lint,
     /// Kill a master under load in network namespaces and tell what its clients saw
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().verb {
         Verb::BuildEbpf => build_ebpf::run(),
         Verb::Test(options) => test::run(&options),
+        Verb::Vm(options) => vm::run(&options),
         Verb::Lint => lint::run(),
         Verb::Demo(options) => demo::run(&options),
         Verb::Bench(options) => bench::run(&options),

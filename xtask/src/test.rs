@@ -20,11 +20,11 @@ use clap::Args;
 use crate::{
     build_ebpf,
     cargo::{Executable, build_binaries, cargo, executables},
-    lint, toolchain,
+    lint,
+    tally::Tally,
+    toolchain,
 };
 
-/// A test says this, with the reason, when it cannot run here.
-const SKIPPED: &str = "SKIPPED:";
 /// No test program takes a fraction of this: past it, it hangs.
 const HANG: Duration = Duration::from_secs(15 * 60);
 
@@ -132,47 +132,35 @@ fn supervise(title: &str, command: &mut Command, sum: &mut Sum) -> Result<()> {
         }
     });
 
-    let (mut passed, mut failed, mut skipped, mut told) = (0, 0, 0, false);
+    let mut tally = Tally::default();
     let mut screen = std::io::stdout();
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read a test program's output")?;
         let text = String::from_utf8_lossy(&line);
         writeln!(screen, "{text}").context("cannot write to standard output")?;
-        if text.contains(SKIPPED) {
-            skipped += 1;
-        } else if let Some(counts) = result_line(&text) {
-            passed += counts.0;
-            failed += counts.1;
-            told = true;
-        }
+        tally.read(&text);
     }
     drop(done);
     // It only waits for the word that was just given, or for the kill.
     watchdog.join().ok();
     let status = child.wait().context("cannot wait for a test program")?;
-    if passed < skipped {
-        bail!("{title} skipped {skipped} tests but passed {passed}");
+    if tally.passed < tally.skipped {
+        bail!(
+            "{title} skipped {} tests but passed {}",
+            tally.skipped,
+            tally.passed
+        );
     }
-    sum.passed += passed - skipped;
-    sum.failed += failed;
-    sum.skipped += skipped;
-    if failed > 0 {
+    sum.passed += tally.passed - tally.skipped;
+    sum.failed += tally.failed;
+    sum.skipped += tally.skipped;
+    if tally.failed > 0 {
         sum.broken.push(title.to_owned());
-    } else if !status.success() || !told {
+    } else if !status.success() || !tally.told {
         sum.failed += 1;
         sum.broken.push(format!("{title} ({status})"));
     }
     Ok(())
-}
-
-/// The counts of `test result: ok. 3 passed; 0 failed; ...`.
-fn result_line(line: &str) -> Option<(u64, u64)> {
-    let rest = line.strip_prefix("test result: ")?;
-    let count = |word: &str| -> Option<u64> {
-        let before = rest.split(word).next()?.trim_end();
-        before.rsplit(' ').next()?.parse().ok()
-    };
-    Some((count(" passed;")?, count(" failed;")?))
 }
 
 fn finish(sum: &Sum) -> Result<ExitCode> {
@@ -190,24 +178,4 @@ fn finish(sum: &Sum) -> Result<ExitCode> {
         bail!("no test ran: no name contains the filter");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::result_line;
-
-    #[test]
-    fn counts_are_read_from_the_result_line() {
-        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.01s";
-        assert_eq!(result_line(line), Some((12, 3)));
-        let line = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(result_line(line), Some((0, 0)));
-    }
-
-    #[test]
-    fn other_lines_are_not_results() {
-        assert_eq!(result_line("test a::b ... ok"), None);
-        assert_eq!(result_line("running 3 passed; tests"), None);
-        assert_eq!(result_line("test result: soon"), None);
-    }
 }

@@ -296,7 +296,8 @@ fn emit(kind: EventKind, service: u32, endpoint: u32, client: &[u8; 16], client_
         endpoint,
         client: *client,
         client_port_be,
-        pad: [0; 6],
+        pad: 0,
+        pad2: 0,
     });
     entry.submit(0);
     gate.sent_ns = now;

@@ -34,7 +34,8 @@ pub fn forward_error<A: Family, T: Tables<A>>(tables: &T, quoted: &Quoted<A>) ->
         client_port_be: quoted.inner_dst_port_be,
         peer_port_be: quoted.inner_src_port_be,
         protocol: quoted.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     // Errors go to the source of what they quote; any other is not to be trusted.
     if quoted.dst_be == quoted.inner_src_be
@@ -64,7 +65,8 @@ pub fn reverse_error<A: Family, T: Tables<A>>(tables: &T, quoted: &Quoted<A>) ->
         client_port_be: quoted.inner_src_port_be,
         peer_port_be: quoted.inner_dst_port_be,
         protocol: quoted.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     if quoted.dst_be == quoted.inner_src_be
         && let Some(flow) = tables.reverse(&key)

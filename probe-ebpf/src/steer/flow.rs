@@ -33,7 +33,8 @@ pub fn reverse_key<A: Address>(
         client_port_be,
         peer_port_be: endpoint.port_be,
         protocol: forward.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     }
 }
 

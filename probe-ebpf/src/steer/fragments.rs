@@ -50,7 +50,7 @@ pub fn remember<A: Family, T: Tables<A>>(
             id_be: segment.id_be,
             protocol: if A::VERSION == 4 { segment.protocol } else { 0 },
             direction: direction(side),
-            pad: [0; 2],
+            pad: 0,
         };
         let track = FragmentTrack {
             addr_be: *addr_be,
@@ -74,7 +74,7 @@ pub fn follow<A: Family, T: Tables<A>>(
         id_be: piece.id_be,
         protocol: piece.protocol,
         direction: direction(side),
-        pad: [0; 2],
+        pad: 0,
     };
     match tables.fragment(&key) {
         Some(track) if seen(tables.now_ns()).wrapping_sub(track.seen) <= FRAGMENT_LIFE => {

@@ -105,7 +105,8 @@ fn decide_forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> 
         client_port_be: segment.src_port_be,
         peer_port_be: segment.dst_port_be,
         protocol: segment.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     let Some(decision) = tables.decision(listener.service) else {
         return Verdict::Pass(Reason::Undecided);
@@ -299,7 +300,8 @@ fn decide_reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> 
         client_port_be: segment.dst_port_be,
         peer_port_be: segment.src_port_be,
         protocol: segment.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     let Some(flow) = tables.reverse(&key) else {
         return Verdict::Pass(Reason::NotSteered);
@@ -320,7 +322,8 @@ fn decide_reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> 
             client_port_be: flow.client_port_be,
             peer_port_be: flow.vip_port_be,
             protocol: segment.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         };
         if segment.flags & RST != 0 {
             if state & FLOW_ESTABLISHED == 0 && segment.flags & ACK != 0 {

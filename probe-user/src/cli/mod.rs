@@ -13,20 +13,7 @@ use clap::Parser as _;
 
 pub use args::{Cli, Verb};
 
-/// How a verb fails.
-#[derive(Debug)]
-pub enum Failure {
-    /// Exit code 1.
-    Runtime(anyhow::Error),
-    /// Exit code 2, as clap's own.
-    Config(anyhow::Error),
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Runtime(error)
-    }
-}
+use crate::failure::Failure;
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {

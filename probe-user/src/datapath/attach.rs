@@ -22,9 +22,7 @@ use aya::{
 use probe_ebpf::names;
 
 use super::{
-    Attached, Error, Role, TcMode, XdpMode, detach, io_error,
-    kernel::first_line,
-    netlink,
+    Attached, Error, Role, TcMode, XdpMode, detach, first_line, io_error, netlink,
     pins::{Hook, Pins},
     tables::Tables,
 };

@@ -29,7 +29,7 @@ use super::{
     Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, LogLevel, OBJECT,
     Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
     attach::{self, Interface},
-    detach,
+    detach, first_line,
     pins::{Lock, Pins},
     reader::FlowGauge,
     tables::Tables,
@@ -282,12 +282,6 @@ fn load_programs(
         first_line(&error)
     );
     Ok((Some(plain), Some(word)))
-}
-
-/// The first line of an error: a verifier's log is long.
-pub(super) fn first_line(error: &dyn std::error::Error) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// An endpoint's address as an earlier agent pinned it.

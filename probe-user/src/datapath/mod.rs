@@ -392,6 +392,12 @@ fn transparent_io_error<'a>(
     }
 }
 
+/// The first line of an error: a verifier's log is long.
+fn first_line(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 /// A type of the ABI as aya's maps want it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::request::{Failure, request, runtime};
-use crate::{Namespace, until};
+use crate::{Namespace, until, wait::slowness};
 
 /// What is asked, how often, how patiently.
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +151,9 @@ impl Drop for Load {
 }
 
 async fn generate(plan: Plan, samples: &Arc<Mutex<Vec<Sample>>>, stop: &AtomicBool) {
-    let mut beat = interval(Duration::from_secs(1) / plan.rate.max(1));
+    // Enough of a load for a slow machine, and not all that it can do.
+    let rate = plan.rate / slowness().isqrt();
+    let mut beat = interval(Duration::from_secs(1) / rate.max(1));
     beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut pending = JoinSet::new();
     while !stop.load(Ordering::Relaxed) {

@@ -15,6 +15,7 @@ use lab::{
     capture::Capture,
     client::{Load, Long, Plan},
     link::mac,
+    privilege::with_tcx,
     privileged,
     topology::{
         BACKUP_V4, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, PORT, VIP_MASTER_V4, VIP_MASTER_V6,
@@ -261,7 +262,7 @@ fn the_lab_passes_every_frame_and_twice_alike() {
 
 #[test]
 fn pods_by_tcx() {
-    privileged(|| bit_for_bit(Way::EdgeAmongPods, "tcx", "auto"));
+    with_tcx(|| bit_for_bit(Way::EdgeAmongPods, "tcx", "auto"));
 }
 
 #[test]
@@ -271,12 +272,12 @@ fn pods_by_clsact() {
 
 #[test]
 fn outside_clients_by_native_xdp() {
-    privileged(|| bit_for_bit(Way::Uplink, "tcx", "native"));
+    with_tcx(|| bit_for_bit(Way::Uplink, "tcx", "native"));
 }
 
 #[test]
 fn outside_clients_by_generic_xdp() {
-    privileged(|| bit_for_bit(Way::Uplink, "tcx", "generic"));
+    with_tcx(|| bit_for_bit(Way::Uplink, "tcx", "generic"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use lab::{
     Agent, Lab, Server, Way, agent,
     client::get,
     kernel::traces,
+    privilege::with_tcx,
     privileged,
     topology::{VIP_V4, VIP_V6},
 };
@@ -80,7 +81,7 @@ fn leaves_nothing(way: Way, tc: &str, xdp: &str, removal: Removal) -> Result<()>
 
 #[test]
 fn by_option_from_tcx() {
-    privileged(|| leaves_nothing(Way::EdgeAmongPods, "tcx", "auto", Removal::Option));
+    with_tcx(|| leaves_nothing(Way::EdgeAmongPods, "tcx", "auto", Removal::Option));
 }
 
 #[test]
@@ -90,12 +91,12 @@ fn by_option_from_clsact() {
 
 #[test]
 fn by_option_from_an_uplink() {
-    privileged(|| leaves_nothing(Way::Uplink, "tcx", "native", Removal::Option));
+    with_tcx(|| leaves_nothing(Way::Uplink, "tcx", "native", Removal::Option));
 }
 
 #[test]
 fn by_the_kill_switch_from_tcx() {
-    privileged(|| leaves_nothing(Way::Edge, "tcx", "auto", Removal::AfterKill));
+    with_tcx(|| leaves_nothing(Way::Edge, "tcx", "auto", Removal::AfterKill));
 }
 
 #[test]

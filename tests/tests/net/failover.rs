@@ -8,13 +8,16 @@ use lab::{
     client::{Failure, KeepAlive, Load, Long, Plan, Sample, get},
     faults, privileged,
     topology::{VIP_BACKUP_V4, VIP_MASTER_V4, VIP_V4, VIP_V6},
+    wait::slowness,
 };
 use serde_json::json;
 
 use crate::rig::{Rig, all_by, none_failed};
 
 /// Far above what a check every 10 ms needs, far below what a person notices.
-const SOON: Duration = Duration::from_secs(2);
+fn soon() -> Duration {
+    Duration::from_secs(2) * slowness()
+}
 
 /// Makes the fault under load, waits for the backup, checks what clients saw.
 /// `harmless`: the master still serves requests, so none may fail; those that it is
@@ -43,7 +46,7 @@ fn fails_over(way: Way, harmless: bool, fault: impl FnOnce(&mut Rig) -> Result<(
     for load in &loads {
         let first = load.wait_for("backup")?;
         let took = first.ended.saturating_duration_since(after);
-        ensure!(took < SOON, "the backup answered after {took:?}");
+        ensure!(took < soon(), "the backup answered after {took:?}");
     }
     let reason = rig.agent.wait_selected("backup")?;
     ensure!(reason == "master-down", "the reason is {reason}");
@@ -133,7 +136,9 @@ fn answers_a_wrong_body() {
 fn answers_too_late() {
     privileged(|| {
         fails_over(Way::Edge, true, |rig| {
-            rig.master.set_delay(Duration::from_millis(500))
+            // Past the check's timeout, within a client's patience.
+            rig.master
+                .set_delay(Duration::from_millis(350 + 150 * u64::from(slowness())))
         })
         .map(drop)
     });
@@ -152,7 +157,7 @@ fn connections_of_a_lost_master_are_reset() {
             for long in longs {
                 let end = long?.wait_end()?;
                 let late = end.at.saturating_duration_since(told);
-                ensure!(late < SOON, "{way:?}: told after {late:?}: {}", end.how);
+                ensure!(late < soon(), "{way:?}: told after {late:?}: {}", end.how);
                 ensure!(end.how == "reset", "{way:?}: {}", end.how);
             }
         }

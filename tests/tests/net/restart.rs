@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use lab::{
     Agent, Way, agent,
     client::{Load, Long, Plan, get},
+    privilege::with_tcx,
     privileged,
     topology::{VIP_V4, VIP_V6},
 };
@@ -63,7 +64,7 @@ fn restarts(way: Way, tc: &str, gently: bool) -> Result<()> {
 
 #[test]
 fn terminated_among_pods_by_tcx() {
-    privileged(|| restarts(Way::EdgeAmongPods, "tcx", true));
+    with_tcx(|| restarts(Way::EdgeAmongPods, "tcx", true));
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn terminated_on_an_uplink() {
 
 #[test]
 fn killed_by_tcx() {
-    privileged(|| restarts(Way::Edge, "tcx", false));
+    with_tcx(|| restarts(Way::Edge, "tcx", false));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{
     Agent, Lab, Server, Way, agent,
     client::{KeepAlive, Load, Long, Plan, get},
+    privilege::with_tcx,
     privileged,
     server::Kind,
     topology::{
@@ -107,7 +108,7 @@ fn steers(way: Way, tc: &str, xdp: &str) -> Result<()> {
 
 #[test]
 fn pods_by_tcx() {
-    privileged(|| steers(Way::Edge, "tcx", "auto"));
+    with_tcx(|| steers(Way::Edge, "tcx", "auto"));
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn pods_by_clsact() {
 
 #[test]
 fn pods_among_pods_by_tcx() {
-    privileged(|| steers(Way::EdgeAmongPods, "tcx", "auto"));
+    with_tcx(|| steers(Way::EdgeAmongPods, "tcx", "auto"));
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn pods_among_pods_by_clsact() {
 
 #[test]
 fn outside_clients_by_native_xdp() {
-    privileged(|| steers(Way::Uplink, "tcx", "native"));
+    with_tcx(|| steers(Way::Uplink, "tcx", "native"));
 }
 
 #[test]
@@ -137,12 +138,12 @@ fn outside_clients_by_native_xdp_and_clsact() {
 
 #[test]
 fn outside_clients_by_generic_xdp() {
-    privileged(|| steers(Way::Uplink, "tcx", "generic"));
+    with_tcx(|| steers(Way::Uplink, "tcx", "generic"));
 }
 
 #[test]
 fn outside_clients_by_tc_alone() {
-    privileged(|| steers(Way::Uplink, "tcx", "off"));
+    with_tcx(|| steers(Way::Uplink, "tcx", "off"));
 }
 
 #[test]

@@ -1,0 +1,16 @@
+//! How a verb fails, which is its exit code.
+
+/// How a verb fails.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Runtime(anyhow::Error),
+    /// Exit code 2, as clap's own.
+    Config(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
