@@ -5,7 +5,7 @@
 //! flow is idle when neither of its two entries has seen a packet.
 
 use std::{
-    collections::{HashMap as Map, HashSet},
+    collections::HashMap as Map,
     os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -179,53 +179,100 @@ where
         clock: &Clock,
         per_endpoint: &mut Map<u32, u64>,
     ) -> Result<(u64, u64), Error> {
-        let (mut remain, mut removed) = (0, 0);
-        let mut idle = HashSet::new();
+        let mut plan = Plan::new(clock, per_endpoint);
         let reading = |e| Error::failed("reading the flow tables", e);
         let fd = self.forward_data.fd().as_fd();
         batch::for_each(fd, size_of::<FlowKey<A>>(), F, |key, value| {
-            let flow: ForwardFlow = decode(value);
-            let key: FlowKey<A> = decode(key);
-            if clock.idle(key.protocol, flow.seen.get(), flow.state.get()) {
-                idle.insert(key);
-            } else {
-                remain += 1;
-                *per_endpoint.entry(flow.endpoint).or_default() += 1;
-            }
+            plan.forward(decode(key), &decode(value));
         })
         .map_err(reading)?;
-        // The endpoint's side is where the other half of a flow is found from: its entry names the
-        // client's port and the VIP, which make the forward key.
-        let mut stale = Vec::new();
         let fd = self.reverse_data.fd().as_fd();
         batch::for_each(fd, size_of::<FlowKey<A>>(), R, |key, value| {
-            let flow: ReverseFlow<A> = decode(value);
-            let key: FlowKey<A> = decode(key);
-            if clock.idle(key.protocol, flow.seen.get(), flow.state.get()) {
-                let forward = FlowKey {
-                    peer_be: flow.vip_be,
-                    peer_port_be: flow.vip_port_be,
-                    client_port_be: flow.client_port_be,
-                    ..key
-                };
-                stale.push((key, forward));
-            }
+            plan.reverse(decode(key), &decode(value));
         })
         .map_err(reading)?;
-        for (reverse, forward) in stale {
-            // One side that is not idle keeps both alive.
-            let alone = self.forward.get(&Image(forward), 0).is_err();
-            if !alone && !idle.contains(&forward) {
-                continue;
-            }
-            // Gone already is as good.
-            let _ = self.forward.remove(&Image(forward));
-            let _ = self.reverse.remove(&Image(reverse));
-            removed += 1;
+        let remain = plan.remain;
+        let (forward, reverse) = plan.finish(|key| self.forward.get(&Image(*key), 0).is_ok());
+        // Gone already is as good.
+        for key in &forward {
+            let _ = self.forward.remove(&Image(*key));
         }
-        // What was idle on the client's side and stays for its other side still counts.
-        remain += (idle.len() as u64).saturating_sub(removed);
-        Ok((remain, removed))
+        for key in &reverse {
+            let _ = self.reverse.remove(&Image(*key));
+        }
+        Ok((remain, forward.len().max(reverse.len()) as u64))
+    }
+}
+
+/// What a sweep of one family's tables makes of their entries: first of all forward
+/// ones, then of all reverse ones.
+struct Plan<'a, A> {
+    clock: &'a Clock,
+    per_endpoint: &'a mut Map<u32, u64>,
+    remain: u64,
+    /// Forward entries that are idle, with their endpoint.
+    idle: Map<FlowKey<A>, u32>,
+    /// Reverse entries that are idle, with the forward key that belongs to them.
+    stale: Vec<(FlowKey<A>, FlowKey<A>)>,
+}
+
+impl<'a, A: Address> Plan<'a, A> {
+    fn new(clock: &'a Clock, per_endpoint: &'a mut Map<u32, u64>) -> Self {
+        Self {
+            clock,
+            per_endpoint,
+            remain: 0,
+            idle: Map::new(),
+            stale: Vec::new(),
+        }
+    }
+
+    fn stays(&mut self, endpoint: u32) {
+        self.remain += 1;
+        *self.per_endpoint.entry(endpoint).or_default() += 1;
+    }
+
+    fn forward(&mut self, key: FlowKey<A>, flow: &ForwardFlow) {
+        if self
+            .clock
+            .idle(key.protocol, flow.seen.get(), flow.state.get())
+        {
+            self.idle.insert(key, flow.endpoint);
+        } else {
+            self.stays(flow.endpoint);
+        }
+    }
+
+    fn reverse(&mut self, key: FlowKey<A>, flow: &ReverseFlow<A>) {
+        // This entry names the client's port and the VIP, which make the forward key.
+        let forward = FlowKey {
+            peer_be: flow.vip_be,
+            peer_port_be: flow.vip_port_be,
+            client_port_be: flow.client_port_be,
+            ..key
+        };
+        if self
+            .clock
+            .idle(key.protocol, flow.seen.get(), flow.state.get())
+        {
+            self.stale.push((key, forward));
+        } else if let Some(endpoint) = self.idle.remove(&forward) {
+            // One side that is not idle keeps both alive.
+            self.stays(endpoint);
+        }
+    }
+
+    /// The forward and reverse entries to remove. A forward entry that is still idle
+    /// here has an idle other side, or none. `exists` tells whether there is a forward
+    /// entry of this key.
+    fn finish(self, exists: impl Fn(&FlowKey<A>) -> bool) -> (Vec<FlowKey<A>>, Vec<FlowKey<A>>) {
+        let reverse = self
+            .stale
+            .iter()
+            .filter(|(_, forward)| self.idle.contains_key(forward) || !exists(forward))
+            .map(|(reverse, _)| *reverse)
+            .collect();
+        (self.idle.into_keys().collect(), reverse)
     }
 }
 
@@ -234,4 +281,107 @@ fn decode<T: Plain>(bytes: &[u8]) -> T {
     assert_eq!(bytes.len(), size_of::<T>(), "the map's shape was checked");
     // SAFETY: `Plain` makes every bit pattern valid, and the length was just checked.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use probe_ebpf::{abi::Shared, packet::parse::TCP};
+
+    const NOW: u32 = 1_000_000;
+    const ENDPOINT: u32 = 7;
+    const VIP: V4 = V4::from_bytes([10, 96, 0, 10]);
+    const HOST: V4 = V4::from_bytes([10, 0, 2, 2]);
+
+    fn key(peer_be: V4, port: u16) -> FlowKey<V4> {
+        FlowKey {
+            client_be: V4::from_bytes([10, 0, 1, 2]),
+            peer_be,
+            client_port_be: port,
+            peer_port_be: 80,
+            protocol: TCP,
+            pad: 0,
+            pad2: 0,
+        }
+    }
+
+    fn forth(seen: u32) -> ForwardFlow {
+        ForwardFlow {
+            seen: Shared::new(seen),
+            endpoint: ENDPOINT,
+            ..ForwardFlow::default()
+        }
+    }
+
+    fn back(seen: u32, client_port_be: u16) -> ReverseFlow<V4> {
+        ReverseFlow {
+            seen: Shared::new(seen),
+            vip_be: VIP,
+            vip_port_be: 80,
+            client_port_be,
+            endpoint: ENDPOINT,
+            ..ReverseFlow::default()
+        }
+    }
+
+    /// Which entries of these go, and how many flows the endpoint still has.
+    fn sweep(
+        forward: &[(FlowKey<V4>, ForwardFlow)],
+        reverse: &[(FlowKey<V4>, ReverseFlow<V4>)],
+    ) -> (Vec<FlowKey<V4>>, Vec<FlowKey<V4>>, u64) {
+        let clock = Clock {
+            now: NOW,
+            limits: Limits::default(),
+        };
+        let mut per_endpoint = Map::new();
+        let mut plan = Plan::new(&clock, &mut per_endpoint);
+        for (key, flow) in forward {
+            plan.forward(*key, flow);
+        }
+        for (key, flow) in reverse {
+            plan.reverse(*key, flow);
+        }
+        let (gone, gone_back) = plan.finish(|key| forward.iter().any(|(k, _)| k == key));
+        let left = per_endpoint.get(&ENDPOINT).copied().unwrap_or(0);
+        (gone, gone_back, left)
+    }
+
+    #[test]
+    fn both_sides_idle_go_and_one_side_keeps_both() {
+        // The endpoint sees another port of the client, as after a clash.
+        let (there, here) = (key(VIP, 1), key(HOST, 2));
+        let gone = sweep(&[(there, forth(0))], &[(here, back(0, 1))]);
+        assert_eq!(gone, (vec![there], vec![here], 0));
+        for (forward, reverse) in [(NOW, 0), (0, NOW), (NOW, NOW)] {
+            let kept = sweep(&[(there, forth(forward))], &[(here, back(reverse, 1))]);
+            assert_eq!(kept, (vec![], vec![], 1), "seen {forward} and {reverse}");
+        }
+    }
+
+    #[test]
+    fn halves_without_their_other_half_go_when_idle() {
+        let (there, here) = (key(VIP, 1), key(HOST, 1));
+        assert_eq!(sweep(&[(there, forth(0))], &[]), (vec![there], vec![], 0));
+        assert_eq!(sweep(&[], &[(here, back(0, 1))]), (vec![], vec![here], 0));
+        assert_eq!(sweep(&[], &[(here, back(NOW, 1))]), (vec![], vec![], 0));
+    }
+
+    #[test]
+    fn idle_times_are_those_of_the_state() {
+        let limits = Limits::default();
+        let clock = Clock { now: NOW, limits };
+        let units = |limit: Duration| seen(limit.as_nanos() as u64);
+        for (protocol, state, limit) in [
+            (TCP, 0, limits.opening),
+            (TCP, FLOW_ESTABLISHED, limits.established),
+            (TCP, FLOW_ESTABLISHED | FLOW_FIN, limits.closing),
+            (UDP, 0, limits.datagrams),
+            (UDP, FLOW_ESTABLISHED, limits.datagrams_answered),
+        ] {
+            assert!(!clock.idle(protocol, NOW - units(limit), state));
+            assert!(clock.idle(protocol, NOW - units(limit) - 1, state));
+            // Seen after the clock was read.
+            assert!(!clock.idle(protocol, NOW + 1, state));
+        }
+    }
 }
