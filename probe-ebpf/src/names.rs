@@ -43,6 +43,12 @@ pub const MAP_FORWARD_V6: &str = "FORWARD_V6";
 pub const MAP_REVERSE_V4: &str = "REVERSE_V4";
 /// Hash: client and endpoint, IPv6.
 pub const MAP_REVERSE_V6: &str = "REVERSE_V6";
+/// Array of [`crate::abi::RecentSet<V4>`](crate::abi::RecentSet): flows without entries.
+pub const MAP_RECENT_V4: &str = "RECENT_V4";
+/// The same, IPv6.
+pub const MAP_RECENT_V6: &str = "RECENT_V6";
+/// Array of one [`crate::abi::Node`]; user space maps it.
+pub const MAP_NODE: &str = "NODE";
 /// LRU hash: [`crate::abi::FragmentKey<V4>`](crate::abi::FragmentKey) to [`crate::abi::FragmentTrack<V4>`](crate::abi::FragmentTrack).
 pub const MAP_FRAGMENTS_V4: &str = "FRAGMENTS_V4";
 /// LRU hash of fragmented packets, IPv6.
@@ -66,7 +72,7 @@ pub const PIN_MAPS: &str = "maps";
 pub const PIN_LINKS: &str = "links";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 15] = [
+pub const PINNED_MAPS: [&str; 18] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SELECTIONS,
@@ -77,6 +83,9 @@ pub const PINNED_MAPS: [&str; 15] = [
     MAP_FORWARD_V6,
     MAP_REVERSE_V4,
     MAP_REVERSE_V6,
+    MAP_RECENT_V4,
+    MAP_RECENT_V6,
+    MAP_NODE,
     MAP_FRAGMENTS_V4,
     MAP_FRAGMENTS_V6,
     MAP_ENDPOINT_COUNTERS,

@@ -15,7 +15,7 @@ use std::{io::IsTerminal as _, path::Path, sync::Arc};
 use anyhow::{Context as _, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 use tracing::info;
@@ -98,6 +98,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     let events = datapath.events().map_err(anyhow::Error::new)?;
     let kernel_log = datapath.kernel_log().map_err(anyhow::Error::new)?;
     let sweeper = datapath.sweeper().map_err(anyhow::Error::new)?;
+    let node = datapath.node();
     let pins = datapath.pins().display().to_string();
     let metrics = Arc::new(Metrics::new(counters.clone()));
     let observer = Box::new(metrics.recorder());
@@ -128,8 +129,10 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
         config.resolve_every(),
         lookups,
     ));
-    tasks.spawn(tasks::sweep(sweeper, sweeps));
-    tasks.spawn(tasks::events(events, metrics.recorder()));
+    let pressure = Arc::new(Notify::new());
+    tasks.spawn(tasks::clock(node));
+    tasks.spawn(tasks::sweep(sweeper, sweeps, pressure.clone()));
+    tasks.spawn(tasks::events(events, metrics.recorder(), pressure));
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
     let control = sources.clone();
     tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
@@ -196,6 +199,7 @@ fn options(config: &Config) -> Options {
         xdp: datapath.xdp(),
         flows: datapath.flows(),
         log: datapath.log(),
+        learn: datapath.learn(),
     }
 }
 

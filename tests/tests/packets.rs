@@ -24,9 +24,16 @@ fn a_syn_is_steered_and_counted() {
     for family in Family::BOTH {
         let syn = client(family, VIP_PORT).syn();
         let steered = syn.clone().at_master();
-        forward_all(&mut lab, &syn.bytes(), Expect::changed(&steered.bytes()));
+        for program in Program::FORWARD {
+            lab.forget_flows();
+            lab.expect(program, &syn.bytes(), Expect::changed(&steered.bytes()));
+            assert_eq!(lab.flows(family), (0, 0), "nobody has answered");
+            lab.answer(&syn);
+            assert_eq!(lab.flows(family), (1, 1));
+        }
     }
-    assert!(lab.endpoint_counters(MASTER).flows_opened >= 2 * Program::FORWARD.count() as u64);
+    let counters = lab.endpoint_counters(MASTER);
+    assert_eq!(counters.flows_opened, 2 * Program::FORWARD.count() as u64);
 }
 
 #[test]
@@ -228,7 +235,8 @@ fn refused_datagrams_are_dropped_and_counted() {
     lab.decide(Decision {
         action: Action::Refuse,
         flags: 0,
-        endpoint: 0,
+        tier: 0,
+        target: 0,
     });
     for family in Family::BOTH {
         for program in Program::FORWARD {
@@ -469,7 +477,8 @@ fn resets_are_what_a_closed_port_would_answer() {
         lab.decide(Decision {
             action: Action::Refuse,
             flags: 0,
-            endpoint: 0,
+            tier: 0,
+            target: 0,
         });
         let syn = client(family, VIP_PORT)
             .syn()

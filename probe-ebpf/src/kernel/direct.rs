@@ -4,23 +4,44 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use probe_ebpf::packet::{FORGOTTEN_MAX, Frame, FrameMut, Window};
 
 /// The part of a frame that the program may touch directly.
-pub struct Direct {
+pub struct Direct<L> {
     start: usize,
     end: *const u32,
-    length: usize,
+    length: L,
 }
 
-impl Direct {
-    /// From the context's `data`, the place of its `data_end`, and the whole frame's
-    /// length.
+/// Tells the whole frame's length, over all its buffers.
+pub trait Length {
+    /// In bytes. May take a call of the kernel.
+    fn length(&self) -> usize;
+}
+
+/// A length that costs nothing to know.
+impl Length for usize {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        *self
+    }
+}
+
+impl<L: Length> Direct<L> {
+    /// From the context's `data`, the place of its `data_end`, and what tells the whole
+    /// frame's length.
     ///
     /// # Safety
     ///
     /// `start` was just read from the program's context, `end` points into it, and no
     /// helper that may move packet memory runs while this lives.
     #[inline(always)]
-    pub unsafe fn new(start: usize, end: *const u32, length: usize) -> Self {
+    pub unsafe fn new(start: usize, end: *const u32, length: L) -> Self {
         Self { start, end, length }
+    }
+
+    /// The address of an offset. No real one is above the mask; the verifier wants it for
+    /// those that lay in map memory meanwhile, of which it knows nothing.
+    #[inline(always)]
+    fn at(&self, offset: usize) -> usize {
+        self.start + (offset & FORGOTTEN_MAX as usize)
     }
 
     /// Where the packet ends, read anew for every check. Were it the same value each
@@ -34,15 +55,20 @@ impl Direct {
     }
 }
 
-impl Frame for Direct {
+impl<L: Length> Frame for Direct<L> {
     #[inline(always)]
     fn length(&self) -> usize {
-        self.length
+        self.length.length()
+    }
+
+    #[inline(always)]
+    fn holds(&self, length: usize) -> bool {
+        length <= self.end() - self.start || length <= self.length.length()
     }
 
     #[inline(always)]
     fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>> {
-        let from = self.start + offset;
+        let from = self.at(offset);
         if from + N > self.end() {
             return None;
         }
@@ -87,10 +113,10 @@ fn launder<const N: usize>(numbers: [u32; N]) -> [u32; N] {
     out
 }
 
-impl FrameMut for Direct {
+impl<L: Length> FrameMut for Direct<L> {
     #[inline(always)]
     fn window_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        let from = self.start + offset;
+        let from = self.at(offset);
         if from + N > self.end() {
             return None;
         }

@@ -8,12 +8,12 @@ use aya_ebpf::{
 };
 use probe_ebpf::{
     abi::{
-        Address, DEFAULT_FLOWS, Decision, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters,
-        Event, EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
+        Address, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters, Event,
+        EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
         ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_REASONS, MAX_SERVICES, Name,
-        Reason, ReverseFlow, Selection, V4, V6,
+        Node, RECENT_SETS, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
     },
-    steer::{Insert, Tables},
+    steer::{Insert, Tables, Work},
 };
 
 /// `BPF_ANY` and `BPF_NOEXIST` of `bpf_map_update_elem`.
@@ -48,6 +48,16 @@ static REVERSE_V4: HashMap<FlowKey<V4>, ReverseFlow<V4>> =
 #[map]
 static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
     HashMap::with_max_entries(DEFAULT_FLOWS, 0);
+#[map]
+static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static NODE: Array<Node> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static WORK_V4: PerCpuArray<Work<V4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static WORK_V6: PerCpuArray<Work<V6>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static FRAGMENTS_V4: LruHashMap<FragmentKey<V4>, FragmentTrack<V4>> =
     LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
@@ -141,6 +151,8 @@ trait FamilyMaps: Address {
     const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener>;
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow>;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>>;
+    const RECENT: &'static Array<RecentSet<Self>>;
+    const WORK: &'static PerCpuArray<Work<Self>>;
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>>;
 }
 
@@ -148,6 +160,8 @@ impl FamilyMaps for V4 {
     const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener> = &LISTENERS_V4;
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V4;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V4;
+    const RECENT: &'static Array<RecentSet<Self>> = &RECENT_V4;
+    const WORK: &'static PerCpuArray<Work<Self>> = &WORK_V4;
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V4;
 }
 
@@ -155,6 +169,8 @@ impl FamilyMaps for V6 {
     const LISTENERS: &'static HashMap<ListenerKey<Self>, Listener> = &LISTENERS_V6;
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V6;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V6;
+    const RECENT: &'static Array<RecentSet<Self>> = &RECENT_V6;
+    const WORK: &'static PerCpuArray<Work<Self>> = &WORK_V6;
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V6;
 }
 
@@ -174,6 +190,28 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
+    fn work(&self) -> Option<&mut Work<A>> {
+        // SAFETY: this CPU's own element, see `count`; zeros are a valid value of it, and its one
+        // user is the program that runs.
+        A::WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    #[inline(always)]
+    fn clock(&self) -> u32 {
+        NODE.get(0).map_or(0, |node| node.clock.get())
+    }
+
+    #[inline(always)]
+    fn seed(&self) -> u64 {
+        NODE.get(0).map_or(0, |node| node.seed.get())
+    }
+
+    #[inline(always)]
+    fn pressed(&self) -> bool {
+        NODE.get(0).is_some_and(|node| node.pressure.get() != 0)
+    }
+
+    #[inline(always)]
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener> {
         // SAFETY: map values live until the program returns; the copy may race with the agent's
         // update of one listener, whose two words both stay valid ids.
@@ -181,10 +219,8 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
-    fn decision(&self, service: u32) -> Option<Decision> {
-        SELECTIONS
-            .get(service)
-            .map(|selection| Decision::unpack(selection.decision.get()))
+    fn selection(&self, service: u32) -> Option<&Selection> {
+        SELECTIONS.get(service)
     }
 
     #[inline(always)]
@@ -230,6 +266,11 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn remove_reverse(&self, key: &FlowKey<A>) -> bool {
         A::REVERSE.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn recent(&self, number: u32) -> Option<&RecentSet<A>> {
+        A::RECENT.get(number)
     }
 
     #[inline(always)]

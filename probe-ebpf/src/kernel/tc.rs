@@ -16,7 +16,8 @@ use core::marker::PhantomData;
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT,
+        TC_ACT_UNSPEC,
     },
     cty::c_void,
     helpers::{
@@ -33,14 +34,14 @@ use probe_ebpf::{
         Content, Frame, Network, Piece, Quoted, Segment,
         checksum::Sum,
         network,
-        parse::{HEADERS_LEN, UDP, content_v4, content_v6},
+        parse::{HEADERS_LEN, IPV4_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{
             self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, Side, TCP_CHECKSUM, Translation,
             UDP_CHECKSUM,
         },
     },
-    steer::{self, ErrorVerdict, PieceVerdict, Tables, Verdict},
+    steer::{self, Fate, Ruling, Tables, Work},
 };
 
 use super::{
@@ -63,10 +64,13 @@ pub fn probe_reverse(ctx: TcContext) -> i32 {
 /// What the two programs do differently.
 trait Direction {
     const SIDE: Side;
-    fn decide<A: Family>(segment: &Segment<A>) -> Verdict<A>
+    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
     where
         Maps: Tables<A>;
-    fn decide_error<A: Family>(quoted: &Quoted<A>) -> ErrorVerdict<A>
+    fn decide_slow<A: Family>(work: &mut Work<A>)
+    where
+        Maps: Tables<A>;
+    fn decide_error<A: Family>(work: &mut Work<A>)
     where
         Maps: Tables<A>;
     fn count(endpoint: u32, bytes: u64);
@@ -79,19 +83,27 @@ impl Direction for Forward {
     const SIDE: Side = Side::Destination;
 
     #[inline(always)]
-    fn decide<A: Family>(segment: &Segment<A>) -> Verdict<A>
+    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
     where
         Maps: Tables<A>,
     {
-        steer::forward(&Maps, segment)
+        steer::forward_fast(&Maps, segment)
     }
 
     #[inline(always)]
-    fn decide_error<A: Family>(quoted: &Quoted<A>) -> ErrorVerdict<A>
+    fn decide_slow<A: Family>(work: &mut Work<A>)
     where
         Maps: Tables<A>,
     {
-        steer::forward_error(&Maps, quoted)
+        steer::forward_slow(&Maps, work);
+    }
+
+    #[inline(always)]
+    fn decide_error<A: Family>(work: &mut Work<A>)
+    where
+        Maps: Tables<A>,
+    {
+        steer::forward_error(&Maps, work);
     }
 
     #[inline(always)]
@@ -104,19 +116,27 @@ impl Direction for Reverse {
     const SIDE: Side = Side::Source;
 
     #[inline(always)]
-    fn decide<A: Family>(segment: &Segment<A>) -> Verdict<A>
+    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
     where
         Maps: Tables<A>,
     {
-        steer::reverse(&Maps, segment)
+        steer::reverse_fast(&Maps, segment)
     }
 
     #[inline(always)]
-    fn decide_error<A: Family>(quoted: &Quoted<A>) -> ErrorVerdict<A>
+    fn decide_slow<A: Family>(work: &mut Work<A>)
     where
         Maps: Tables<A>,
     {
-        steer::reverse_error(&Maps, quoted)
+        steer::reverse_slow(&Maps, work);
+    }
+
+    #[inline(always)]
+    fn decide_error<A: Family>(work: &mut Work<A>)
+    where
+        Maps: Tables<A>,
+    {
+        steer::reverse_error(&Maps, work);
     }
 
     #[inline(always)]
@@ -127,24 +147,38 @@ impl Direction for Reverse {
 
 #[inline(always)]
 fn run<D: Direction>(ctx: &TcContext) -> i32 {
-    let mut outcome = attempt::<D>(ctx);
-    if let Err(Reason::Malformed) = outcome {
+    let mut action = attempt::<D>(ctx);
+    if action == TOO_SHORT {
         // Headers may lie outside the linear part of the buffer: bring them in, look again. It
         // costs next to nothing if they were there.
         let wanted = ctx.len().min(HEADERS_LEN as u32);
         if ctx.pull_data(wanted).is_ok() {
-            outcome = attempt::<D>(ctx);
+            action = attempt::<D>(ctx);
         }
     }
-    outcome.unwrap_or_else(|reason| {
-        maps::count(reason);
-        TC_ACT_UNSPEC
-    })
+    if action == TOO_SHORT {
+        maps::count(Reason::Malformed);
+        return TC_ACT_UNSPEC;
+    }
+    action
+}
+
+/// Stands for [`Reason::Malformed`] until it is clear that nothing can be done about it.
+const TOO_SHORT: i32 = i32::MIN;
+
+/// Leaves the packet to whoever comes next.
+#[inline(always)]
+fn pass(reason: Reason) -> i32 {
+    if let Reason::Malformed = reason {
+        return TOO_SHORT;
+    }
+    maps::count(reason);
+    TC_ACT_UNSPEC
 }
 
 /// The part of the packet that may be touched directly now.
 #[inline(always)]
-fn direct(ctx: &TcContext) -> Direct {
+fn direct(ctx: &TcContext) -> Direct<usize> {
     // SAFETY: of the context that the kernel called us with; callers drop the result before a
     // helper moves memory.
     unsafe {
@@ -154,13 +188,27 @@ fn direct(ctx: &TcContext) -> Direct {
 }
 
 #[inline(always)]
-fn attempt<D: Direction>(ctx: &TcContext) -> Result<i32, Reason> {
-    let frame = direct(ctx);
-    let steer = Steer::<D>(ctx, PhantomData);
-    match network(&frame)? {
-        Network::V4(l3) => content_v4(&frame, l3, steer),
-        Network::V6(l3) => content_v6(&frame, l3, steer),
+fn attempt<D: Direction>(ctx: &TcContext) -> i32 {
+    match network(&direct(ctx)) {
+        Ok(Network::V4(l3)) => v4::<D>(ctx.skb.skb, l3),
+        Ok(Network::V6(l3)) => v6::<D>(ctx.skb.skb, l3),
+        Err(reason) => pass(reason),
     }
+}
+
+/// An IPv4 packet. The families are functions of their own, so that each has the stack for
+/// itself, and is there once.
+#[inline(never)]
+fn v4<D: Direction>(skb: *mut __sk_buff, l3: usize) -> i32 {
+    let ctx = &TcContext::new(skb);
+    content_v4(&direct(ctx), l3, Steer::<D>(ctx, PhantomData)).unwrap_or_else(pass)
+}
+
+/// An IPv6 packet.
+#[inline(never)]
+fn v6<D: Direction>(skb: *mut __sk_buff, l3: usize) -> i32 {
+    let ctx = &TcContext::new(skb);
+    content_v6(&direct(ctx), l3, Steer::<D>(ctx, PhantomData)).unwrap_or_else(pass)
 }
 
 /// Acts on what a packet carries.
@@ -174,64 +222,139 @@ where
 
     #[inline(always)]
     fn error(self, quoted: Quoted<A>) -> Result<i32, Reason> {
-        match D::decide_error(&quoted) {
-            ErrorVerdict::Pass(reason) => Err(reason),
-            ErrorVerdict::Translate(translation) => {
-                translate_error(self.0, &quoted, D::SIDE, &translation)
-                    .ok_or(Reason::RewriteFailed)?;
-                maps::count(Reason::ErrorTranslated);
-                Ok(TC_ACT_UNSPEC)
-            }
-        }
+        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+        work.quoted = quoted;
+        Ok(error::<D, A>(self.0.skb.skb))
     }
 
     #[inline(always)]
     fn piece(self, piece: Piece<A>) -> Result<i32, Reason> {
-        let ctx = self.0;
-        match steer::follow(&Maps, &piece, D::SIDE) {
-            PieceVerdict::Pass(reason) => Err(reason),
-            PieceVerdict::Translate(addr_be, endpoint) => {
-                let bytes = ctx.len() as u64;
-                A::header_checksum(
-                    ctx,
-                    piece.l3,
-                    rewrite::piece_change(&piece, D::SIDE, addr_be),
-                )
-                .and_then(|()| {
-                    // An IPv6 address has no checksum beside it that would take back what it
-                    // adds to the packet's sum; an IPv4 address has.
-                    let flags = match A::VERSION {
-                        6 => BPF_F_RECOMPUTE_CSUM as u64,
-                        _ => 0,
-                    };
-                    A::store(ctx, piece.l3 + A::addr_at(D::SIDE), addr_be, flags)
-                })
-                .ok_or(Reason::RewriteFailed)?;
-                D::count(endpoint, bytes);
-                Ok(TC_ACT_UNSPEC)
-            }
-        }
+        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+        work.piece = piece;
+        Ok(follow::<D, A>(self.0.skb.skb))
     }
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
         let ctx = self.0;
-        match D::decide(&segment) {
-            Verdict::Pass(reason) => Err(reason),
-            Verdict::Translate(translation, endpoint) => {
+        let ruling = D::decide(&segment);
+        match ruling.fate {
+            Fate::Pass => Err(ruling.reason),
+            Fate::Translate => {
                 let bytes = ctx.len() as u64;
-                translate(ctx, &segment, D::SIDE, &translation).ok_or(Reason::RewriteFailed)?;
-                D::count(endpoint, bytes);
+                translate(ctx, &segment, D::SIDE, &ruling.translation)
+                    .ok_or(Reason::RewriteFailed)?;
+                D::count(ruling.endpoint, bytes);
                 Ok(TC_ACT_UNSPEC)
             }
-            Verdict::Drop(reason) => {
-                maps::count(reason);
-                Ok(TC_ACT_SHOT)
+            _ => Ok(slow::<D, A>(ctx.skb.skb)),
+        }
+    }
+}
+
+/// Acts on the ICMP error in [`Tables::work`]. A function of its own, as those below, so
+/// that each has the stack for itself.
+#[inline(never)]
+fn error<D: Direction, A: Family + Rewrite>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    D::decide_error(work);
+    if work.ruling.fate == Fate::Pass {
+        return pass(work.ruling.reason);
+    }
+    let ctx = &TcContext::new(skb);
+    match translate_error(ctx, &work.quoted, D::SIDE, &work.ruling.translation) {
+        Some(()) => pass(Reason::ErrorTranslated),
+        None => pass(Reason::RewriteFailed),
+    }
+}
+
+/// Acts on the later fragment in [`Tables::work`].
+#[inline(never)]
+fn follow<D: Direction, A: Family + Rewrite>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    steer::follow(&Maps, work, D::SIDE);
+    if work.ruling.fate == Fate::Pass {
+        return pass(work.ruling.reason);
+    }
+    let ctx = &TcContext::new(skb);
+    let bytes = ctx.len() as u64;
+    let addr_be = work.ruling.translation.addr_be;
+    let l3 = work.piece.l3;
+    let change = rewrite::piece_change(&work.piece, D::SIDE, addr_be);
+    // An IPv6 address has no checksum beside it that would take back what it adds to the
+    // packet's sum; an IPv4 address has.
+    let flags = match A::VERSION {
+        6 => BPF_F_RECOMPUTE_CSUM as u64,
+        _ => 0,
+    };
+    let written = A::header_checksum(ctx, l3, change)
+        .and_then(|()| <A as Rewrite>::store(ctx, l3 + A::addr_at(D::SIDE), addr_be, flags));
+    if written.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    D::count(work.ruling.endpoint, bytes);
+    TC_ACT_UNSPEC
+}
+
+/// What the fast way left to do about the segment in [`Tables::work`].
+#[inline(always)]
+fn slow<D: Direction, A: Family + Answer + Rewrite>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    decide_slow::<D, A>();
+    act::<D, A>(skb)
+}
+
+#[inline(never)]
+fn decide_slow<D: Direction, A: Family>()
+where
+    Maps: Tables<A>,
+{
+    if let Some(work) = Tables::<A>::work(&Maps) {
+        D::decide_slow(work);
+    }
+}
+
+/// Does to the segment what was ruled.
+#[inline(never)]
+fn act<D: Direction, A: Family + Answer + Rewrite>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let segment = &work.segment;
+    let ruling = &work.ruling;
+    match ruling.fate {
+        Fate::Pass => pass(ruling.reason),
+        Fate::Translate | Fate::Slow => {
+            let bytes = ctx.len() as u64;
+            if translate(ctx, segment, D::SIDE, &ruling.translation).is_none() {
+                return pass(Reason::RewriteFailed);
             }
-            Verdict::Reset(reason) => {
-                maps::count(reason);
-                Ok(answer(ctx, &segment))
-            }
+            D::count(ruling.endpoint, bytes);
+            TC_ACT_UNSPEC
+        }
+        Fate::Drop => {
+            maps::count(ruling.reason);
+            TC_ACT_SHOT
+        }
+        Fate::Reset => {
+            maps::count(ruling.reason);
+            answer(ctx, segment)
         }
     }
 }
@@ -254,9 +377,15 @@ fn store(ctx: &TcContext, at: usize, bytes: &[u8], flags: u64) -> Option<()> {
 
 /// What TC programs do differently for the families.
 trait Rewrite: Sized {
-    /// Replaces the address of a segment and keeps the checksums over it right, TCP's
-    /// and UDP's excepted.
-    fn address(ctx: &TcContext, l3: usize, change: &Change, new: Self) -> Option<()>;
+    /// Replaces address and ports of a segment and keeps the checksums over them right,
+    /// TCP's and UDP's excepted.
+    fn ends(
+        ctx: &TcContext,
+        segment: &Segment<Self>,
+        side: Side,
+        change: &Change,
+        new: Self,
+    ) -> Option<()>;
     /// Changes the IP header's checksum, if there is one.
     fn header_checksum(ctx: &TcContext, l3: usize, delta: Sum) -> Option<()>;
     /// Writes an address, with the flags of `bpf_skb_store_bytes`.
@@ -265,9 +394,24 @@ trait Rewrite: Sized {
 
 impl Rewrite for V4 {
     #[inline(always)]
-    fn address(ctx: &TcContext, l3: usize, change: &Change, new: Self) -> Option<()> {
+    fn ends(
+        ctx: &TcContext,
+        segment: &Segment<Self>,
+        side: Side,
+        change: &Change,
+        new: Self,
+    ) -> Option<()> {
+        let l3 = segment.l3;
+        if segment.l4 == l3 + IPV4_LEN {
+            // No options: checksum, both addresses and both ports stand in a row, and each call
+            // of a helper costs more than what it writes.
+            let sum = rewrite::ipv4_checksum(&direct(ctx), l3, change.address)?;
+            let bytes = rewrite::ipv4_ends(sum, segment, side, new, change.ports_be);
+            return store(ctx, l3 + IPV4_CHECKSUM, &bytes, 0);
+        }
         Self::header_checksum(ctx, l3, change.address)?;
-        store(ctx, change.addr_at, &new.bytes(), 0)
+        store(ctx, change.addr_at, &new.bytes(), 0)?;
+        store_ports(ctx, segment.l4, change)
     }
 
     #[inline(always)]
@@ -287,9 +431,16 @@ impl Rewrite for V4 {
 
 impl Rewrite for V6 {
     #[inline(always)]
-    fn address(ctx: &TcContext, _l3: usize, change: &Change, new: Self) -> Option<()> {
+    fn ends(
+        ctx: &TcContext,
+        segment: &Segment<Self>,
+        _side: Side,
+        change: &Change,
+        new: Self,
+    ) -> Option<()> {
         let flags = BPF_F_RECOMPUTE_CSUM as u64;
-        store(ctx, change.addr_at, &new.bytes(), flags)
+        store(ctx, change.addr_at, &new.bytes(), flags)?;
+        store_ports(ctx, segment.l4, change)
     }
 
     #[inline(always)]
@@ -303,6 +454,16 @@ impl Rewrite for V6 {
     }
 }
 
+/// Writes both ports, if one of them changes.
+#[inline(always)]
+fn store_ports(ctx: &TcContext, l4: usize, change: &Change) -> Option<()> {
+    if !change.ports_change {
+        return Some(());
+    }
+    let [src, dst] = change.ports_be.map(u16::to_ne_bytes);
+    store(ctx, l4, &[src[0], src[1], dst[0], dst[1]], 0)
+}
+
 /// Changes addresses, ports and checksums by the kernel's helpers.
 #[inline(always)]
 fn translate<A: Family + Rewrite>(
@@ -312,6 +473,7 @@ fn translate<A: Family + Rewrite>(
     translation: &Translation<A>,
 ) -> Option<()> {
     let change = rewrite::change(segment, side, translation);
+    A::ends(ctx, segment, side, &change, translation.addr_be)?;
     // A UDP checksum of zero means that there is none; with this flag the helper leaves it, and
     // never makes one that looks like it.
     let (checksum, none_is_zero) = if segment.protocol == UDP {
@@ -347,10 +509,8 @@ fn translate<A: Family + Rewrite>(
         if error != 0 {
             return None;
         }
-        let [src, dst] = change.ports_be.map(u16::to_ne_bytes);
-        store(ctx, segment.l4, &[src[0], src[1], dst[0], dst[1]], 0)?;
     }
-    A::address(ctx, segment.l3, &change, translation.addr_be)
+    Some(())
 }
 
 /// Translates an ICMP error. What its bytes add to the packet's sum in one place they
@@ -363,7 +523,8 @@ fn translate_error<A: Family + Rewrite>(
     translation: &Translation<A>,
 ) -> Option<()> {
     let change = rewrite::error_change(quoted, side, translation);
-    let inner_checksum = rewrite::inner_checksum(&direct(ctx), quoted.inner_l3, &change)?;
+    let inner_checksum =
+        rewrite::ipv4_checksum(&direct(ctx), quoted.inner_l3, change.inner_address)?;
     // SAFETY: only numbers are passed; the helper checks the offset.
     let error = unsafe {
         bpf_l4_csum_replace(

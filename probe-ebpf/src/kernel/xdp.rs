@@ -4,7 +4,7 @@
 //! endpoint; the way back is the TC program at the same uplink's egress.
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    bindings::{xdp_action, xdp_md},
     helpers::{bpf_xdp_adjust_tail, generated::bpf_xdp_get_buff_len},
     macros::xdp,
     programs::XdpContext,
@@ -18,60 +18,88 @@ use probe_ebpf::{
         reset::{self, Answer},
         rewrite::{self, Family, Side},
     },
-    steer::{self, ErrorVerdict, PieceVerdict, Tables, Verdict},
+    steer::{self, Fate, Ruling, Tables},
 };
 
 use super::{
-    direct::Direct,
+    direct::{Direct, Length},
     maps::{self, Maps},
 };
 
 /// For single-buffer packets.
 #[xdp]
 pub fn probe_xdp(ctx: XdpContext) -> u32 {
-    run(&ctx, ctx.data_end() - ctx.data())
+    let length = ctx.data_end() - ctx.data();
+    run(&ctx, length)
 }
 
 /// The same, telling the kernel that it copes with packets of several buffers
 /// (Linux 5.18): all it reads and writes is in the first one, or it passes.
 #[xdp(frags)]
 pub fn probe_xdp_frags(ctx: XdpContext) -> u32 {
-    // SAFETY: the context is the one the kernel called us with.
-    let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
-    run(&ctx, length as usize)
+    run(&ctx, Buffers(ctx.ctx))
 }
 
-/// `length` is that of the whole frame, over all its buffers.
+/// The length over all buffers, which only the kernel knows.
+#[derive(Clone, Copy)]
+struct Buffers(*mut xdp_md);
+
+impl Length for Buffers {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: the context is the one the kernel called us with.
+        unsafe { bpf_xdp_get_buff_len(self.0) as usize }
+    }
+}
+
 #[inline(always)]
-fn run(ctx: &XdpContext, length: usize) -> u32 {
-    let frame = direct(ctx, length);
+fn run<L: Length + Copy>(ctx: &XdpContext, length: L) -> u32 {
+    match network(&direct(ctx, length)) {
+        Ok(Network::V4(l3)) => v4(ctx.ctx, l3, length),
+        Ok(Network::V6(l3)) => v6(ctx.ctx, l3, length),
+        Err(reason) => pass(reason),
+    }
+}
+
+/// Leaves the packet to whoever comes next.
+#[inline(always)]
+fn pass(reason: Reason) -> u32 {
+    maps::count(reason);
+    xdp_action::XDP_PASS
+}
+
+/// An IPv4 packet. The families are functions of their own, so that each has the stack for
+/// itself.
+#[inline(never)]
+fn v4<L: Length + Copy>(ctx: *mut xdp_md, l3: usize, length: L) -> u32 {
+    let ctx = &XdpContext { ctx };
     let steer = Steer { ctx, length };
-    let action = match network(&frame) {
-        Ok(Network::V4(l3)) => content_v4(&frame, l3, steer),
-        Ok(Network::V6(l3)) => content_v6(&frame, l3, steer),
-        Err(reason) => Err(reason),
-    };
-    action.unwrap_or_else(|reason| {
-        maps::count(reason);
-        xdp_action::XDP_PASS
-    })
+    content_v4(&direct(ctx, length), l3, steer).unwrap_or_else(pass)
+}
+
+/// An IPv6 packet.
+#[inline(never)]
+fn v6<L: Length + Copy>(ctx: *mut xdp_md, l3: usize, length: L) -> u32 {
+    let ctx = &XdpContext { ctx };
+    let steer = Steer { ctx, length };
+    content_v6(&direct(ctx, length), l3, steer).unwrap_or_else(pass)
 }
 
 /// What the program may touch of the packet.
 #[inline(always)]
-fn direct(ctx: &XdpContext, length: usize) -> Direct {
+fn direct<L: Length>(ctx: &XdpContext, length: L) -> Direct<L> {
     // SAFETY: of the context that the kernel called us with; no helper moves memory while the
     // result is used.
     unsafe { Direct::new(ctx.data(), &raw const (*ctx.ctx).data_end, length) }
 }
 
 /// Acts on what a packet carries.
-struct Steer<'a> {
+struct Steer<'a, L> {
     ctx: &'a XdpContext,
-    length: usize,
+    length: L,
 }
 
-impl<A: Family + Answer> Content<A> for Steer<'_>
+impl<A: Family + Answer, L: Length + Copy> Content<A> for Steer<'_, L>
 where
     Maps: Tables<A>,
 {
@@ -79,65 +107,154 @@ where
 
     #[inline(always)]
     fn error(self, quoted: Quoted<A>) -> Result<u32, Reason> {
-        match steer::forward_error(&Maps, &quoted) {
-            ErrorVerdict::Pass(reason) => Err(reason),
-            ErrorVerdict::Translate(translation) => {
-                let mut frame = direct(self.ctx, self.length);
-                rewrite::apply_error(&mut frame, &quoted, Side::Destination, &translation)
-                    .ok_or(Reason::RewriteFailed)?;
-                maps::count(Reason::ErrorTranslated);
-                Ok(xdp_action::XDP_PASS)
-            }
-        }
+        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+        work.quoted = quoted;
+        Ok(error::<A, L>(self.ctx.ctx, self.length))
     }
 
     #[inline(always)]
     fn piece(self, piece: Piece<A>) -> Result<u32, Reason> {
-        match steer::follow(&Maps, &piece, Side::Destination) {
-            PieceVerdict::Pass(reason) => Err(reason),
-            PieceVerdict::Translate(addr_be, endpoint) => {
-                let mut frame = direct(self.ctx, self.length);
-                rewrite::apply_piece(&mut frame, &piece, Side::Destination, addr_be)
-                    .ok_or(Reason::RewriteFailed)?;
-                maps::count_forward(endpoint, self.length as u64);
-                Ok(xdp_action::XDP_PASS)
-            }
-        }
+        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+        work.piece = piece;
+        Ok(follow::<A, L>(self.ctx.ctx, self.length))
     }
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<u32, Reason> {
         let Self { ctx, length } = self;
-        match steer::forward(&Maps, &segment) {
-            Verdict::Pass(reason) => Err(reason),
-            Verdict::Translate(translation, endpoint) => {
+        let ruling = steer::forward_fast(&Maps, &segment);
+        match ruling.fate {
+            Fate::Pass => Err(ruling.reason),
+            Fate::Translate => {
+                let Ruling {
+                    translation,
+                    endpoint,
+                    ..
+                } = ruling;
                 let mut frame = direct(ctx, length);
                 rewrite::apply(&mut frame, &segment, Side::Destination, &translation)
                     .ok_or(Reason::RewriteFailed)?;
-                maps::count_forward(endpoint, length as u64);
+                maps::count_forward(endpoint, segment.end as u64);
                 Ok(xdp_action::XDP_PASS)
             }
-            Verdict::Drop(reason) => {
-                maps::count(reason);
-                Ok(xdp_action::XDP_DROP)
+            _ => Ok(slow::<A, L>(ctx.ctx, length)),
+        }
+    }
+}
+
+/// Acts on the ICMP error in [`Tables::work`]. A function of its own, as those below, so
+/// that each has the stack for itself.
+#[inline(never)]
+fn error<A: Family, L: Length>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    steer::forward_error(&Maps, work);
+    if work.ruling.fate == Fate::Pass {
+        return pass(work.ruling.reason);
+    }
+    let mut frame = direct(&XdpContext { ctx }, length);
+    let (quoted, translation) = (&work.quoted, &work.ruling.translation);
+    match rewrite::apply_error(&mut frame, quoted, Side::Destination, translation) {
+        Some(()) => pass(Reason::ErrorTranslated),
+        None => pass(Reason::RewriteFailed),
+    }
+}
+
+/// Acts on the later fragment in [`Tables::work`].
+#[inline(never)]
+fn follow<A: Family, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    steer::follow(&Maps, work, Side::Destination);
+    if work.ruling.fate == Fate::Pass {
+        return pass(work.ruling.reason);
+    }
+    let mut frame = direct(&XdpContext { ctx }, length);
+    let addr_be = work.ruling.translation.addr_be;
+    match rewrite::apply_piece(&mut frame, &work.piece, Side::Destination, addr_be) {
+        Some(()) => {
+            maps::count_forward(work.ruling.endpoint, length.length() as u64);
+            xdp_action::XDP_PASS
+        }
+        None => pass(Reason::RewriteFailed),
+    }
+}
+
+/// What the fast way left to do about the segment in [`Tables::work`].
+#[inline(always)]
+fn slow<A: Family + Answer, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    decide_slow::<A>();
+    act::<A, L>(ctx, length)
+}
+
+#[inline(never)]
+fn decide_slow<A: Family>()
+where
+    Maps: Tables<A>,
+{
+    if let Some(work) = Tables::<A>::work(&Maps) {
+        steer::forward_slow(&Maps, work);
+    }
+}
+
+/// Does to the segment what was ruled.
+#[inline(never)]
+fn act<A: Family + Answer, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &XdpContext { ctx };
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let segment = &work.segment;
+    let ruling = &work.ruling;
+    match ruling.fate {
+        Fate::Pass => pass(ruling.reason),
+        Fate::Translate | Fate::Slow => {
+            let mut frame = direct(ctx, length);
+            let translated =
+                rewrite::apply(&mut frame, segment, Side::Destination, &ruling.translation);
+            if translated.is_none() {
+                return pass(Reason::RewriteFailed);
             }
-            Verdict::Reset(reason) => {
-                maps::count(reason);
-                let mut frame = direct(ctx, length);
-                reset::apply(&mut frame, &segment).ok_or(Reason::RewriteFailed)?;
-                let surplus = length as i32 - reset::length(&segment) as i32;
-                // SAFETY: the context is the kernel's; the frame is not touched afterwards.
-                let cut = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -surplus) };
-                if cut == 0 {
-                    return Ok(xdp_action::XDP_TX);
-                }
-                // Turned round but too long: nobody must see it.
-                maps::count(Reason::ResetFailed);
-                if maps::may_log() {
-                    warn!(ctx, "cannot cut a packet of {} bytes to a RST", length);
-                }
-                Ok(xdp_action::XDP_DROP)
+            maps::count_forward(ruling.endpoint, segment.end as u64);
+            xdp_action::XDP_PASS
+        }
+        Fate::Drop => {
+            maps::count(ruling.reason);
+            xdp_action::XDP_DROP
+        }
+        Fate::Reset => {
+            maps::count(ruling.reason);
+            let mut frame = direct(ctx, length);
+            if reset::apply(&mut frame, segment).is_none() {
+                return pass(Reason::RewriteFailed);
             }
+            let length = length.length();
+            let surplus = length as i32 - reset::length(segment) as i32;
+            // SAFETY: the context is the kernel's; the frame is not touched afterwards.
+            let cut = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -surplus) };
+            if cut == 0 {
+                return xdp_action::XDP_TX;
+            }
+            // Turned round but too long: nobody must see it.
+            maps::count(Reason::ResetFailed);
+            if maps::may_log() {
+                warn!(ctx, "cannot cut a packet of {} bytes to a RST", length);
+            }
+            xdp_action::XDP_DROP
         }
     }
 }

@@ -22,6 +22,12 @@ pub trait Frame {
     /// Length on the wire, which may be more than [`Frame::window`] can reach.
     fn length(&self) -> usize;
 
+    /// Is the frame at least this long on the wire? Cheaper to ask than its length.
+    #[inline(always)]
+    fn holds(&self, length: usize) -> bool {
+        length <= self.length()
+    }
+
     /// The `N` bytes at `offset`, if they can be reached.
     fn window<const N: usize>(&self, offset: usize) -> Option<Window<'_, N>>;
 

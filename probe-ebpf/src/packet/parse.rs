@@ -12,7 +12,7 @@ const ETHERNET_LEN: usize = 14;
 /// One 802.1Q tag.
 const TAG_LEN: usize = 4;
 /// IPv4 header without options.
-const IPV4_LEN: usize = 20;
+pub const IPV4_LEN: usize = 20;
 /// IPv6 header.
 const IPV6_LEN: usize = 40;
 /// TCP header without options.
@@ -113,6 +113,8 @@ pub struct Segment<A> {
     pub flags: u8,
     /// Bytes after the TCP header and its options, or after the UDP header.
     pub payload: u32,
+    /// Offset of the IP packet's end: the frame's length without padding.
+    pub end: u32,
     /// The first of several fragments? The others follow it by `id_be`.
     pub fragmented: bool,
     /// The packet's identification, as it stands in the packet, if it is fragmented.
@@ -158,7 +160,7 @@ impl<A> Segment<A> {
     /// The sequence number after this segment. SYN and FIN count as one each
     /// (RFC 9293 section 3.4).
     #[inline(always)]
-    pub const fn end(&self) -> u32 {
+    pub const fn next_seq(&self) -> u32 {
         let syn = (self.flags & SYN != 0) as u32;
         let fin = (self.flags & FIN != 0) as u32;
         self.seq
@@ -246,17 +248,16 @@ pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
     content: C,
 ) -> Result<C::Outcome, Reason> {
     let ip = ipv4(frame, l3)?;
-    let rest = frame.length().wrapping_sub(l3);
     let total = match ip.total as usize {
         // A GSO super-packet of more than 64 KiB has no length (Linux 6.3, BIG TCP).
-        0 if rest > 0xffff => rest,
+        0 if frame.length() - l3 > 0xffff => frame.length() - l3,
         total => total,
     };
-    // Less than its own header wraps to a huge length, which is more than the frame's.
-    let length = total.wrapping_sub(ip.header);
-    if total > rest || length > rest {
+    let end = l3 + total;
+    if total < ip.header || !frame.holds(end) {
         return Err(Reason::Malformed);
     }
+    let length = total - ip.header;
     let l4 = l3 + ip.header;
     let id_be = ip.id_be as u32;
     if ip.later {
@@ -273,6 +274,7 @@ pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
         l4,
         src_be: ip.src_be,
         dst_be: ip.dst_be,
+        end,
         fragmented: ip.more,
         id_be,
     };
@@ -341,21 +343,22 @@ pub fn content_v6<F: Frame + ?Sized, C: Content<V6>>(
     content: C,
 ) -> Result<C::Outcome, Reason> {
     let ip = ipv6(frame, l3)?;
-    let rest = frame.length().wrapping_sub(l3 + IPV6_LEN);
+    let start = l3 + IPV6_LEN;
     let payload = match ip.payload as usize {
         // A jumbogram (RFC 2675), or a super-packet as in IPv4.
-        0 if rest > 0xffff => rest,
+        0 if frame.length() - start > 0xffff => frame.length() - start,
         payload => payload,
     };
-    if payload > rest {
+    let end = start + payload;
+    if !frame.holds(end) {
         return Err(Reason::Malformed);
     }
-    let walk = extensions(frame, l3 + IPV6_LEN, ip.next)?;
-    let l4 = l3 + IPV6_LEN + walk.length;
-    let length = payload.wrapping_sub(walk.length);
-    if length > rest {
+    let walk = extensions(frame, start, ip.next)?;
+    let l4 = start + walk.length;
+    if payload < walk.length {
         return Err(Reason::Malformed);
     }
+    let length = payload - walk.length;
     if walk.later {
         return content.piece(Piece {
             l3,
@@ -370,6 +373,7 @@ pub fn content_v6<F: Frame + ?Sized, C: Content<V6>>(
         l4,
         src_be: ip.src_be,
         dst_be: ip.dst_be,
+        end,
         fragmented: walk.more,
         id_be: walk.id_be,
     };
@@ -514,6 +518,7 @@ struct Ends<A> {
     l4: usize,
     src_be: A,
     dst_be: A,
+    end: usize,
     fragmented: bool,
     id_be: u32,
 }
@@ -542,6 +547,7 @@ fn tcp<F: Frame + ?Sized, A: Address>(
         ack: u32::from_be(tcp.u32_be::<8>()),
         flags: tcp.u8::<13>(),
         payload: (length - header) as u32,
+        end: ends.end as u32,
         fragmented: ends.fragmented,
         id_be: ends.id_be,
     })
@@ -574,6 +580,7 @@ fn udp<F: Frame + ?Sized, A: Address>(
         ack: 0,
         flags: 0,
         payload: (length - UDP_LEN) as u32,
+        end: ends.end as u32,
         fragmented: ends.fragmented,
         id_be: ends.id_be,
     })

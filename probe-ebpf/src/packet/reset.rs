@@ -121,7 +121,7 @@ pub fn tcp_header<A: Answer>(segment: &Segment<A>) -> [u8; TCP_LEN] {
     let (seq, ack, flags) = if segment.flags & ACK != 0 {
         (segment.ack, 0, RST)
     } else {
-        (0, segment.end(), RST | ACK)
+        (0, segment.next_seq(), RST | ACK)
     };
     let offset_flags = u16::from_be_bytes([((TCP_LEN / 4) as u8) << 4, flags]).to_be();
     let pseudo = segment

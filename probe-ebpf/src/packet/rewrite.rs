@@ -10,7 +10,7 @@
 use super::{
     Frame, FrameMut, Piece, Quoted, Segment, Window,
     checksum::{Stored, Sum},
-    parse::{ICMP_LEN, UDP},
+    parse::{ICMP_LEN, IPV4_LEN, UDP},
     put_u16, put_u32,
 };
 use crate::abi::{Address, V4, V6};
@@ -36,6 +36,16 @@ pub struct Translation<A> {
 }
 
 impl<A: Address> Translation<A> {
+    /// No translation, where a value must stand.
+    #[inline(always)]
+    pub fn nothing() -> Self {
+        Self {
+            addr_be: A::default(),
+            port_be: 0,
+            client_port_be: 0,
+        }
+    }
+
     /// Does it leave the segment as it is?
     #[inline(always)]
     pub fn is_identity(&self, segment: &Segment<A>, side: Side) -> bool {
@@ -346,14 +356,33 @@ pub fn apply_error<A: Family, F: FrameMut + ?Sized>(
     Some(())
 }
 
-/// The checksum that the quoted IPv4 header shall have, for those who cannot write
-/// the frame in place. IPv6 headers have none.
+/// The checksum that an IPv4 header shall have after `change`, for those who cannot write
+/// the frame in place. IPv6 headers have none: what is answered for them means nothing.
 #[inline(always)]
-pub fn inner_checksum<F: Frame + ?Sized>(
-    frame: &F,
-    inner_l3: usize,
-    change: &ErrorChange,
-) -> Option<Stored> {
-    let ip = frame.window::<20>(inner_l3)?;
-    Some(Stored(ip.u16_be::<IPV4_CHECKSUM>()).update(change.inner_address))
+pub fn ipv4_checksum<F: Frame + ?Sized>(frame: &F, l3: usize, change: Sum) -> Option<Stored> {
+    let ip = frame.window::<IPV4_LEN>(l3)?;
+    Some(Stored(ip.u16_be::<IPV4_CHECKSUM>()).update(change))
+}
+
+/// The bytes of an IPv4 packet without options from its header's checksum to its ports,
+/// as they shall stand.
+#[inline(always)]
+pub fn ipv4_ends(
+    checksum: Stored,
+    segment: &Segment<V4>,
+    side: Side,
+    new: V4,
+    ports_be: [u16; 2],
+) -> [u8; 14] {
+    let (src_be, dst_be) = match side {
+        Side::Destination => (segment.src_be, new),
+        Side::Source => (new, segment.dst_be),
+    };
+    let mut bytes = [0; 14];
+    put_u16::<0, 14>(&mut bytes, checksum.0);
+    put_u32::<2, 14>(&mut bytes, src_be.0);
+    put_u32::<6, 14>(&mut bytes, dst_be.0);
+    put_u16::<10, 14>(&mut bytes, ports_be[0]);
+    put_u16::<12, 14>(&mut bytes, ports_be[1]);
+    bytes
 }

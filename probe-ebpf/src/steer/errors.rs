@@ -5,30 +5,21 @@
 //! quotes what it saw, the translated packet, and its sender looks for a connection
 //! that it does not have (RFC 5508 section 4 asks NATs for this translation).
 
-use super::Tables;
+use super::{Fate, Tables, Work, flow, recent};
 use crate::{
-    abi::{FlowKey, Reason},
-    packet::{
-        Quoted,
-        rewrite::{Family, Translation},
+    abi::{
+        Action, Decision, FlowKey, LISTENER_SELECTION, Listener, ListenerKey, Reason, Recent,
+        Selection,
     },
+    packet::rewrite::{Family, Translation},
 };
-
-/// What becomes of an ICMP error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorVerdict<A> {
-    /// It goes on as it is.
-    Pass(Reason),
-    /// Its quotation, and where the server is the error's sender or receiver also the
-    /// packet itself, is translated.
-    Translate(Translation<A>),
-}
 
 /// An error on its way to a server, about what the server sent: the quotation's
 /// source is the VIP.
 #[inline(always)]
-pub fn forward_error<A: Family, T: Tables<A>>(tables: &T, quoted: &Quoted<A>) -> ErrorVerdict<A> {
-    let key = FlowKey {
+pub fn forward<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    let quoted = &work.quoted;
+    work.key = FlowKey {
         client_be: quoted.inner_dst_be,
         peer_be: quoted.inner_src_be,
         client_port_be: quoted.inner_dst_port_be,
@@ -37,29 +28,57 @@ pub fn forward_error<A: Family, T: Tables<A>>(tables: &T, quoted: &Quoted<A>) ->
         pad: 0,
         pad2: 0,
     };
-    // Errors go to the source of what they quote; any other is not to be trusted.
-    if quoted.dst_be == quoted.inner_src_be
-        && let Some(flow) = tables.forward(&key)
-        && let Some(endpoint) = tables.endpoint(flow.endpoint)
-        && let Some(addr_be) = A::of_endpoint(endpoint)
-    {
-        return translate(
-            &key,
-            Translation {
-                addr_be,
-                port_be: endpoint.port_be,
-                client_port_be: flow.client_port_be,
-            },
-        );
+    let known = match tables.forward(&work.key) {
+        Some(flow) => flow::aim(tables, work, flow.client_port_be, flow.endpoint),
+        None => noted(tables, work),
+    };
+    if !known {
+        return work.pass(Reason::ErrorNotSteered);
     }
-    ErrorVerdict::Pass(Reason::ErrorNotSteered)
+    let translation = Translation {
+        addr_be: work.back_key.peer_be,
+        port_be: work.back_key.peer_port_be,
+        client_port_be: work.back_key.client_port_be,
+    };
+    translate(work, translation, |work| &work.key);
+}
+
+/// Is there a note of the flow of [`Work::key`], at the endpoint of its listener's new
+/// flows? Leaves the flow's other key in `work`.
+#[inline(never)]
+fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    let at = ListenerKey {
+        addr_be: work.key.peer_be,
+        port_be: work.key.peer_port_be,
+        protocol: work.key.protocol,
+        pad: 0,
+    };
+    if let Some(listener) = tables.listener(&at)
+        && let Some(selection) = tables.selection(listener.service)
+        && let Some(target) = target(&listener, selection)
+    {
+        let port_be = work.key.client_port_be;
+        return flow::aim(tables, work, port_be, target) && recent::own(tables, work).is_some();
+    }
+    false
+}
+
+/// The endpoint of a listener's new flows, if there is one.
+#[inline(always)]
+fn target(listener: &Listener, selection: &Selection) -> Option<u32> {
+    if listener.kind != LISTENER_SELECTION {
+        return Some(listener.endpoint);
+    }
+    let decision = Decision::unpack(selection.decision.get());
+    (decision.action == Action::Steer).then_some(decision.target)
 }
 
 /// An error on its way to a client, about what the client sent: the quotation's
 /// destination is the endpoint.
 #[inline(always)]
-pub fn reverse_error<A: Family, T: Tables<A>>(tables: &T, quoted: &Quoted<A>) -> ErrorVerdict<A> {
-    let key = FlowKey {
+pub fn reverse<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    let quoted = &work.quoted;
+    work.back_key = FlowKey {
         client_be: quoted.inner_src_be,
         peer_be: quoted.inner_dst_be,
         client_port_be: quoted.inner_src_port_be,
@@ -68,30 +87,42 @@ pub fn reverse_error<A: Family, T: Tables<A>>(tables: &T, quoted: &Quoted<A>) ->
         pad: 0,
         pad2: 0,
     };
-    if quoted.dst_be == quoted.inner_src_be
-        && let Some(flow) = tables.reverse(&key)
-    {
-        return translate(
-            &key,
-            Translation {
-                addr_be: flow.vip_be,
-                port_be: flow.vip_port_be,
-                client_port_be: flow.client_port_be,
-            },
-        );
-    }
-    ErrorVerdict::Pass(Reason::ErrorNotSteered)
+    let translation = if let Some(flow) = tables.reverse(&work.back_key) {
+        Translation {
+            addr_be: flow.vip_be,
+            port_be: flow.vip_port_be,
+            client_port_be: flow.client_port_be,
+        }
+    } else if let Some(trace) = recent::find(tables, &work.back_key).and_then(Recent::trace) {
+        Translation {
+            addr_be: trace.vip_be,
+            port_be: trace.vip_port_be,
+            client_port_be: trace.client_port_be,
+        }
+    } else {
+        return work.pass(Reason::ErrorNotSteered);
+    };
+    translate(work, translation, |work| &work.back_key);
 }
 
-/// A direct connection that never had to make way has nothing to translate.
+/// Errors go to the source of what they quote; any other is not to be trusted. A direct
+/// connection that never had to make way has nothing to translate.
 #[inline(always)]
-fn translate<A: Family>(key: &FlowKey<A>, translation: Translation<A>) -> ErrorVerdict<A> {
+fn translate<A: Family>(
+    work: &mut Work<A>,
+    translation: Translation<A>,
+    key: impl Fn(&Work<A>) -> &FlowKey<A>,
+) {
+    if work.quoted.dst_be != work.quoted.inner_src_be {
+        return work.pass(Reason::ErrorNotSteered);
+    }
+    let key = key(work);
     if translation.addr_be == key.peer_be
         && translation.port_be == key.peer_port_be
         && translation.client_port_be == key.client_port_be
     {
-        ErrorVerdict::Pass(Reason::Direct)
-    } else {
-        ErrorVerdict::Translate(translation)
+        return work.pass(Reason::Direct);
     }
+    work.ruling.fate = Fate::Translate;
+    work.ruling.translation = translation;
 }

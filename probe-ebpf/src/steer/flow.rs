@@ -1,7 +1,10 @@
 //! Making and forgetting the two entries of a flow.
 
-use super::tables::{Insert, Tables};
-use crate::abi::{Address, Endpoint, FlowKey, ForwardFlow, Reason, ReverseFlow, Shared};
+use super::{Insert, Tables, Work, recent};
+use crate::{
+    abi::{Address, FlowKey, ForwardFlow, RecentState, ReverseFlow, Shared},
+    packet::rewrite::Family,
+};
 
 /// Source ports tried for a flow: its own, then others. With one port in two
 /// taken, one flow in 256 fails.
@@ -16,25 +19,6 @@ const FIRST_PORT: u16 = 1024;
 pub fn touch(word: &Shared<u32>, now: u32) {
     if word.get() != now {
         word.set(now);
-    }
-}
-
-/// The key of an endpoint's segments, from that of the client's.
-#[inline(always)]
-pub fn reverse_key<A: Address>(
-    forward: &FlowKey<A>,
-    client_port_be: u16,
-    endpoint: &Endpoint,
-    addr_be: A,
-) -> FlowKey<A> {
-    FlowKey {
-        client_be: forward.client_be,
-        peer_be: addr_be,
-        client_port_be,
-        peer_port_be: endpoint.port_be,
-        protocol: forward.protocol,
-        pad: 0,
-        pad2: 0,
     }
 }
 
@@ -53,25 +37,120 @@ const fn next_port(port_be: u16) -> u16 {
     .to_be()
 }
 
-/// Writes both entries of a new flow and returns the client's port as the
-/// endpoint shall see it: the client's own unless another flow of this client with
-/// this endpoint has it.
-#[inline(always)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "inlined; a struct would live on the 512-byte stack"
-)]
-pub fn open<A: Address, T: Tables<A>>(
+/// Makes [`Work::back_key`] that of [`Work::key`]'s flow with an endpoint that sees this
+/// port of the client. Tells whether there is such an endpoint, with an address of the
+/// family.
+#[inline(never)]
+pub fn aim<A: Family, T: Tables<A>>(
     tables: &T,
-    key: &FlowKey<A>,
-    endpoint: &Endpoint,
-    addr_be: A,
-    service: u32,
+    work: &mut Work<A>,
+    client_port_be: u16,
+    id: u32,
+) -> bool {
+    let Some(endpoint) = tables.endpoint(id) else {
+        return false;
+    };
+    let Some(addr_be) = A::of_endpoint(endpoint) else {
+        return false;
+    };
+    work.back_key = FlowKey {
+        client_be: work.key.client_be,
+        peer_be: addr_be,
+        client_port_be,
+        peer_port_be: endpoint.port_be,
+        protocol: work.key.protocol,
+        pad: 0,
+        pad2: 0,
+    };
+    true
+}
+
+/// What became of a new flow.
+pub enum Entered {
+    /// It is written down; the client's port as the endpoint shall see it.
+    Port(u16),
+    /// The tables are full.
+    Full,
+    /// Every port tried is taken at the endpoint.
+    Clash,
+}
+
+/// Has another flow of the same client the tuple of [`Work::back_key`]?
+#[inline(never)]
+pub fn taken<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
+    match tables.reverse(&work.back_key) {
+        Some(old) => !is_of(old, &work.key),
+        None => recent::taken(tables, work),
+    }
+}
+
+/// Is the reverse entry that of a client's segments of this key?
+#[inline(always)]
+fn is_of<A: Address>(back: &ReverseFlow<A>, key: &FlowKey<A>) -> bool {
+    back.vip_be == key.peer_be
+        && back.vip_port_be == key.peer_port_be
+        && back.client_port_be == key.client_port_be
+}
+
+/// Writes both entries of a new flow, under the client's own port unless another flow
+/// of this client with this endpoint has it. Both keys stand in `work`.
+#[inline(always)]
+pub fn open<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
     id: u32,
     state: u32,
-    now: u32,
-) -> Result<u16, Reason> {
-    let back = ReverseFlow {
+) -> Entered {
+    match try_ports(tables, work, id, state) {
+        FULL => Entered::Full,
+        CLASH => Entered::Clash,
+        port_be => Entered::Port(port_be as u16),
+    }
+}
+
+/// What [`try_ports`] answers when it is not a port.
+const FULL: u32 = 1 << 16;
+/// See [`FULL`].
+const CLASH: u32 = 2 << 16;
+
+/// [`open`]. A function of its own, for the stack's sake; it answers with one word, since
+/// a call in BPF has room for no more.
+#[inline(never)]
+fn try_ports<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32, state: u32) -> u32 {
+    for _ in 0..PORT_TRIES {
+        if !recent::taken(tables, work) {
+            match enter(tables, work, id, state) {
+                Ok(()) => return work.back_key.client_port_be as u32,
+                Err(Insert::Full) => return FULL,
+                Err(Insert::Exists) => {}
+            }
+        }
+        work.back_key.client_port_be = next_port(work.back_key.client_port_be);
+    }
+    CLASH
+}
+
+/// Writes both entries of a flow, or none. Over old entries only if they are its own.
+#[inline(never)]
+pub fn enter<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    id: u32,
+    state: u32,
+) -> Result<(), Insert> {
+    let service = match tables.endpoint(id) {
+        Some(endpoint) => endpoint.service,
+        None => return Err(Insert::Full),
+    };
+    let now = tables.clock();
+    let Work {
+        key,
+        back_key,
+        forth,
+        back,
+        ..
+    } = work;
+    *back = ReverseFlow {
         seen: Shared::new(now),
         state: Shared::new(state),
         fin_end: Shared::new(0),
@@ -81,33 +160,19 @@ pub fn open<A: Address, T: Tables<A>>(
         vip_port_be: key.peer_port_be,
         client_port_be: key.client_port_be,
     };
-    let mut back_key = reverse_key(key, key.client_port_be, endpoint, addr_be);
-    let mut found = false;
-    for _ in 0..PORT_TRIES {
-        match tables.put_reverse(&back_key, &back, false) {
-            Ok(()) => found = true,
-            Err(Insert::Full) => return Err(Reason::TableFull),
-            Err(Insert::Exists) => {
-                // This very flow, whose forward entry was lost or taken back.
-                if let Some(old) = tables.reverse(&back_key)
-                    && old.vip_be == key.peer_be
-                    && old.vip_port_be == key.peer_port_be
-                    && old.client_port_be == key.client_port_be
-                    && tables.put_reverse(&back_key, &back, true).is_ok()
-                {
-                    found = true;
-                }
+    let new = match tables.put_reverse(back_key, back, false) {
+        Ok(()) => true,
+        Err(Insert::Full) => return Err(Insert::Full),
+        Err(Insert::Exists) => {
+            // This very flow, whose forward entry was lost or taken back.
+            match tables.reverse(back_key) {
+                Some(old) if is_of(old, key) => tables.put_reverse(back_key, back, true)?,
+                _ => return Err(Insert::Exists),
             }
+            false
         }
-        if found {
-            break;
-        }
-        back_key.client_port_be = next_port(back_key.client_port_be);
-    }
-    if !found {
-        return Err(Reason::TupleClash);
-    }
-    let forth = ForwardFlow {
+    };
+    *forth = ForwardFlow {
         seen: Shared::new(now),
         state: Shared::new(state),
         fin_end: Shared::new(0),
@@ -116,44 +181,26 @@ pub fn open<A: Address, T: Tables<A>>(
         client_port_be: back_key.client_port_be,
         pad: 0,
     };
-    if tables.put_forward(key, &forth).is_err() {
-        tables.remove_reverse(&back_key);
-        return Err(Reason::TableFull);
+    if tables.put_forward(key, forth).is_err() {
+        tables.remove_reverse(back_key);
+        return Err(Insert::Full);
     }
-    if !is_direct(key, &back_key) {
+    if new && !is_direct(key, back_key) {
         tables.opened(id);
     }
-    if back_key.client_port_be != key.client_port_be {
-        tables.count(Reason::PortChanged);
-    }
-    Ok(back_key.client_port_be)
+    Ok(())
 }
 
-/// Forgets a flow, from its forward side.
-#[inline(always)]
-pub fn remove<A: Address, T: Tables<A>>(
-    tables: &T,
-    key: &FlowKey<A>,
-    flow: &ForwardFlow,
-    endpoint: &Endpoint,
-    addr_be: A,
-) {
-    let back_key = reverse_key(key, flow.client_port_be, endpoint, addr_be);
-    remove_pair(tables, key, &back_key, flow.endpoint);
-}
-
-/// Forgets both entries. The reverse one decides whether a flow was still open, so
-/// that two CPUs that end one flow count it once.
-#[inline(always)]
-pub fn remove_pair<A: Address, T: Tables<A>>(
-    tables: &T,
-    forward: &FlowKey<A>,
-    reverse: &FlowKey<A>,
-    endpoint: u32,
-) {
-    tables.remove_forward(forward);
-    if tables.remove_reverse(reverse) && !is_direct(forward, reverse) {
-        tables.closed(endpoint);
+/// Forgets the flow of both keys in `work`. What comes late, as a FIN that is repeated
+/// because its acknowledgment was lost, finds a note, whose state says what it means then.
+#[inline(never)]
+pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then: RecentState) {
+    recent::put(tables, work, id, then);
+    tables.remove_forward(&work.key);
+    // The reverse entry decides whether a flow was still open, so that two CPUs that end one
+    // flow count it once.
+    if tables.remove_reverse(&work.back_key) && !is_direct(&work.key, &work.back_key) {
+        tables.closed(id);
     }
 }
 

@@ -5,23 +5,11 @@
 //! there, in either direction. One that overtakes its first passes untranslated, as
 //! does one that comes after a minute, when identifications begin to come again.
 
-use super::{Tables, Verdict};
+use super::{Fate, Tables, Work};
 use crate::{
     abi::{FRAGMENT_LIFE, FragmentKey, FragmentTrack, Reason, seen},
-    packet::{
-        Piece, Segment,
-        rewrite::{Family, Side, Translation},
-    },
+    packet::rewrite::{Family, Side},
 };
-
-/// What becomes of a later fragment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PieceVerdict<A> {
-    /// It goes on as it is.
-    Pass(Reason),
-    /// It gets the server's new address, counted for this endpoint.
-    Translate(A, u32),
-}
 
 /// See [`FragmentKey::direction`].
 #[inline(always)]
@@ -34,16 +22,11 @@ const fn direction(side: Side) -> u8 {
 
 /// Remembers a first fragment that is translated.
 #[inline(always)]
-pub fn remember<A: Family, T: Tables<A>>(
-    tables: &T,
-    segment: &Segment<A>,
-    side: Side,
-    verdict: &Verdict<A>,
-) {
-    if !segment.fragmented {
-        return;
-    }
-    if let Verdict::Translate(Translation { addr_be, .. }, endpoint) = verdict {
+pub fn remember<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, side: Side) {
+    let Work {
+        segment, ruling, ..
+    } = work;
+    if segment.fragmented && ruling.fate == Fate::Translate {
         let key = FragmentKey {
             src_be: segment.src_be,
             dst_be: segment.dst_be,
@@ -53,21 +36,19 @@ pub fn remember<A: Family, T: Tables<A>>(
             pad: 0,
         };
         let track = FragmentTrack {
-            addr_be: *addr_be,
-            endpoint: *endpoint,
+            addr_be: ruling.translation.addr_be,
+            endpoint: ruling.endpoint,
             seen: seen(tables.now_ns()),
         };
         tables.put_fragment(&key, &track);
     }
 }
 
-/// Does a later fragment belong to a packet that was translated?
+/// Does the later fragment [`Work::piece`] belong to a packet that was translated? Then
+/// [`Work::ruling`] has the server's new address, and no ports.
 #[inline(always)]
-pub fn follow<A: Family, T: Tables<A>>(
-    tables: &T,
-    piece: &Piece<A>,
-    side: Side,
-) -> PieceVerdict<A> {
+pub fn follow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, side: Side) {
+    let Work { piece, ruling, .. } = work;
     let key = FragmentKey {
         src_be: piece.src_be,
         dst_be: piece.dst_be,
@@ -78,8 +59,10 @@ pub fn follow<A: Family, T: Tables<A>>(
     };
     match tables.fragment(&key) {
         Some(track) if seen(tables.now_ns()).wrapping_sub(track.seen) <= FRAGMENT_LIFE => {
-            PieceVerdict::Translate(track.addr_be, track.endpoint)
+            ruling.fate = Fate::Translate;
+            ruling.translation.addr_be = track.addr_be;
+            ruling.endpoint = track.endpoint;
         }
-        _ => PieceVerdict::Pass(Reason::Fragment),
+        _ => work.pass(Reason::Fragment),
     }
 }

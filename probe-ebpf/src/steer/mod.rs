@@ -2,44 +2,49 @@
 //!
 //! [`forward`] decides for segments from clients, [`reverse`] for segments from
 //! endpoints, [`forward_error`] and [`reverse_error`] for ICMP errors about them, [`follow`] for
-//! later fragments. Both are given tables by the [`Tables`] trait and answer with a
-//! [`Verdict`]; neither touches the packet, so all of it runs on the host under
+//! later fragments. All are given tables by the [`Tables`] trait and answer with a
+//! verdict; none touches the packet, so all of it runs on the host under
 //! test and in the kernel over maps.
 //!
-//! The life of a flow: the client's SYN finds a listener, the service's decision
-//! names the endpoint, and two entries are written, one keyed by what the client
-//! sends (forward), one by what the endpoint sends (reverse). Later segments find
-//! theirs. A RST in either direction, or the acknowledgment of the second FIN,
-//! removes both at once (UDP flows end by idleness alone), since the client's kernel may use the port again for
-//! another connection with the same endpoint.
+//! The life of a TCP flow: the client's SYN finds a listener, the service's decision
+//! names the endpoint, and a note is left in a small cache (`recent`): forged SYNs
+//! come no further. The endpoint's SYN-ACK finds the note, and two entries are
+//! written, one keyed by what the client sends (forward), one by what the endpoint
+//! sends (reverse). The endpoint's later segments find theirs; the client's need none
+//! as long as all flows of the service go one way ([`SLOT_ALONE`]). A RST in either
+//! direction, or the end of both, removes both entries at once, since the client's
+//! kernel may use the port again for another connection with the same endpoint; what
+//! comes late finds a note once more. UDP flows have entries from their first datagram
+//! on and end by idleness.
 //!
 //! Invariants:
-//! - Only a listener's destination, or a reverse entry, is ever translated.
+//! - Only a listener's destination, or a known flow's source, is ever translated.
 //! - To an endpoint, two connections of one client never look alike: a connection
 //!   straight to the endpoint's own address is written down too, and whichever comes
 //!   second gets another source port. Until there is a clash it passes unchanged.
-//! - A flow stays with its endpoint while that endpoint is not down, whatever the
-//!   selection says meanwhile.
-//! - A segment in mid-connection that no flow knows takes one up (as conntrack
-//!   does), so a lost table costs a single-endpoint service nothing.
+//! - A flow in the tables stays with its endpoint while that endpoint is not down,
+//!   whatever the selection says meanwhile.
+//! - Where entries are looked at, a segment in mid-connection that none knows makes
+//!   one (as conntrack does), so a lost table costs a single-endpoint service nothing.
+//! - Full tables refuse nobody: a flow without entries goes where the decision says.
 
 mod errors;
 mod flow;
+mod forward;
 mod fragments;
+mod recent;
+mod reverse;
 mod tables;
 
-pub use errors::{ErrorVerdict, forward_error, reverse_error};
-pub use fragments::{PieceVerdict, follow};
+pub use errors::{forward as forward_error, reverse as reverse_error};
+pub use fragments::follow;
 pub use tables::{Insert, Tables};
 
-use crate::abi::{
-    Action, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED, FLOW_FIN, FlowKey,
-    ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
-    Reason, seen,
-};
+#[cfg(doc)]
+use crate::abi::SLOT_ALONE;
+use crate::abi::{Address, FlowKey, ForwardFlow, Listener, Reason, ReverseFlow};
 use crate::packet::{
-    Segment,
-    parse::{ACK, FIN, RST, SYN, UDP},
+    Piece, Quoted, Segment,
     rewrite::{Family, Side, Translation},
 };
 
@@ -56,306 +61,174 @@ pub enum Verdict<A> {
     Translate(Translation<A>, u32),
 }
 
-/// Refuses a segment, as its protocol can.
-#[inline(always)]
-fn refuse<A>(segment: &Segment<A>, reason: Reason) -> Verdict<A> {
-    if segment.protocol == UDP {
-        Verdict::Drop(Reason::DatagramRefused)
-    } else {
-        Verdict::Reset(reason)
-    }
+/// A [`Verdict`] of which every field is always there.
+///
+/// Not the enum itself: where ways meet, the compiler may lay down the fields that
+/// a variant does not have, and the kernel's verifier takes offence at what was never
+/// written.
+#[derive(Clone, Copy)]
+pub struct Ruling<A> {
+    /// Which variant.
+    pub fate: Fate,
+    /// Why, unless it is translated.
+    pub reason: Reason,
+    /// The endpoint, if it is translated.
+    pub endpoint: u32,
+    /// How, if it is translated.
+    pub translation: Translation<A>,
 }
 
-/// May the segment begin a flow in the ordinary way? A SYN may, and any datagram.
-#[inline(always)]
-fn begins<A>(segment: &Segment<A>) -> bool {
-    segment.opens() || segment.protocol == UDP
+/// Room for what a program lays down while it decides about a segment that the fast way
+/// is not for: the stack has 512 bytes, over all functions that call each other. One a
+/// CPU is enough, since programs do not interrupt each other.
+#[repr(C)]
+pub struct Work<A: Address> {
+    /// What is decided about, if it is a segment.
+    pub segment: Segment<A>,
+    /// What is decided about, if it is an ICMP error.
+    pub quoted: Quoted<A>,
+    /// What is decided about, if it is a later fragment.
+    pub piece: Piece<A>,
+    /// What was decided.
+    pub ruling: Ruling<A>,
+    listener: Listener,
+    /// What the client's segments are known by.
+    key: FlowKey<A>,
+    /// What the endpoint's segments are known by.
+    back_key: FlowKey<A>,
+    forth: ForwardFlow,
+    back: ReverseFlow<A>,
+}
+
+/// The variants of [`Verdict`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// See [`Verdict::Pass`].
+    Pass,
+    /// See [`Verdict::Reset`].
+    Reset,
+    /// See [`Verdict::Drop`].
+    Drop,
+    /// See [`Verdict::Translate`].
+    Translate,
+    /// Not decided yet: what is to be done takes room.
+    Slow,
+}
+
+impl<A: Family> Ruling<A> {
+    #[inline(always)]
+    fn plain(fate: Fate, reason: Reason) -> Self {
+        Self {
+            fate,
+            reason,
+            endpoint: 0,
+            translation: Translation::nothing(),
+        }
+    }
+
+    #[inline(always)]
+    fn pass(reason: Reason) -> Self {
+        Self::plain(Fate::Pass, reason)
+    }
+
+    #[inline(always)]
+    fn translate(translation: Translation<A>, endpoint: u32) -> Self {
+        Self {
+            fate: Fate::Translate,
+            reason: Reason::Direct,
+            endpoint,
+            translation,
+        }
+    }
+
+    /// The same as an enum.
+    pub fn verdict(&self) -> Verdict<A> {
+        match self.fate {
+            Fate::Pass => Verdict::Pass(self.reason),
+            Fate::Reset => Verdict::Reset(self.reason),
+            Fate::Drop => Verdict::Drop(self.reason),
+            Fate::Translate | Fate::Slow => Verdict::Translate(self.translation, self.endpoint),
+        }
+    }
 }
 
 /// A client's segment: is it for a listener, and where does it go?
 #[inline(always)]
-pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
-    let verdict = decide_forward(tables, segment);
-    fragments::remember(tables, segment, Side::Destination, &verdict);
-    verdict
+pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
+    let ruling = forward::fast(tables, segment);
+    match tables.work() {
+        Some(work) if ruling.fate == Fate::Slow => {
+            forward_slow(tables, work);
+            work.ruling
+        }
+        _ => ruling,
+    }
+}
+
+/// [`forward`], as far as it goes without much room. [`Fate::Slow`] means that
+/// [`forward_slow`] shall go on with [`Tables::work`].
+#[inline(always)]
+pub fn forward_fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
+    forward::fast(tables, segment)
+}
+
+/// Rules about [`Work::segment`] in [`Work::ruling`].
+#[inline(always)]
+pub fn forward_slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    forward::slow(tables, work);
+    fragments::remember(tables, work, Side::Destination);
 }
 
 /// An endpoint's segment: does it belong to a steered flow?
 #[inline(always)]
-pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
-    let verdict = decide_reverse(tables, segment);
-    fragments::remember(tables, segment, Side::Source, &verdict);
-    verdict
+pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
+    let ruling = reverse::fast(tables, segment);
+    match tables.work() {
+        Some(work) if ruling.fate == Fate::Slow => {
+            reverse_slow(tables, work);
+            work.ruling
+        }
+        _ => ruling,
+    }
 }
 
+/// [`reverse`], see [`forward_fast`].
 #[inline(always)]
-fn decide_forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
-    let key = ListenerKey {
-        addr_be: segment.dst_be,
-        port_be: segment.dst_port_be,
-        protocol: segment.protocol,
-        pad: 0,
-    };
-    let Some(listener) = tables.listener(&key) else {
-        return Verdict::Pass(Reason::NotListener);
-    };
-    let key = FlowKey {
-        client_be: segment.src_be,
-        peer_be: segment.dst_be,
-        client_port_be: segment.src_port_be,
-        peer_port_be: segment.dst_port_be,
-        protocol: segment.protocol,
-        pad: 0,
-        pad2: 0,
-    };
-    let Some(decision) = tables.decision(listener.service) else {
-        return Verdict::Pass(Reason::Undecided);
-    };
-    let follows = listener.kind == LISTENER_SELECTION;
-    let (action, target) = if follows {
-        (decision.action, decision.endpoint)
-    } else {
-        (Action::Steer, listener.endpoint)
-    };
+pub fn reverse_fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
+    reverse::fast(tables, segment)
+}
 
-    if let Some(flow) = tables.forward(&key)
-        && let Some(endpoint) = tables.endpoint(flow.endpoint)
-        && let Some(addr_be) = A::of_endpoint(endpoint)
-    {
-        let lost = follows && matches!(endpoint.state, ENDPOINT_DOWN | ENDPOINT_FREE);
-        let keep = decision.flags & KEEP_FLOWS_OF_DOWN != 0;
-        let stays = if begins(segment) {
-            reopens_nothing(
-                flow,
-                action == Action::Steer && flow.endpoint == target,
-                lost,
-            )
-        } else {
-            !lost || keep || segment.flags & RST != 0
+/// See [`forward_slow`].
+#[inline(always)]
+pub fn reverse_slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    reverse::slow(tables, work);
+    fragments::remember(tables, work, Side::Source);
+}
+
+impl<A: Family> Work<A> {
+    /// Rules that the segment gets these ends, unless it has them already: a direct
+    /// connection keeps its bytes unless it had to make way.
+    #[inline(always)]
+    fn steer(&mut self, side: Side, translation: Translation<A>, endpoint: u32) {
+        let identical = translation.is_identity(&self.segment, side);
+        self.ruling = Ruling {
+            fate: if identical {
+                Fate::Pass
+            } else {
+                Fate::Translate
+            },
+            reason: Reason::Direct,
+            endpoint,
+            translation,
         };
-        if stays {
-            return known(tables, segment, &key, flow, endpoint, addr_be);
-        }
-        let service = flow.service;
-        let lost_endpoint = flow.endpoint;
-        flow::remove(tables, &key, flow, endpoint, addr_be);
-        if !begins(segment) {
-            tables.event(
-                EventKind::FlowReset,
-                service,
-                lost_endpoint,
-                segment.src_be,
-                segment.src_port_be,
-            );
-            return refuse(segment, Reason::EndpointDown);
-        }
     }
-    unknown(tables, segment, &key, listener, action, target)
-}
 
-/// May a SYN or datagram of a known tuple go the way of its flow? It may if it repeats
-/// an unanswered one and the selection is still the same; or if the connection is
-/// alive, so that the endpoint can challenge it (RFC 9293 section 3.10.7.4).
-#[inline(always)]
-fn reopens_nothing(flow: &ForwardFlow, same_target: bool, lost: bool) -> bool {
-    let state = flow.state.get();
-    if state & FLOW_ESTABLISHED == 0 {
-        same_target
-    } else {
-        !lost && state & FLOW_FIN == 0
+    /// Rules that the segment passes.
+    #[inline(always)]
+    fn pass(&mut self, reason: Reason) {
+        self.ruling.fate = Fate::Pass;
+        self.ruling.reason = reason;
     }
-}
-
-/// A segment of a flow that stays where it is.
-#[inline(always)]
-fn known<A: Family, T: Tables<A>>(
-    tables: &T,
-    segment: &Segment<A>,
-    key: &FlowKey<A>,
-    flow: &ForwardFlow,
-    endpoint: &Endpoint,
-    addr_be: A,
-) -> Verdict<A> {
-    let translation = Translation {
-        addr_be,
-        port_be: endpoint.port_be,
-        client_port_be: flow.client_port_be,
-    };
-    let id = flow.endpoint;
-    flow::touch(&flow.seen, seen(tables.now_ns()));
-    if segment.flags & (FIN | RST) != 0 || flow.state.get() & FLOW_FIN != 0 {
-        if segment.flags & RST != 0 {
-            flow::remove(tables, key, flow, endpoint, addr_be);
-        } else if segment.flags & FIN != 0 {
-            flow.fin_end.set(segment.end());
-            flow.state.set(flow.state.get() | FLOW_FIN);
-        } else if segment.flags & ACK != 0
-            && let Some(back) = tables.reverse(&flow::reverse_key(
-                key,
-                flow.client_port_be,
-                endpoint,
-                addr_be,
-            ))
-            && back.state.get() & FLOW_FIN != 0
-            && back.fin_end.get() == segment.ack
-        {
-            flow::remove(tables, key, flow, endpoint, addr_be);
-        }
-    }
-    steered(segment, Side::Destination, translation, id)
-}
-
-/// The verdict of a translation: a direct connection keeps its bytes unless it had
-/// to make way.
-#[inline(always)]
-fn steered<A: Family>(
-    segment: &Segment<A>,
-    side: Side,
-    translation: Translation<A>,
-    endpoint: u32,
-) -> Verdict<A> {
-    if translation.is_identity(segment, side) {
-        Verdict::Pass(Reason::Direct)
-    } else {
-        Verdict::Translate(translation, endpoint)
-    }
-}
-
-/// A segment that no flow knows: the first of a connection, or one whose flow was lost.
-#[inline(always)]
-fn unknown<A: Family, T: Tables<A>>(
-    tables: &T,
-    segment: &Segment<A>,
-    key: &FlowKey<A>,
-    listener: Listener,
-    action: Action,
-    target: u32,
-) -> Verdict<A> {
-    let own = listener.kind == LISTENER_OWN;
-    if segment.flags & RST != 0 {
-        return Verdict::Pass(if own {
-            Reason::Direct
-        } else {
-            Reason::StrayReset
-        });
-    }
-    match action {
-        Action::Pass => return Verdict::Pass(Reason::Undecided),
-        Action::Refuse => return refuse(segment, Reason::Refused),
-        Action::Steer => {}
-    }
-    let Some(endpoint) = tables.endpoint(target) else {
-        return Verdict::Pass(Reason::Undecided);
-    };
-    let Some(addr_be) = A::of_endpoint(endpoint) else {
-        return refuse(segment, Reason::NoAddress);
-    };
-    let opens = begins(segment);
-    let state = if opens { 0 } else { FLOW_ESTABLISHED };
-    match flow::open(
-        tables,
-        key,
-        endpoint,
-        addr_be,
-        listener.service,
-        target,
-        state,
-        seen(tables.now_ns()),
-    ) {
-        Ok(client_port_be) => {
-            if !opens && !own {
-                tables.count(Reason::Adopted);
-            }
-            let translation = Translation {
-                addr_be,
-                port_be: endpoint.port_be,
-                client_port_be,
-            };
-            steered(segment, Side::Destination, translation, target)
-        }
-        // Not ours to refuse.
-        Err(_) if own => Verdict::Pass(Reason::Direct),
-        Err(reason) => {
-            let kind = match reason {
-                Reason::TupleClash => EventKind::TupleClash,
-                _ => EventKind::TableFull,
-            };
-            tables.event(
-                kind,
-                listener.service,
-                target,
-                segment.src_be,
-                segment.src_port_be,
-            );
-            refuse(segment, reason)
-        }
-    }
-}
-
-#[inline(always)]
-fn decide_reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
-    let key = FlowKey {
-        client_be: segment.dst_be,
-        peer_be: segment.src_be,
-        client_port_be: segment.dst_port_be,
-        peer_port_be: segment.src_port_be,
-        protocol: segment.protocol,
-        pad: 0,
-        pad2: 0,
-    };
-    let Some(flow) = tables.reverse(&key) else {
-        return Verdict::Pass(Reason::NotSteered);
-    };
-    let translation = Translation {
-        addr_be: flow.vip_be,
-        port_be: flow.vip_port_be,
-        client_port_be: flow.client_port_be,
-    };
-    let id = flow.endpoint;
-    flow::touch(&flow.seen, seen(tables.now_ns()));
-    let state = flow.state.get();
-    let first_answer = segment.protocol == UDP && state & FLOW_ESTABLISHED == 0;
-    if segment.flags & (SYN | FIN | RST) != 0 || state & FLOW_FIN != 0 || first_answer {
-        let forward_key = FlowKey {
-            client_be: key.client_be,
-            peer_be: flow.vip_be,
-            client_port_be: flow.client_port_be,
-            peer_port_be: flow.vip_port_be,
-            protocol: segment.protocol,
-            pad: 0,
-            pad2: 0,
-        };
-        if segment.flags & RST != 0 {
-            if state & FLOW_ESTABLISHED == 0 && segment.flags & ACK != 0 {
-                tables.event(
-                    EventKind::EndpointRefused,
-                    flow.service,
-                    id,
-                    segment.dst_be,
-                    flow.client_port_be,
-                );
-            }
-            flow::remove_pair(tables, &forward_key, &key, id);
-        } else if segment.flags & SYN != 0 || first_answer {
-            let answers = first_answer || segment.flags & ACK != 0;
-            if answers && state & FLOW_ESTABLISHED == 0 {
-                flow.state.set(state | FLOW_ESTABLISHED);
-                if let Some(forth) = tables.forward(&forward_key) {
-                    forth.state.set(forth.state.get() | FLOW_ESTABLISHED);
-                }
-            }
-        } else if segment.flags & FIN != 0 {
-            flow.fin_end.set(segment.end());
-            flow.state.set(state | FLOW_FIN);
-        } else if segment.flags & ACK != 0
-            && let Some(forth) = tables.forward(&forward_key)
-            && forth.state.get() & FLOW_FIN != 0
-            && forth.fin_end.get() == segment.ack
-        {
-            flow::remove_pair(tables, &forward_key, &key, id);
-        }
-    }
-    steered(segment, Side::Source, translation, id)
 }
 
 #[cfg(test)]

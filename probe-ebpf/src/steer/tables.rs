@@ -1,8 +1,9 @@
 //! What steering needs to look up and remember.
 
+use super::Work;
 use crate::abi::{
-    Decision, Endpoint, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
-    ListenerKey, Reason, ReverseFlow,
+    Address, Endpoint, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
+    ListenerKey, Reason, RecentSet, ReverseFlow, Selection,
 };
 
 /// Why a flow could not be written.
@@ -20,15 +21,26 @@ pub enum Insert {
 /// removed while it is looked at. What is read then belongs to some other flow of
 /// the same table, never to freed memory; a wrong word may steer that one segment
 /// wrongly, which TCP's own checks at the receiver catch.
-pub trait Tables<A> {
-    /// CLOCK_MONOTONIC. Asked only for segments that are steered: reading it costs as
-    /// much as a lookup.
+pub trait Tables<A: Address> {
+    /// This CPU's room to work in. Whoever asks has it until the verdict is reached.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the room is not the tables', and is asked for once a segment"
+    )]
+    fn work(&self) -> Option<&mut Work<A>>;
+    /// CLOCK_MONOTONIC. Asked only for what is rare: reading it costs more than a lookup.
     fn now_ns(&self) -> u64;
+    /// See [`crate::abi::Node::clock`].
+    fn clock(&self) -> u32;
+    /// See [`crate::abi::Node::seed`].
+    fn seed(&self) -> u64;
+    /// See [`crate::abi::Node::pressure`].
+    fn pressed(&self) -> bool;
 
     /// The listener at a destination.
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener>;
-    /// The service's decision. `None` only if the id is out of range.
-    fn decision(&self, service: u32) -> Option<Decision>;
+    /// The service's slot. `None` only if the id is out of range.
+    fn selection(&self, service: u32) -> Option<&Selection>;
     /// The endpoint of this id. `None` only if the id is out of range.
     fn endpoint(&self, id: u32) -> Option<&Endpoint>;
 
@@ -49,6 +61,9 @@ pub trait Tables<A> {
     fn remove_forward(&self, key: &FlowKey<A>);
     /// Forgets a reverse flow, if it is there. Tells whether it was.
     fn remove_reverse(&self, key: &FlowKey<A>) -> bool;
+
+    /// A set of notes. `None` only if the number is out of range.
+    fn recent(&self, number: u32) -> Option<&RecentSet<A>>;
 
     /// What became of a fragmented packet's first fragment.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentTrack<A>>;

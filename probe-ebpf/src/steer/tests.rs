@@ -2,10 +2,13 @@
 
 use super::*;
 use crate::abi::{
-    Address, Decision, ENDPOINT_UP, FAMILY_V4, FAMILY_V6, FRAGMENT_LIFE, FragmentKey,
-    FragmentTrack, LISTENER_ENDPOINT, ReverseFlow, V4, V6,
+    Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_UP, Endpoint, EventKind, FAMILY_V4,
+    FAMILY_V6, FLOW_CONFIRMED, FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey, FragmentTrack,
+    KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
+    Listener, ListenerKey, NO_ENDPOINT, RECENT_SETS, RecentSet, ReverseFlow, SLOT_ALONE,
+    SLOT_ALONE_DIRECT, Selection, Shared, V4, V6, seen,
 };
-use crate::packet::parse::{RST, TCP};
+use crate::packet::parse::{ACK, FIN, RST, SYN, TCP, UDP};
 use proptest::prelude::*;
 use std::{
     boxed::Box,
@@ -25,12 +28,15 @@ const BACKUP_ADDR: V4 = V4::from_bytes([10, 0, 3, 2]);
 /// Values are leaked, so references stay valid as those of map memory do.
 struct Host {
     listeners: HashMap<ListenerKey<V4>, Listener>,
-    decision: Cell<Decision>,
+    selection: Selection,
     endpoints: HashMap<u32, Endpoint>,
     forward: RefCell<HashMap<FlowKey<V4>, &'static ForwardFlow>>,
     reverse: RefCell<HashMap<FlowKey<V4>, &'static ReverseFlow<V4>>>,
     fragments: RefCell<HashMap<FragmentKey<V4>, FragmentTrack<V4>>>,
+    recent: Vec<RecentSet<V4>>,
+    work: *mut Work<V4>,
     now_ns: Cell<u64>,
+    pressed: Cell<bool>,
     capacity: usize,
     counted: RefCell<Vec<Reason>>,
     events: RefCell<Vec<EventKind>>,
@@ -58,11 +64,20 @@ fn listener_key(addr: V4, port: u16) -> ListenerKey<V4> {
     }
 }
 
-fn steer_to(endpoint: u32) -> Decision {
+fn steer_to(target: u32) -> Decision {
     Decision {
         action: Action::Steer,
         flags: 0,
-        endpoint,
+        tier: 0,
+        target,
+    }
+}
+
+/// By the slot alone wherever that may be.
+fn alone(target: u32) -> Decision {
+    Decision {
+        flags: SLOT_ALONE | SLOT_ALONE_DIRECT,
+        ..steer_to(target)
     }
 }
 
@@ -72,25 +87,31 @@ impl Host {
             service: 1,
             endpoint: 0,
             kind: LISTENER_SELECTION,
+            flags: LISTENER_MAIN,
         };
         let direct = Listener {
             service: 1,
             endpoint: BACKUP,
             kind: LISTENER_ENDPOINT,
+            flags: 0,
         };
         let own = |endpoint| Listener {
             service: 1,
             endpoint,
             kind: LISTENER_OWN,
+            flags: 0,
         };
-        Self {
+        let host = Self {
             listeners: HashMap::from([
                 (listener_key(VIP, 80), follow),
                 (listener_key(OTHER_VIP, 80), direct),
                 (listener_key(MASTER_ADDR, 8080), own(MASTER)),
                 (listener_key(BACKUP_ADDR, 8081), own(BACKUP)),
             ]),
-            decision: Cell::new(steer_to(MASTER)),
+            selection: Selection {
+                previous: Shared::new(NO_ENDPOINT),
+                ..Selection::default()
+            },
             endpoints: HashMap::from([
                 (MASTER, endpoint(MASTER_ADDR, 8080, ENDPOINT_UP)),
                 (BACKUP, endpoint(BACKUP_ADDR, 8081, ENDPOINT_UP)),
@@ -98,12 +119,28 @@ impl Host {
             forward: RefCell::default(),
             reverse: RefCell::default(),
             fragments: RefCell::default(),
+            recent: std::iter::repeat_with(RecentSet::default)
+                .take(RECENT_SETS as usize)
+                .collect(),
+            // SAFETY: zeros are a valid value, as in map memory.
+            work: Box::into_raw(unsafe { Box::<Work<V4>>::new_zeroed().assume_init() }),
             now_ns: Cell::new(1_000_000_000),
+            pressed: Cell::new(false),
             capacity: 100,
             counted: RefCell::default(),
             events: RefCell::default(),
             open: Cell::new(0),
+        };
+        host.decide(steer_to(MASTER));
+        host
+    }
+
+    fn decide(&self, decision: Decision) {
+        let before = Decision::unpack(self.selection.decision.get());
+        if before.action == Action::Steer && before.target != decision.target {
+            self.selection.previous.set(before.target);
         }
+        self.selection.decision.set(decision.pack());
     }
 
     fn mark(&mut self, id: u32, state: u32) {
@@ -122,8 +159,24 @@ impl Tables<V4> for Host {
     fn listener(&self, key: &ListenerKey<V4>) -> Option<Listener> {
         self.listeners.get(key).copied()
     }
-    fn decision(&self, service: u32) -> Option<Decision> {
-        (service == 1).then(|| self.decision.get())
+    fn work(&self) -> Option<&mut Work<V4>> {
+        // SAFETY: as in the kernel, the decision that runs is its one user.
+        Some(unsafe { &mut *self.work })
+    }
+    fn clock(&self) -> u32 {
+        seen(self.now_ns.get())
+    }
+    fn seed(&self) -> u64 {
+        0x1234_5678_9abc_def0
+    }
+    fn pressed(&self) -> bool {
+        self.pressed.get()
+    }
+    fn selection(&self, service: u32) -> Option<&Selection> {
+        (service == 1).then_some(&self.selection)
+    }
+    fn recent(&self, number: u32) -> Option<&RecentSet<V4>> {
+        self.recent.get(number as usize)
     }
     fn endpoint(&self, id: u32) -> Option<&Endpoint> {
         self.endpoints.get(&id)
@@ -194,6 +247,7 @@ fn segment(src: (V4, u16), dst: (V4, u16), flags: u8) -> Segment<V4> {
         ack: if flags & ACK != 0 { 5000 } else { 0 },
         flags,
         payload: 0,
+        end: 54,
         fragmented: false,
         id_be: 0,
     }
@@ -205,6 +259,14 @@ fn from_client(flags: u8) -> Segment<V4> {
 
 fn from_master(flags: u8) -> Segment<V4> {
     segment((MASTER_ADDR, 8080), (CLIENT, 40000), flags)
+}
+
+fn forward(host: &Host, segment: &Segment<V4>) -> Verdict<V4> {
+    super::forward(host, segment).verdict()
+}
+
+fn reverse(host: &Host, segment: &Segment<V4>) -> Verdict<V4> {
+    super::reverse(host, segment).verdict()
 }
 
 fn goes_to(verdict: Verdict<V4>) -> u32 {
@@ -256,7 +318,7 @@ fn what_is_for_nobody_passes() {
 fn a_switch_moves_new_connections_and_leaves_old_ones() {
     let host = Host::new();
     connect(&host);
-    host.decision.set(steer_to(BACKUP));
+    host.decide(steer_to(BACKUP));
     assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
     let new = segment((CLIENT, 40001), (VIP, 80), SYN);
     assert_eq!(goes_to(forward(&host, &new)), BACKUP);
@@ -266,9 +328,9 @@ fn a_switch_moves_new_connections_and_leaves_old_ones() {
 fn an_unanswered_syn_is_steered_anew_after_a_switch() {
     let host = Host::new();
     assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
-    host.decision.set(steer_to(BACKUP));
+    host.decide(steer_to(BACKUP));
     assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
-    assert_eq!(host.flows(), (1, 1));
+    assert_eq!(host.flows(), (0, 0));
     // The master's late answer belongs to no flow any more.
     assert_eq!(
         reverse(&host, &from_master(SYN | ACK)),
@@ -280,7 +342,7 @@ fn an_unanswered_syn_is_steered_anew_after_a_switch() {
 fn a_syn_on_a_live_flow_goes_to_its_endpoint_to_be_challenged() {
     let host = Host::new();
     connect(&host);
-    host.decision.set(steer_to(BACKUP));
+    host.decide(steer_to(BACKUP));
     assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
 }
 
@@ -289,12 +351,12 @@ fn flows_of_a_down_endpoint_are_reset_unless_kept() {
     let mut host = Host::new();
     connect(&host);
     host.mark(MASTER, ENDPOINT_DOWN);
-    host.decision.set(Decision {
+    host.decide(Decision {
         flags: KEEP_FLOWS_OF_DOWN,
         ..steer_to(BACKUP)
     });
     assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
-    host.decision.set(steer_to(BACKUP));
+    host.decide(steer_to(BACKUP));
     assert_eq!(
         forward(&host, &from_client(ACK)),
         Verdict::Reset(Reason::EndpointDown)
@@ -315,10 +377,11 @@ fn a_direct_listener_reaches_its_endpoint_whatever_happens() {
         Decision {
             action: Action::Refuse,
             flags: 0,
-            endpoint: 0,
+            tier: 0,
+            target: 0,
         },
     ] {
-        host.decision.set(decision);
+        host.decide(decision);
         let direct = segment((CLIENT, 40000), (OTHER_VIP, 80), SYN);
         assert_eq!(goes_to(forward(&host, &direct)), BACKUP);
         let data = segment((CLIENT, 40000), (OTHER_VIP, 80), ACK);
@@ -329,10 +392,11 @@ fn a_direct_listener_reaches_its_endpoint_whatever_happens() {
 #[test]
 fn refusal_and_indecision() {
     let host = Host::new();
-    host.decision.set(Decision {
+    host.decide(Decision {
         action: Action::Refuse,
         flags: 0,
-        endpoint: 0,
+        tier: 0,
+        target: 0,
     });
     assert_eq!(
         forward(&host, &from_client(SYN)),
@@ -342,12 +406,12 @@ fn refusal_and_indecision() {
         forward(&host, &from_client(RST)),
         Verdict::Pass(Reason::StrayReset)
     );
-    host.decision.set(Decision::unpack(0));
+    host.decide(Decision::unpack(0));
     assert_eq!(
         forward(&host, &from_client(SYN)),
         Verdict::Pass(Reason::Undecided)
     );
-    host.decision.set(steer_to(99));
+    host.decide(steer_to(99));
     assert_eq!(
         forward(&host, &from_client(SYN)),
         Verdict::Pass(Reason::Undecided)
@@ -381,11 +445,10 @@ fn an_orderly_close_forgets_the_flow_with_the_last_acknowledgment() {
             forward(&host, &client_fin);
             reverse(&host, &master_fin);
             last = from_client(ACK);
-            last.ack = 200;
-            assert_eq!(goes_to(forward(&host, &last)), MASTER);
-            assert_eq!(host.flows(), (1, 1), "an older acknowledgment");
-            last.ack = 201;
-            assert_eq!(goes_to(forward(&host, &last)), MASTER);
+            for ack in [200, 201] {
+                last.ack = ack;
+                assert_eq!(goes_to(forward(&host, &last)), MASTER);
+            }
         } else {
             reverse(&host, &master_fin);
             forward(&host, &client_fin);
@@ -415,8 +478,16 @@ fn resets_of_either_side_forget_the_flow() {
 fn a_refused_syn_is_told() {
     let host = Host::new();
     forward(&host, &from_client(SYN));
-    assert_eq!(goes_to(reverse(&host, &from_master(RST | ACK))), MASTER);
+    let refusal = Segment {
+        seq: 0,
+        ..from_master(RST | ACK)
+    };
+    assert_eq!(goes_to(reverse(&host, &refusal)), MASTER);
     assert_eq!(*host.events.borrow(), [EventKind::EndpointRefused]);
+    assert_eq!(host.flows(), (0, 0));
+    // Told once, translated as often as it comes.
+    assert_eq!(goes_to(reverse(&host, &refusal)), MASTER);
+    assert_eq!(host.events.borrow().len(), 1);
 }
 
 #[test]
@@ -430,7 +501,7 @@ fn mid_connection_segments_take_up_lost_flows() {
 #[test]
 fn two_listeners_of_one_endpoint_share_a_client_port() {
     let mut host = Host::new();
-    host.decision.set(steer_to(BACKUP));
+    host.decide(steer_to(BACKUP));
     host.endpoints.get_mut(&BACKUP).unwrap().tier = 1;
     let one = from_client(SYN);
     let two = segment((CLIENT, 40000), (OTHER_VIP, 80), SYN);
@@ -460,15 +531,205 @@ fn two_listeners_of_one_endpoint_share_a_client_port() {
 }
 
 #[test]
-fn a_full_table_refuses_and_leaves_no_half_flow() {
-    let mut host = Host::new();
-    host.capacity = 1;
-    forward(&host, &from_client(SYN));
-    let second = segment((CLIENT, 40001), (VIP, 80), SYN);
-    assert_eq!(forward(&host, &second), Verdict::Reset(Reason::TableFull));
+fn full_tables_refuse_nobody_and_hold_no_half_flow() {
+    for decision in [steer_to(MASTER), alone(MASTER)] {
+        let mut host = Host::new();
+        host.decide(decision);
+        host.capacity = 1;
+        connect(&host);
+        let there = |flags| segment((CLIENT, 40001), (VIP, 80), flags);
+        let back = |flags| segment((MASTER_ADDR, 8080), (CLIENT, 40001), flags);
+        for _ in 0..2 {
+            assert_eq!(goes_to(forward(&host, &there(SYN))), MASTER);
+            assert_eq!(goes_to(reverse(&host, &back(SYN | ACK))), MASTER);
+            assert_eq!(host.events.borrow()[0], EventKind::TableFull);
+            for _ in 0..3 {
+                assert_eq!(goes_to(forward(&host, &there(ACK))), MASTER);
+                assert_eq!(goes_to(reverse(&host, &back(ACK))), MASTER);
+            }
+            assert_eq!(goes_to(forward(&host, &there(RST))), MASTER);
+        }
+        assert!(host.counted.borrow().contains(&Reason::TableFull));
+        assert_eq!(host.flows(), (1, 1));
+        assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+        // Where there is room again, the flow gets its entries.
+        host.capacity = 2;
+        assert_eq!(goes_to(forward(&host, &there(SYN))), MASTER);
+        assert_eq!(goes_to(reverse(&host, &back(ACK))), MASTER);
+        assert_eq!(host.flows(), (2, 2));
+    }
+}
+
+#[test]
+fn forged_syns_get_no_entry_under_pressure_and_clients_do() {
+    let host = Host::new();
+    host.pressed.set(true);
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
+    assert_eq!(goes_to(reverse(&host, &from_master(SYN | ACK))), MASTER);
+    assert_eq!(host.flows(), (0, 0));
+    // The endpoint has heard more of the client.
+    assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
     assert_eq!(host.flows(), (1, 1));
-    assert_eq!(*host.events.borrow(), [EventKind::TableFull]);
+}
+
+#[test]
+fn a_flood_of_syns_touches_no_entry() {
+    let host = Host::new();
+    host.decide(alone(MASTER));
+    connect(&host);
+    for n in 0..100_000u32 {
+        let client = V4(n.wrapping_mul(0x9e37_79b9));
+        let syn = segment((client, 40000), (VIP, 80), SYN);
+        assert_eq!(goes_to(forward(&host, &syn)), MASTER);
+    }
+    assert_eq!(host.flows(), (1, 1));
+    assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
+}
+
+#[test]
+fn two_syns_of_one_set_are_both_remembered_and_the_older_makes_place() {
+    let host = Host::new();
+    let number = |client| RecentSet::number(host.seed(), client, 1, MASTER_ADDR, 8080_u16.to_be());
+    let mut of_one_set = (0..).map(V4).filter(|client| number(*client) == 7);
+    let clients: Vec<V4> = of_one_set.by_ref().take(3).collect();
+    let syn = |client| segment((client, u16::from_be(1)), (VIP, 80), SYN);
+    let known = |client| {
+        let answer = segment((MASTER_ADDR, 8080), (client, u16::from_be(1)), RST);
+        reverse(&host, &answer) != Verdict::Pass(Reason::NotSteered)
+    };
+    for client in &clients {
+        forward(&host, &syn(*client));
+        assert!(known(*client));
+    }
+    let remembered: Vec<_> = clients.iter().map(|client| known(*client)).collect();
+    assert_eq!(remembered, [false, true, true]);
+    // Who repeats a SYN takes nobody's place.
+    forward(&host, &syn(clients[2]));
+    forward(&host, &syn(clients[2]));
+    assert!(known(clients[1]));
+}
+
+#[test]
+fn by_the_slot_alone_nothing_is_written_between_handshake_and_end() {
+    let host = Host::new();
+    host.decide(alone(MASTER));
+    connect(&host);
+    let before = host.forward.borrow().clone();
+    host.now_ns.set(host.now_ns.get() + (100 << 30));
+    for _ in 0..10 {
+        assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+    }
+    let after = host.forward.borrow().clone();
+    for (key, flow) in before {
+        assert_eq!(flow.seen.get(), after[&key].seen.get());
+    }
+    // A lost entry is not missed on the way there.
+    host.forward.borrow_mut().clear();
     assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+    assert_eq!(host.flows().0, 0);
+}
+
+#[test]
+fn a_changed_port_ends_the_way_by_the_slot_alone() {
+    for direct_first in [true, false] {
+        let host = Host::new();
+        host.decide(alone(MASTER));
+        let (first, second) = if direct_first {
+            (
+                direct as fn(u8) -> Segment<V4>,
+                from_client as fn(u8) -> Segment<V4>,
+            )
+        } else {
+            (from_client as _, direct as _)
+        };
+        forward(&host, &first(SYN));
+        assert_eq!(host.selection.exceptions.get(), 0);
+        let Verdict::Translate(moved, MASTER) = forward(&host, &second(SYN)) else {
+            panic!("both look alike to the master");
+        };
+        assert_ne!(host.selection.exceptions.get(), 0);
+        for _ in 0..2 {
+            assert_eq!(
+                forward(&host, &second(ACK)),
+                Verdict::Translate(moved, MASTER)
+            );
+            let own = forward(&host, &first(ACK));
+            match own {
+                Verdict::Translate(there, MASTER) => {
+                    assert_eq!(u16::from_be(there.client_port_be), 40000);
+                }
+                other => assert_eq!(other, Verdict::Pass(Reason::Direct)),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_acknowledgment_by_the_slot_is_steered_and_a_repeated_fin_comes_back() {
+    let host = Host::new();
+    host.decide(alone(MASTER));
+    connect(&host);
+    assert_eq!(goes_to(forward(&host, &from_client(FIN | ACK))), MASTER);
+    assert_eq!(host.flows(), (1, 1));
+    for _ in 0..3 {
+        assert_eq!(goes_to(reverse(&host, &from_master(FIN | ACK))), MASTER);
+        assert_eq!(host.flows(), (0, 0));
+        assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+    }
+    // The port is free: for the VIP again, or for the master itself.
+    assert_eq!(forward(&host, &direct(SYN)), Verdict::Pass(Reason::Direct));
+    assert_eq!(
+        reverse(&host, &from_master(SYN | ACK)),
+        Verdict::Pass(Reason::Direct)
+    );
+    assert_eq!(host.selection.exceptions.get(), 0, "nobody had to make way");
+}
+
+#[test]
+fn a_late_answer_does_not_take_a_moved_flow_back() {
+    let host = Host::new();
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
+    // Twice, so that the slot no longer knows the master was asked.
+    host.decide(steer_to(BACKUP));
+    host.decide(steer_to(99));
+    host.decide(steer_to(BACKUP));
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
+    let answer = segment((BACKUP_ADDR, 8081), (CLIENT, 40000), SYN | ACK);
+    assert_eq!(goes_to(reverse(&host, &answer)), BACKUP);
+    assert_eq!(
+        reverse(&host, &from_master(SYN | ACK)),
+        Verdict::Pass(Reason::NotSteered)
+    );
+    assert_eq!(host.flows(), (1, 1));
+}
+
+#[test]
+fn datagrams_find_full_tables_too() {
+    let mut host = Host::new();
+    host.capacity = 0;
+    let listener = host.listeners[&listener_key(VIP, 80)];
+    let key = ListenerKey {
+        protocol: UDP,
+        ..listener_key(VIP, 80)
+    };
+    host.listeners.insert(key, listener);
+    let datagram = |s: Segment<V4>| Segment { protocol: UDP, ..s };
+    for _ in 0..2 {
+        assert_eq!(goes_to(forward(&host, &datagram(from_client(0)))), MASTER);
+        assert_eq!(goes_to(reverse(&host, &datagram(from_master(0)))), MASTER);
+    }
+    assert_eq!(host.flows(), (0, 0));
+}
+
+#[test]
+fn what_the_endpoint_says_after_its_answer_confirms_the_client() {
+    let host = Host::new();
+    let state = || host.reverse.borrow().values().next().unwrap().state.get();
+    forward(&host, &from_client(SYN));
+    reverse(&host, &from_master(SYN | ACK));
+    assert_eq!(state() & FLOW_CONFIRMED, 0);
+    reverse(&host, &from_master(ACK));
+    assert_eq!(state() & FLOW_CONFIRMED, FLOW_CONFIRMED);
 }
 
 /// What may happen to one client port, in any order.
@@ -478,7 +739,7 @@ enum Step {
     Direct(u8),
     Master(u8),
     Backup(u8),
-    Select(u32),
+    Select(u32, bool),
     Mark(u32, u32),
 }
 
@@ -488,7 +749,8 @@ fn step() -> impl Strategy<Value = Step> {
         any::<u8>().prop_map(Step::Direct),
         any::<u8>().prop_map(Step::Master),
         any::<u8>().prop_map(Step::Backup),
-        prop_oneof![Just(MASTER), Just(BACKUP)].prop_map(Step::Select),
+        (prop_oneof![Just(MASTER), Just(BACKUP)], any::<bool>())
+            .prop_map(|(id, fast)| Step::Select(id, fast)),
         (
             prop_oneof![Just(MASTER), Just(BACKUP)],
             prop_oneof![Just(ENDPOINT_UP), Just(ENDPOINT_DOWN)]
@@ -523,8 +785,8 @@ proptest! {
                     let answer = segment((BACKUP_ADDR, 8081), (CLIENT, 40000), flags);
                     reverse(&host, &answer)
                 }
-                Step::Select(id) => {
-                    host.decision.set(steer_to(id));
+                Step::Select(id, fast) => {
+                    host.decide(if fast { alone(id) } else { steer_to(id) });
                     continue;
                 }
                 Step::Mark(id, state) => {
@@ -552,6 +814,26 @@ fn families_have_addresses_of_their_own() {
     };
     assert_eq!(V4::of_endpoint(&both), Some(MASTER_ADDR));
     assert_eq!(V6::of_endpoint(&both), Some(V6::from_bytes([7; 16])));
+}
+
+/// What became of a later fragment.
+fn follow(host: &Host, piece: &Piece<V4>, side: Side) -> Option<(V4, u32)> {
+    let work = host.work().unwrap();
+    work.piece = *piece;
+    super::follow(host, work, side);
+    let Ruling {
+        fate,
+        reason,
+        translation,
+        endpoint,
+    } = work.ruling;
+    match fate {
+        Fate::Translate => Some((translation.addr_be, endpoint)),
+        _ => {
+            assert_eq!(reason, Reason::Fragment);
+            None
+        }
+    }
 }
 
 /// A connection straight to the master's own address.
@@ -626,7 +908,6 @@ fn direct_connections_are_never_refused() {
 
 #[test]
 fn later_fragments_follow_their_first_for_a_while() {
-    use crate::packet::Piece;
     let host = Host::new();
     let there = Side::Destination;
     let mut first = from_client(SYN);
@@ -639,38 +920,23 @@ fn later_fragments_follow_their_first_for_a_while() {
         id_be,
         protocol: TCP,
     };
-    assert_eq!(
-        follow(&host, &piece(77), there),
-        PieceVerdict::Pass(Reason::Fragment)
-    );
+    assert_eq!(follow(&host, &piece(77), there), None);
     assert_eq!(goes_to(forward(&host, &first)), MASTER);
-    let followed = PieceVerdict::Translate(MASTER_ADDR, MASTER);
+    let followed = Some((MASTER_ADDR, MASTER));
     assert_eq!(follow(&host, &piece(77), there), followed);
-    assert_eq!(
-        follow(&host, &piece(78), there),
-        PieceVerdict::Pass(Reason::Fragment)
-    );
+    assert_eq!(follow(&host, &piece(78), there), None);
     // The programs at the other end of the node see the same fragment before or after.
-    assert_eq!(
-        follow(&host, &piece(77), Side::Source),
-        PieceVerdict::Pass(Reason::Fragment)
-    );
+    assert_eq!(follow(&host, &piece(77), Side::Source), None);
     let unit = 1u64 << 30;
     host.now_ns
         .set(host.now_ns.get() + u64::from(FRAGMENT_LIFE) * unit);
     assert_eq!(follow(&host, &piece(77), there), followed);
     host.now_ns.set(host.now_ns.get() + unit);
-    assert_eq!(
-        follow(&host, &piece(77), there),
-        PieceVerdict::Pass(Reason::Fragment)
-    );
+    assert_eq!(follow(&host, &piece(77), there), None);
     // What passes unchanged leaves no trace: its others pass too.
     let mut elsewhere = segment((CLIENT, 40000), (VIP, 81), SYN);
     elsewhere.fragmented = true;
     elsewhere.id_be = 79;
     forward(&host, &elsewhere);
-    assert_eq!(
-        follow(&host, &piece(79), there),
-        PieceVerdict::Pass(Reason::Fragment)
-    );
+    assert_eq!(follow(&host, &piece(79), there), None);
 }

@@ -45,6 +45,7 @@ pub struct Datapath {
     pub tc: Option<String>,
     pub xdp: Option<String>,
     pub flows: Option<String>,
+    pub learn: Option<String>,
     pub log: Option<String>,
 }
 

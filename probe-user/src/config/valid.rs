@@ -21,6 +21,7 @@ use crate::{
 };
 
 const DEFAULT_HOLD: Duration = Duration::from_secs(5);
+const DEFAULT_LEARN: Duration = Duration::from_secs(120);
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
 /// Where `probe status` looks for an agent unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/probe/probe.sock";
@@ -48,6 +49,7 @@ pub struct Datapath {
     xdp: XdpMode,
     flows: u32,
     log: LogLevel,
+    learn: Duration,
 }
 
 /// A service.
@@ -247,6 +249,10 @@ impl Datapath {
     pub fn flows(&self) -> u32 {
         self.flows
     }
+    /// How long flows from before the first start are looked for.
+    pub fn learn(&self) -> Duration {
+        self.learn
+    }
     /// Which messages of the datapath are logged.
     pub fn log(&self) -> LogLevel {
         self.log
@@ -279,6 +285,10 @@ impl Datapath {
                 // 16 million flows of one family take about 2 GiB.
                 Some(text) => number("datapath.flows", text, 1024..=16_777_216)?,
                 None => probe_ebpf::abi::DEFAULT_FLOWS,
+            },
+            learn: match &raw.learn {
+                Some(text) => duration("datapath.learn", text, Duration::ZERO)?,
+                None => DEFAULT_LEARN,
             },
             log: word("datapath.log", raw.log.as_deref().unwrap_or("warn"), &log)?,
         })

@@ -71,7 +71,7 @@ impl Attach for datapath::kernel::Datapath {
         self.attached()
     }
     fn swept(&mut self, swept: &Swept) -> Result<(), datapath::Error> {
-        self.release_retired(swept)
+        self.after_sweep(swept)
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -30,9 +31,10 @@ use super::{
     Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
     attach::{self, Interface},
     detach, first_line,
+    node::Node,
     pins::{Lock, Pins},
     reader::FlowGauge,
-    tables::Tables,
+    tables::{self, Tables},
 };
 
 /// How the datapath is set up.
@@ -48,6 +50,9 @@ pub struct Options {
     pub flows: u32,
     /// Which messages the programs send.
     pub log: LogLevel,
+    /// After a start without anything pinned, for how long every packet may make known
+    /// a flow that was there before.
+    pub learn: Duration,
 }
 
 /// The loaded datapath.
@@ -58,6 +63,7 @@ pub struct Datapath {
     options: Options,
     tables: Tables,
     gauge: Arc<FlowGauge>,
+    node: Node,
     /// The XDP program that loaded, and a word for the log if it is not the best.
     xdp: Option<&'static str>,
     xdp_degraded: Option<String>,
@@ -80,7 +86,9 @@ impl Datapath {
         pins.check_shapes(options.flows)?;
         let mut ebpf = load(&pins, options)?;
         let (xdp, xdp_degraded) = load_programs(&mut ebpf, options.xdp)?;
-        let tables = Tables::take(&mut ebpf)?;
+        let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
+        let tables = Tables::take(&mut ebpf, learned)?;
+        let node = tables::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
         undo.keep();
         Ok(Self {
             ebpf,
@@ -89,6 +97,7 @@ impl Datapath {
             options: options.clone(),
             tables,
             gauge: Arc::default(),
+            node,
             xdp,
             xdp_degraded,
             undo: fresh,
@@ -158,12 +167,20 @@ impl Datapath {
 
     /// A handle that removes flows nobody uses any more.
     pub fn sweeper(&self) -> Result<Sweeper, Error> {
-        Sweeper::open(&self.pins, self.gauge.clone())
+        let (gauge, node) = (self.gauge.clone(), self.node.clone());
+        Sweeper::open(&self.pins, gauge, node, self.options.flows)
     }
 
-    /// Frees ids of endpoints that left the plan, once a sweep found no flow of
-    /// theirs.
-    pub fn release_retired(&mut self, swept: &Swept) -> Result<(), Error> {
+    /// What the agent tells all programs: somebody must [`Node::tick`].
+    pub fn node(&self) -> Node {
+        self.node.clone()
+    }
+
+    /// Draws the conclusions of a sweep: frees ids of endpoints that left the plan and
+    /// have no flow any more, and lets segments go by their service's slot alone where no
+    /// flow goes elsewhere.
+    pub fn after_sweep(&mut self, swept: &Swept) -> Result<(), Error> {
+        self.tables.settle(swept);
         self.tables.release_retired(swept)
     }
 

@@ -13,7 +13,9 @@ mod batch;
 pub mod detach;
 mod events;
 pub mod kernel;
+mod mapping;
 mod netlink;
+mod node;
 mod pins;
 mod reader;
 mod selections;
@@ -25,6 +27,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::Deserialize;
 
 pub use events::{Events, KernelLog};
+pub use node::{Node, TICK};
 pub use pins::check_shape;
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};

@@ -1,23 +1,28 @@
-//! The selection table, mapped into the agent's memory: a switch is one store.
+//! The selection table: a switch is one store.
 //!
 //! A syscall that updates an array element copies it with `memcpy`, which
 //! promises nothing about what a program on another CPU sees meanwhile. A mapped
 //! word is stored whole, and without entering the kernel.
 
 use std::{
-    num::NonZeroUsize,
+    mem::offset_of,
     os::fd::AsFd,
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use probe_ebpf::abi::{Decision, MAX_SERVICES, Selection};
+use probe_ebpf::abi::{Action, Decision, MAX_SERVICES, NO_ENDPOINT, Selection};
 
-use super::{Error, ServiceId};
+use super::{Error, ServiceId, mapping::Mapping};
 
-const WORDS: usize = size_of::<Selection>() / size_of::<u64>();
-const BYTES: usize = size_of::<Selection>() * MAX_SERVICES as usize;
+const WORD: usize = size_of::<u64>();
+const WORDS: usize = size_of::<Selection>() / WORD;
+const DECISION: usize = offset_of!(Selection, decision) / WORD;
+const EXCEPTIONS: usize = offset_of!(Selection, exceptions) / WORD;
+const SIDE: usize = offset_of!(Selection, side) / WORD;
+/// In halves of words.
+const PREVIOUS: usize = offset_of!(Selection, previous) / 4;
+const EPOCH: usize = offset_of!(Selection, epoch) / WORD;
+const CHANGED: usize = offset_of!(Selection, changed_unix_ns) / WORD;
 
 /// One service's slot as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,78 +35,88 @@ pub struct Slot {
     pub changed_unix_ns: u64,
 }
 
-/// The mapped table.
-#[derive(Debug)]
-pub struct Selections {
-    base: NonNull<AtomicU64>,
+/// A word that programs set when something begins, and the agent clears when a sweep
+/// has shown that nothing of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp {
+    /// [`Selection::exceptions`].
+    Exceptions,
+    /// [`Selection::side`].
+    Side,
 }
 
-// SAFETY: the mapping is plain shared memory, accessed only through atomics.
-unsafe impl Send for Selections {}
-// SAFETY: as above.
-unsafe impl Sync for Selections {}
+/// The mapped table.
+#[derive(Debug)]
+pub struct Selections(Mapping);
 
 impl Selections {
     /// Maps the table behind this map's descriptor.
     pub fn map(fd: impl AsFd) -> Result<Self, Error> {
-        let length = NonZeroUsize::new(BYTES).expect("the table has entries");
-        // SAFETY: a fresh shared mapping of a map whose shape was checked; nothing else in this
-        // process points there.
-        let base = unsafe {
-            mmap(
-                None,
-                length,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED,
-                fd,
-                0,
-            )
-        }
-        .map_err(|errno| {
-            Error::failed("mapping the selection table", std::io::Error::from(errno))
-        })?;
-        Ok(Self { base: base.cast() })
+        let mapping = Mapping::of::<Selection>(fd, MAX_SERVICES, "the selection table")?;
+        Ok(Self(mapping))
+    }
+
+    fn at(service: ServiceId, word: usize) -> usize {
+        assert!(service.0 < MAX_SERVICES, "service ids come from this table");
+        service.0 as usize * WORDS + word
     }
 
     fn word(&self, service: ServiceId, word: usize) -> &AtomicU64 {
-        assert!(service.0 < MAX_SERVICES, "service ids come from this table");
-        // SAFETY: inside the mapping by the assertion and the callers' constants; aligned, since
-        // the mapping starts on a page.
-        unsafe { self.base.add(service.0 as usize * WORDS + word).as_ref() }
+        self.0.word(Self::at(service, word))
+    }
+
+    fn previous(&self, service: ServiceId) -> &AtomicU32 {
+        self.0.half(2 * Self::at(service, 0) + PREVIOUS)
     }
 
     /// Reads a slot.
     pub fn get(&self, service: ServiceId) -> Slot {
         Slot {
-            decision: Decision::unpack(self.word(service, 0).load(Ordering::Acquire)),
-            epoch: self.word(service, 1).load(Ordering::Relaxed),
-            changed_unix_ns: self.word(service, 3).load(Ordering::Relaxed),
+            decision: Decision::unpack(self.word(service, DECISION).load(Ordering::Acquire)),
+            epoch: self.word(service, EPOCH).load(Ordering::Relaxed),
+            changed_unix_ns: self.word(service, CHANGED).load(Ordering::Relaxed),
         }
     }
 
-    /// The switch. Epoch and time follow the decision, which must not wait.
+    /// The switch. What is remembered of the selection before is stored ahead of it, since
+    /// a SYN that is repeated right after it looks there; epoch and time follow it, since
+    /// the decision must not wait.
     pub fn set(&self, service: ServiceId, decision: Decision, now_unix_ns: u64) {
-        let before = self
-            .word(service, 0)
-            .swap(decision.pack(), Ordering::AcqRel);
-        if before != decision.pack() {
-            self.word(service, 1).fetch_add(1, Ordering::Relaxed);
-            self.word(service, 3).store(now_unix_ns, Ordering::Relaxed);
+        let before = self.get(service).decision;
+        let moved = (before.action, before.target) != (decision.action, decision.target);
+        if moved && before.action == Action::Steer {
+            self.previous(service)
+                .store(before.target, Ordering::Release);
+        }
+        self.word(service, DECISION)
+            .store(decision.pack(), Ordering::Release);
+        if moved {
+            self.word(service, EPOCH).fetch_add(1, Ordering::Relaxed);
+            self.word(service, CHANGED)
+                .store(now_unix_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Clears a stamp that was set before `limit` in the unit of the datapath's clock,
+    /// unless it is set again meanwhile.
+    pub fn clear_stamp(&self, service: ServiceId, stamp: Stamp, limit: u32) {
+        let word = match stamp {
+            Stamp::Exceptions => EXCEPTIONS,
+            Stamp::Side => SIDE,
+        };
+        let word = self.word(service, word);
+        let value = word.load(Ordering::Relaxed);
+        if value != 0 && (value as u32) < limit {
+            // Set again: the next sweep will see.
+            let _ = word.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
     /// Empties a slot for the next service of this id.
     pub fn clear(&self, service: ServiceId) {
-        for word in 0..WORDS {
+        for word in (0..WORDS).filter(|word| *word != PREVIOUS / 2) {
             self.word(service, word).store(0, Ordering::Release);
         }
-    }
-}
-
-impl Drop for Selections {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`, of this length, and `self` was its only user. It can
-        // fail only for wrong arguments.
-        let _ = unsafe { munmap(self.base.cast(), BYTES) };
+        self.previous(service).store(NO_ENDPOINT, Ordering::Release);
     }
 }

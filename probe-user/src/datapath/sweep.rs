@@ -5,24 +5,26 @@
 //! flow is idle when neither of its two entries has seen a packet.
 
 use std::{
-    collections::HashMap as Map,
+    collections::{HashMap as Map, HashSet},
+    net::SocketAddr,
     os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use aya::maps::{HashMap, MapData};
-use nix::time::{ClockId, clock_gettime};
 use probe_ebpf::{
     abi::{
-        Address, FLOW_ESTABLISHED, FLOW_FIN, FlowKey, ForwardFlow, Plain, ReverseFlow, V4, V6, seen,
+        Address, FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey, ForwardFlow,
+        Plain, ReverseFlow, V4, V6, seen,
     },
     names,
     packet::parse::UDP,
 };
 
 use super::{
-    EndpointId, Error, FlowCounts, Image, batch,
+    EndpointId, Error, FlowCounts, Image, Protocol, Vip, batch,
+    node::{self, Node},
     pins::Pins,
     reader::{FlowGauge, open},
 };
@@ -40,6 +42,9 @@ pub struct Limits {
     pub datagrams: Duration,
     /// UDP: both sides have spoken.
     pub datagrams_answered: Duration,
+    /// The endpoint has answered and the client has not shown that it is there, while
+    /// the tables run full: forged SYNs look like this.
+    pub unconfirmed: Duration,
 }
 
 impl Default for Limits {
@@ -53,6 +58,7 @@ impl Default for Limits {
             closing: Duration::from_secs(120),
             datagrams: Duration::from_secs(30),
             datagrams_answered: Duration::from_secs(180),
+            unconfirmed: Duration::from_secs(3),
         }
     }
 }
@@ -62,17 +68,44 @@ impl Default for Limits {
 pub struct Swept {
     /// When it began.
     pub began: Instant,
+    /// The same on the datapath's clock.
+    pub clock: u32,
     /// Flows that remain.
     pub flows: FlowCounts,
     /// Flows removed.
     pub removed: u64,
-    per_endpoint: Map<u32, u64>,
+    /// Services with a flow whose client's port was changed.
+    pub exceptions: HashSet<u32>,
+    /// Services with a flow that came by a side way.
+    pub side: HashSet<u32>,
+    /// Flows by where they come from and go to.
+    per_way: Map<Way, u64>,
+}
+
+/// Where a flow comes from and goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Way {
+    endpoint: u32,
+    vip: Vip,
 }
 
 impl Swept {
     /// Flows of an endpoint that remain.
     pub fn flows_of(&self, endpoint: EndpointId) -> u64 {
-        self.per_endpoint.get(&endpoint.0).copied().unwrap_or(0)
+        let of = self
+            .per_way
+            .iter()
+            .filter(|(way, _)| way.endpoint == endpoint.0);
+        of.map(|(_, count)| count).sum()
+    }
+
+    /// Flows of an endpoint that remain, of those that came by this VIP.
+    pub fn flows_by(&self, vip: Vip, endpoint: EndpointId) -> u64 {
+        let endpoint = endpoint.0;
+        self.per_way
+            .get(&Way { endpoint, vip })
+            .copied()
+            .unwrap_or(0)
     }
 }
 
@@ -94,11 +127,26 @@ pub struct Sweeper {
     v4: Family<V4, { size_of::<ForwardFlow>() }, { size_of::<ReverseFlow<V4>>() }>,
     v6: Family<V6, { size_of::<ForwardFlow>() }, { size_of::<ReverseFlow<V6>>() }>,
     gauge: Arc<FlowGauge>,
+    node: Node,
+    /// Flows that the tables of one family hold.
+    room: u32,
+    /// When this agent began to keep the datapath's clock: it stood still before.
+    started: u32,
+    pressed: bool,
 }
 
 impl Sweeper {
-    pub(super) fn open(pins: &Pins, gauge: Arc<FlowGauge>) -> Result<Self, Error> {
+    pub(super) fn open(
+        pins: &Pins,
+        gauge: Arc<FlowGauge>,
+        node: Node,
+        room: u32,
+    ) -> Result<Self, Error> {
         Ok(Self {
+            node,
+            room,
+            started: node::now()?,
+            pressed: false,
             v4: Family::open(pins, names::MAP_FORWARD_V4, names::MAP_REVERSE_V4)?,
             v6: Family::open(pins, names::MAP_FORWARD_V6, names::MAP_REVERSE_V6)?,
             gauge,
@@ -109,30 +157,62 @@ impl Sweeper {
     /// per 100,000 flows.
     pub fn sweep(&mut self, limits: &Limits) -> Result<Swept, Error> {
         let began = Instant::now();
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map(Duration::from)
-            .map_err(|e| Error::failed("reading the clock", std::io::Error::from(e)))?;
         let clock = Clock {
-            now: seen(now.as_nanos() as u64),
+            now: node::now()?,
+            started: self.started,
+            pressed: self.pressed,
             limits: *limits,
         };
-        let mut per_endpoint = Map::new();
-        let (v4, removed_v4) = self.v4.sweep(&clock, &mut per_endpoint)?;
-        let (v6, removed_v6) = self.v6.sweep(&clock, &mut per_endpoint)?;
+        let mut found = Found::default();
+        let (v4, removed_v4) = self.v4.sweep(&clock, &mut found)?;
+        let (v6, removed_v6) = self.v6.sweep(&clock, &mut found)?;
         let flows = FlowCounts { v4, v6 };
         self.gauge.set(flows);
+        self.weigh(v4.max(v6));
         Ok(Swept {
             began,
+            clock: clock.now,
             flows,
             removed: removed_v4 + removed_v6,
-            per_endpoint,
+            exceptions: found.exceptions,
+            side: found.side,
+            per_way: found.per_way,
         })
     }
+
+    /// Tables are filling up: until a sweep has found much room, flows get their entries
+    /// only when the client has shown that it is there, and those whose client has not are
+    /// swept soon.
+    pub fn press(&mut self) {
+        self.pressed = true;
+        self.node.press(true);
+    }
+
+    /// Decides by how full the fuller family's tables are.
+    fn weigh(&mut self, flows: u64) {
+        let room = u64::from(self.room);
+        if flows * 4 > room * 3 {
+            self.press();
+        } else if flows * 2 < room {
+            self.pressed = false;
+            self.node.press(false);
+        }
+    }
+}
+
+/// What a sweep learns by the way.
+#[derive(Default)]
+struct Found {
+    per_way: Map<Way, u64>,
+    exceptions: HashSet<u32>,
+    side: HashSet<u32>,
 }
 
 /// Judges idleness in the unit of [`seen`].
 struct Clock {
     now: u32,
+    started: u32,
+    pressed: bool,
     limits: Limits,
 }
 
@@ -144,13 +224,17 @@ impl Clock {
             self.limits.datagrams
         } else if state & FLOW_FIN != 0 {
             self.limits.closing
+        } else if self.pressed && state & (FLOW_ESTABLISHED | FLOW_CONFIRMED) == FLOW_ESTABLISHED {
+            // Forward entries are never confirmed; a reverse one that is keeps both.
+            self.limits.unconfirmed
         } else if state & FLOW_ESTABLISHED != 0 {
             self.limits.established
         } else {
             self.limits.opening
         };
         // A flow may be seen after the clock was read; it is then younger than nothing.
-        let age = self.now.saturating_sub(seen_at);
+        // While no agent ran nobody kept the clock that packets are seen by.
+        let age = self.now.saturating_sub(seen_at.max(self.started));
         u64::from(age) > u64::from(seen(limit.as_nanos() as u64))
     }
 }
@@ -174,12 +258,8 @@ where
     }
 
     /// Answers how many flows remain and how many were removed.
-    fn sweep(
-        &mut self,
-        clock: &Clock,
-        per_endpoint: &mut Map<u32, u64>,
-    ) -> Result<(u64, u64), Error> {
-        let mut plan = Plan::new(clock, per_endpoint);
+    fn sweep(&mut self, clock: &Clock, found: &mut Found) -> Result<(u64, u64), Error> {
+        let mut plan = Plan::new(clock, found);
         let reading = |e| Error::failed("reading the flow tables", e);
         let fd = self.forward_data.fd().as_fd();
         batch::for_each(fd, size_of::<FlowKey<A>>(), F, |key, value| {
@@ -208,7 +288,7 @@ where
 /// ones, then of all reverse ones.
 struct Plan<'a, A> {
     clock: &'a Clock,
-    per_endpoint: &'a mut Map<u32, u64>,
+    found: &'a mut Found,
     remain: u64,
     /// Forward entries that are idle, with their endpoint.
     idle: Map<FlowKey<A>, u32>,
@@ -217,19 +297,29 @@ struct Plan<'a, A> {
 }
 
 impl<'a, A: Address> Plan<'a, A> {
-    fn new(clock: &'a Clock, per_endpoint: &'a mut Map<u32, u64>) -> Self {
+    fn new(clock: &'a Clock, found: &'a mut Found) -> Self {
         Self {
             clock,
-            per_endpoint,
+            found,
             remain: 0,
             idle: Map::new(),
             stale: Vec::new(),
         }
     }
 
-    fn stays(&mut self, endpoint: u32) {
+    fn stays(&mut self, key: &FlowKey<A>, endpoint: u32) {
         self.remain += 1;
-        *self.per_endpoint.entry(endpoint).or_default() += 1;
+        let ip = std::net::Ipv6Addr::from(key.peer_be.mapped()).to_canonical();
+        let protocol = if key.protocol == UDP {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        };
+        let vip = Vip {
+            address: SocketAddr::new(ip, u16::from_be(key.peer_port_be)),
+            protocol,
+        };
+        *self.found.per_way.entry(Way { endpoint, vip }).or_default() += 1;
     }
 
     fn forward(&mut self, key: FlowKey<A>, flow: &ForwardFlow) {
@@ -239,12 +329,18 @@ impl<'a, A: Address> Plan<'a, A> {
         {
             self.idle.insert(key, flow.endpoint);
         } else {
-            self.stays(flow.endpoint);
+            self.stays(&key, flow.endpoint);
         }
     }
 
     fn reverse(&mut self, key: FlowKey<A>, flow: &ReverseFlow<A>) {
         // This entry names the client's port and the VIP, which make the forward key.
+        if key.client_port_be != flow.client_port_be {
+            self.found.exceptions.insert(flow.service);
+        }
+        if flow.state.get() & FLOW_SIDE != 0 {
+            self.found.side.insert(flow.service);
+        }
         let forward = FlowKey {
             peer_be: flow.vip_be,
             peer_port_be: flow.vip_port_be,
@@ -258,7 +354,7 @@ impl<'a, A: Address> Plan<'a, A> {
             self.stale.push((key, forward));
         } else if let Some(endpoint) = self.idle.remove(&forward) {
             // One side that is not idle keeps both alive.
-            self.stays(endpoint);
+            self.stays(&forward, endpoint);
         }
     }
 
@@ -331,10 +427,12 @@ mod tests {
     ) -> (Vec<FlowKey<V4>>, Vec<FlowKey<V4>>, u64) {
         let clock = Clock {
             now: NOW,
+            started: 0,
+            pressed: false,
             limits: Limits::default(),
         };
-        let mut per_endpoint = Map::new();
-        let mut plan = Plan::new(&clock, &mut per_endpoint);
+        let mut found = Found::default();
+        let mut plan = Plan::new(&clock, &mut found);
         for (key, flow) in forward {
             plan.forward(*key, flow);
         }
@@ -342,7 +440,7 @@ mod tests {
             plan.reverse(*key, flow);
         }
         let (gone, gone_back) = plan.finish(|key| forward.iter().any(|(k, _)| k == key));
-        let left = per_endpoint.get(&ENDPOINT).copied().unwrap_or(0);
+        let left = found.per_way.values().sum();
         (gone, gone_back, left)
     }
 
@@ -369,7 +467,12 @@ mod tests {
     #[test]
     fn idle_times_are_those_of_the_state() {
         let limits = Limits::default();
-        let clock = Clock { now: NOW, limits };
+        let mut clock = Clock {
+            now: NOW,
+            started: 0,
+            pressed: false,
+            limits,
+        };
         let units = |limit: Duration| seen(limit.as_nanos() as u64);
         for (protocol, state, limit) in [
             (TCP, 0, limits.opening),
@@ -383,5 +486,30 @@ mod tests {
             // Seen after the clock was read.
             assert!(!clock.idle(protocol, NOW + 1, state));
         }
+        // Nobody kept the clock before.
+        clock.started = NOW - 1;
+        assert!(!clock.idle(TCP, 0, 0));
+    }
+
+    #[test]
+    fn under_pressure_only_unconfirmed_flows_go_sooner() {
+        let limits = Limits::default();
+        let clock = |pressed| Clock {
+            now: NOW,
+            started: 0,
+            pressed,
+            limits,
+        };
+        let long_ago = NOW - seen(limits.unconfirmed.as_nanos() as u64) - 1;
+        for (state, goes) in [
+            (FLOW_ESTABLISHED, true),
+            (FLOW_ESTABLISHED | FLOW_CONFIRMED, false),
+            (FLOW_ESTABLISHED | FLOW_FIN, false),
+            (0, false),
+        ] {
+            assert_eq!(clock(true).idle(TCP, long_ago, state), goes);
+            assert!(!clock(false).idle(TCP, long_ago, state));
+        }
+        assert!(!clock(true).idle(UDP, long_ago, FLOW_ESTABLISHED));
     }
 }

@@ -21,9 +21,9 @@ use aya::{
 use probe_ebpf::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, EndpointCounters,
-        FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_OWN,
+        FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
         LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES,
-        Name, V4, V6,
+        Name, SLOT_ALONE, SLOT_ALONE_DIRECT, V4, V6, seen,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -31,8 +31,13 @@ use probe_ebpf::{
 
 use super::{
     AppliedService, Choice, EndpointId, EndpointPlan, Error, Image, Protocol, ServiceId,
-    ServicePlan, Swept, Vip, selections::Selections,
+    ServicePlan, Swept, Vip,
+    selections::{Selections, Stamp},
 };
+
+/// How long a stamp stands at least, in the unit of [`seen`]: as long as a handshake may
+/// take, or a flow whose end was seen may still be heard of.
+const STAMP_LIFE: u32 = seen(150 << 30);
 
 /// An endpoint id in use.
 #[derive(Clone, Debug)]
@@ -55,7 +60,23 @@ pub struct Tables {
     qdiscs: HashMap<MapData, u32, u32>,
     services: BTreeMap<ServiceId, String>,
     endpoints: BTreeMap<EndpointId, Known>,
-    flags: Map<ServiceId, u8>,
+    settings: Map<ServiceId, Setting>,
+    /// From when on every flow is known that anybody still uses.
+    learned: Instant,
+}
+
+/// What the tables know of a service beside its ids.
+#[derive(Clone, Debug)]
+struct Setting {
+    /// [`KEEP_FLOWS_OF_DOWN`] or nothing.
+    flags: u8,
+    /// What follows the selection, in the plan's order.
+    listeners: Vec<Vip>,
+    choice: Option<Choice>,
+    /// When the selection last moved: flows from before may still go elsewhere.
+    moved: Instant,
+    /// [`SLOT_ALONE`] and [`SLOT_ALONE_DIRECT`], as far as they are given now.
+    alone: u8,
 }
 
 /// Takes a map out of the object as this type.
@@ -69,15 +90,25 @@ fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
     T::try_from(map).map_err(|e| Error::failed(format!("opening map {name}"), e))
 }
 
+/// Takes an array map out of the object and maps it into memory. Only its descriptor is
+/// needed, and only now: the mapping outlives it.
+pub fn take_mapped<T>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    map: impl FnOnce(&aya::maps::MapFd) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let Some(aya::maps::Map::Array(data)) = ebpf.take_map(name) else {
+        unreachable!("the object holds this map, as an array, and it is taken once");
+    };
+    map(data.fd())
+}
+
 impl Tables {
-    /// Takes the maps and reads what an earlier agent left in them.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        // Only its descriptor is needed, and only now: the mapping outlives it.
-        let Some(aya::maps::Map::Array(selections)) = ebpf.take_map(names::MAP_SELECTIONS) else {
-            unreachable!("the object holds this map, as an array, and it is taken once");
-        };
+    /// Takes the maps and reads what an earlier agent left in them. Before `learned` a
+    /// flow may be unknown that somebody uses.
+    pub fn take(ebpf: &mut Ebpf, learned: Instant) -> Result<Self, Error> {
         let mut tables = Self {
-            selections: Selections::map(selections.fd())?,
+            selections: take_mapped(ebpf, names::MAP_SELECTIONS, |fd| Selections::map(fd))?,
             listeners_v4: take(ebpf, names::MAP_LISTENERS_V4)?,
             listeners_v6: take(ebpf, names::MAP_LISTENERS_V6)?,
             endpoint_map: take(ebpf, names::MAP_ENDPOINTS)?,
@@ -87,7 +118,8 @@ impl Tables {
             qdiscs: take(ebpf, names::MAP_QDISCS)?,
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            flags: Map::new(),
+            settings: Map::new(),
+            learned,
         };
         tables.read()?;
         Ok(tables)
@@ -142,8 +174,19 @@ impl Tables {
             } else {
                 0
             };
-            self.flags.insert(id, flags);
+            let before = self.settings.get(&id);
+            let setting = Setting {
+                flags,
+                listeners: service.listeners.clone(),
+                choice: before.and_then(|setting| setting.choice),
+                moved: before.map_or_else(Instant::now, |setting| setting.moved),
+                alone: 0,
+            };
+            self.settings.insert(id, setting);
             applied.push(self.applied(id, endpoints, &moved));
+        }
+        for (address, listener) in self.main_listeners() {
+            wanted.insert(address, listener);
         }
         // Retired endpoints too: they still have flows.
         for (id, known) in &self.endpoints {
@@ -169,7 +212,7 @@ impl Tables {
             Action::Pass => None,
             Action::Refuse => Some(Choice::Refuse),
             Action::Steer => {
-                let old = EndpointId(decision.endpoint);
+                let old = EndpointId(decision.target);
                 let now = moved.get(&old).copied().unwrap_or(old);
                 endpoints.contains(&now).then_some(Choice::Endpoint(now))
             }
@@ -264,6 +307,10 @@ impl Tables {
                 }
             }
         }
+        // The new address may be one that another service has too.
+        for (address, listener) in self.main_listeners() {
+            self.write_listener(address, listener)?;
+        }
         self.retire(old)?;
         Ok(id)
     }
@@ -338,17 +385,34 @@ impl Tables {
 
     /// The switch.
     pub fn select(&mut self, service: ServiceId, choice: Choice) {
-        let flags = self.flags.get(&service).copied().unwrap_or(0);
+        if let Some(setting) = self.settings.get_mut(&service) {
+            if setting.choice != Some(choice) {
+                setting.choice = Some(choice);
+                setting.moved = Instant::now();
+                setting.alone &= !SLOT_ALONE;
+            }
+            let flags = setting.flags | setting.alone;
+            self.decide(service, choice, flags);
+        }
+    }
+
+    fn decide(&self, service: ServiceId, choice: Choice, flags: u8) {
+        let tier = match choice {
+            Choice::Endpoint(id) => self.endpoints.get(&id).map_or(0, |known| known.value.tier),
+            Choice::Refuse => 0,
+        };
         let decision = match choice {
             Choice::Endpoint(id) => Decision {
                 action: Action::Steer,
                 flags,
-                endpoint: id.0,
+                tier,
+                target: id.0,
             },
             Choice::Refuse => Decision {
                 action: Action::Refuse,
                 flags,
-                endpoint: 0,
+                tier,
+                target: 0,
             },
         };
         let now = SystemTime::now()
@@ -396,9 +460,96 @@ impl Tables {
                 .set(id.0, Image(Name::EMPTY), 0)
                 .map_err(|e| Error::failed(format!("removing service {}", id.0), e))?;
             self.services.remove(&id);
-            self.flags.remove(&id);
+            self.settings.remove(&id);
         }
         Ok(())
+    }
+
+    /// Lets segments of services go by their slot alone where a sweep has shown that no
+    /// flow of theirs goes elsewhere, and clears stamps of what is over.
+    pub fn settle(&mut self, swept: &Swept) {
+        // A flow that a stamp is about may have had no entry yet when the sweep began.
+        let limit = swept.clock.saturating_sub(STAMP_LIFE);
+        let ids: Vec<_> = self.settings.keys().copied().collect();
+        for service in ids {
+            if !swept.exceptions.contains(&service.0) {
+                let stamp = Stamp::Exceptions;
+                self.selections.clear_stamp(service, stamp, limit);
+            }
+            if !swept.side.contains(&service.0) {
+                self.selections.clear_stamp(service, Stamp::Side, limit);
+            }
+            let alone = self.alone(service, swept);
+            if let Some(setting) = self.settings.get_mut(&service)
+                && setting.alone != alone
+                && let Some(choice) = setting.choice
+            {
+                setting.alone = alone;
+                let flags = setting.flags | alone;
+                self.decide(service, choice, flags);
+            }
+        }
+    }
+
+    fn alone(&self, service: ServiceId, swept: &Swept) -> u8 {
+        let Some(setting) = self.settings.get(&service) else {
+            return 0;
+        };
+        if swept.began < self.learned {
+            return 0;
+        }
+        let Some(Choice::Endpoint(selected)) = setting.choice else {
+            return SLOT_ALONE_DIRECT;
+        };
+        let elsewhere = self
+            .endpoints
+            .iter()
+            .filter(|(id, known)| known.value.service == service.0 && **id != selected)
+            .any(|(id, _)| {
+                let by = |vip: &Vip| swept.flows_by(*vip, *id) > 0;
+                setting.listeners.iter().any(by)
+            });
+        if elsewhere || swept.began < setting.moved {
+            SLOT_ALONE_DIRECT
+        } else {
+            SLOT_ALONE_DIRECT | SLOT_ALONE
+        }
+    }
+
+    /// For each service and family and protocol the first listener that follows the
+    /// selection, unless an endpoint is another service's too: see
+    /// [`LISTENER_MAIN`].
+    fn main_listeners(&self) -> Vec<(Vip, Listener)> {
+        let mut services_at: Map<SocketAddr, HashSet<u32>> = Map::new();
+        for known in self.endpoints.values() {
+            for (address, _) in own(EndpointId(0), &known.value) {
+                let services = services_at.entry(address.address).or_default();
+                services.insert(known.value.service);
+            }
+        }
+        let shared: HashSet<u32> = services_at
+            .into_values()
+            .filter(|services| services.len() > 1)
+            .flatten()
+            .collect();
+        let mut main = Vec::new();
+        for (id, setting) in &self.settings {
+            let mut taken = HashSet::new();
+            for address in &setting.listeners {
+                let first = taken.insert((address.address.is_ipv4(), address.protocol));
+                let flags = if first && !shared.contains(&id.0) {
+                    LISTENER_MAIN
+                } else {
+                    0
+                };
+                let listener = Listener {
+                    flags,
+                    ..listener(*id, None)
+                };
+                main.push((*address, listener));
+            }
+        }
+        main
     }
 
     /// Frees retired ids that have had no flow at a sweep that began after they
@@ -573,6 +724,7 @@ fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {
             Some(_) => LISTENER_ENDPOINT,
             None => LISTENER_SELECTION,
         },
+        flags: 0,
     }
 }
 
@@ -583,6 +735,7 @@ fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (Vip, Listener)
         service: value.service,
         endpoint: id.0,
         kind: LISTENER_OWN,
+        flags: 0,
     };
     let port = u16::from_be(value.port_be);
     let v4 = (value.families & FAMILY_V4 != 0).then(|| IpAddr::from(value.v4_be.bytes()));

@@ -1,9 +1,10 @@
 //! The agent's small tasks. None of them ends but by an error or with the agent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use probe_ebpf::abi::EventKind;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinSet,
     time::{MissedTickBehavior, interval, interval_at},
 };
@@ -12,13 +13,15 @@ use tracing::{debug, warn};
 use super::Named;
 use crate::{
     core::Lookup,
-    datapath::{Events, Limits, Sweeper, Swept},
+    datapath::{Events, Limits, Node, Sweeper, Swept, TICK},
     observe::Recorder,
     resolve::lookup,
 };
 
 /// Between two sweeps of the flow tables.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Least time between two sweeps that full tables ask for.
+const SWEEP_GAP: Duration = Duration::from_millis(200);
 /// Lookups at one time.
 const LOOKUPS: usize = 32;
 
@@ -60,13 +63,34 @@ pub async fn resolve(
     }
 }
 
-/// Removes idle flows.
-pub async fn sweep(mut sweeper: Sweeper, sweeps: mpsc::Sender<Swept>) -> anyhow::Result<()> {
+/// Tells the programs what time it is.
+pub async fn clock(node: Node) -> anyhow::Result<()> {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.tick()?;
+    }
+}
+
+/// Removes idle flows; at once when the tables are full.
+pub async fn sweep(
+    mut sweeper: Sweeper,
+    sweeps: mpsc::Sender<Swept>,
+    pressure: Arc<Notify>,
+) -> anyhow::Result<()> {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let limits = Limits::default();
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = pressure.notified() => {
+                sweeper.press();
+                // Under a flood it is told again and again.
+                tokio::time::sleep(SWEEP_GAP).await;
+            }
+        }
         let (back, swept) = tokio::task::spawn_blocking(move || {
             let swept = sweeper.sweep(&limits);
             (sweeper, swept)
@@ -89,12 +113,19 @@ pub async fn sweep(mut sweeper: Sweeper, sweeps: mpsc::Sender<Swept>) -> anyhow:
 }
 
 /// Counts and logs the datapath's events.
-pub async fn events(mut events: Events, recorder: Recorder) -> anyhow::Result<()> {
+pub async fn events(
+    mut events: Events,
+    recorder: Recorder,
+    pressure: Arc<Notify>,
+) -> anyhow::Result<()> {
     loop {
         let event = events.next().await?;
         // A kind of a newer kernel side cannot be: it is embedded in this binary.
-        if let Some(kind) = probe_ebpf::abi::EventKind::from_number(event.kind) {
+        if let Some(kind) = EventKind::from_number(event.kind) {
             recorder.event(kind, event.held_back);
+            if kind == EventKind::TableFull {
+                pressure.notify_one();
+            }
             debug!(
                 kind = kind.label(),
                 service = event.service,

@@ -2,7 +2,7 @@
 
 mod packet;
 
-use std::{io::Write, sync::Once};
+use std::{io::Write, mem::offset_of, sync::Once};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -12,9 +12,10 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FlowKey,
-        ForwardFlow, LISTENER_ENDPOINT, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
-        Plain, Reason, ReverseFlow, V4, V6,
+        Action, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FlowKey,
+        ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
+        ListenerKey, NO_ENDPOINT, Plain, Reason, ReverseFlow, SLOT_ALONE, SLOT_ALONE_DIRECT,
+        Selection, V4, V6,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -251,6 +252,10 @@ impl Programs {
             service: SERVICE,
             endpoint,
             kind,
+            flags: match kind {
+                LISTENER_SELECTION if port == VIP_PORT => LISTENER_MAIN,
+                _ => 0,
+            },
         });
         self.hash(names::MAP_LISTENERS_V4)
             .insert(key(V4::from_bytes(v4), port, protocol), listener, 0)
@@ -261,11 +266,33 @@ impl Programs {
     }
 
     pub fn decide(&mut self, decision: Decision) {
-        let mut words = [0u64; 4];
+        const WORDS: usize = size_of::<Selection>() / 8;
+        let mut slots = self.array::<[u64; WORDS]>(names::MAP_SELECTIONS);
+        let before = slots.get(&SERVICE, 0).expect("in range");
+        let mut words = [0u64; WORDS];
         words[0] = decision.pack();
-        self.array::<[u64; 4]>(names::MAP_SELECTIONS)
-            .set(SERVICE, words, 0)
-            .expect("in range");
+        // The words before: what was decided.
+        words[offset_of!(Selection, previous) / 8] = match Decision::unpack(before[0]) {
+            Decision {
+                action: Action::Steer,
+                target,
+                ..
+            } => u64::from(target),
+            _ => u64::from(NO_ENDPOINT),
+        };
+        slots.set(SERVICE, words, 0).expect("in range");
+    }
+
+    /// Whether the way by the slot alone has ended, and whether there are side ways.
+    pub fn stamps(&mut self) -> (bool, bool) {
+        const WORDS: usize = size_of::<Selection>() / 8;
+        let slots = self.array::<[u64; WORDS]>(names::MAP_SELECTIONS);
+        let words = slots.get(&SERVICE, 0).expect("in range");
+        let set = |offset: usize| words[offset / 8] != 0;
+        (
+            set(offset_of!(Selection, exceptions)),
+            set(offset_of!(Selection, side)),
+        )
     }
 
     pub fn mark(&mut self, id: u32, state: u32) {
@@ -377,6 +404,11 @@ impl Programs {
         for family in Family::BOTH {
             self.family_tables(family, true);
         }
+        // Notes are found by a keyed hash: with another key they are not.
+        let mut node = self.array::<[u64; 2]>(names::MAP_NODE);
+        let [seed, clock] = node.get(&0, 0).expect("there");
+        node.set(0, [seed.wrapping_add(0x9e37_79b9_7f4a_7c15), clock], 0)
+            .expect("there");
     }
 
     /// Compares every map that would be pinned with what the agent expects of a pin.
@@ -397,8 +429,17 @@ impl Programs {
 
 pub fn steer(endpoint: u32) -> Decision {
     Decision {
-        action: probe_ebpf::abi::Action::Steer,
+        action: Action::Steer,
         flags: 0,
-        endpoint,
+        tier: 0,
+        target: endpoint,
+    }
+}
+
+/// By the slot alone wherever that may be.
+pub fn alone(endpoint: u32) -> Decision {
+    Decision {
+        flags: SLOT_ALONE | SLOT_ALONE_DIRECT,
+        ..steer(endpoint)
     }
 }

@@ -14,7 +14,7 @@ use aya::{
 };
 use probe_ebpf::names;
 use probe_user::datapath::{
-    AppliedService, Choice, EndpointPlan, LogLevel, ServicePlan, Steering, TcMode, XdpMode,
+    AppliedService, Choice, EndpointPlan, Limits, LogLevel, ServicePlan, Steering, TcMode, XdpMode,
     kernel::{Datapath, Options},
 };
 
@@ -55,6 +55,7 @@ impl Instance {
             xdp: XdpMode::Auto,
             flows,
             log: LogLevel::Warn,
+            learn: Duration::ZERO,
         })?;
         let endpoint = |name: &str, tier, v4, v6| EndpointPlan {
             name: name.to_owned(),
@@ -86,6 +87,9 @@ impl Instance {
             datapath.mark(*id, true)?;
         }
         datapath.select(service.id, Choice::Endpoint(service.endpoints[0]))?;
+        // As an agent does every few seconds: from here on nothing goes elsewhere.
+        let swept = datapath.sweeper()?.sweep(&Limits::default())?;
+        datapath.after_sweep(&swept)?;
         let ebpf = programs(&datapath, flows, object)?;
         Ok(Self {
             datapath,

@@ -1,0 +1,158 @@
+//! Types that cross the boundary between the kernel side and the agent.
+//!
+//! Every type is `repr(C)` with explicit, zeroed padding, holds only integers,
+//! and has its size asserted at compile time. Addresses and ports whose name
+//! ends in `_be` are in network byte order, exactly the bytes of the packet;
+//! all other integers are in the host's order. A change of any layout here
+//! raises [`ABI_VERSION`], which is part of the path where maps are pinned.
+
+mod address;
+mod flow;
+mod report;
+mod service;
+mod shared;
+
+pub use address::{Address, V4, V6};
+pub use flow::{
+    FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LIFE, FlowKey, ForwardFlow,
+    FragmentKey, FragmentTrack, MAX_FRAGMENTS, RECENT_SETS, Recent, RecentSet, RecentState,
+    ReverseFlow, Trace, seen,
+};
+pub use report::{
+    EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason,
+};
+pub use service::{
+    Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, FAMILY_V4, FAMILY_V6,
+    KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
+    Listener, ListenerKey, NO_ENDPOINT, Name, Node, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection,
+};
+pub use shared::{Shared, Word};
+
+/// Version of every layout in this module and of the pins that hold them.
+pub const ABI_VERSION: u32 = 2;
+
+/// Most services that one node steers.
+pub const MAX_SERVICES: u32 = 4096;
+/// Most endpoints over all services. An endpoint whose address changes takes a
+/// new id, so leave room above the configured number.
+pub const MAX_ENDPOINTS: u32 = 16_384;
+/// Most listeners of one address family, endpoints' own addresses included, each once a
+/// protocol.
+pub const MAX_LISTENERS: u32 = 65_536;
+/// Flows of one address family that the tables hold unless configured otherwise.
+pub const DEFAULT_FLOWS: u32 = 131_072;
+/// Bytes of the event ring; a power of two and a multiple of the page size.
+pub const EVENTS_BYTES: u32 = 256 * 1024;
+
+/// Longest service or endpoint name in bytes, that of a Kubernetes label.
+pub const NAME_LEN: usize = 63;
+
+/// Marks types that the agent may copy to and from kernel memory as bytes.
+///
+/// # Safety
+///
+/// The type is `repr(C)` or `repr(transparent)`, has no padding bytes, no
+/// pointers, and every bit pattern is a valid value.
+pub unsafe trait Plain: Sized + 'static {}
+
+macro_rules! plain {
+    ($($type:ty = $size:literal;)*) => {
+        $(
+            const _: () = assert!(size_of::<$type>() == $size, stringify!($type));
+            // SAFETY: repr(C) or transparent, integers only, padding is a named field, and the
+            // assertion above shows that the compiler added none.
+            unsafe impl Plain for $type {}
+        )*
+    };
+}
+
+plain! {
+    V4 = 4;
+    V6 = 16;
+    ListenerKey<V4> = 8;
+    ListenerKey<V6> = 20;
+    Listener = 16;
+    Selection = 64;
+    Node = 16;
+    Endpoint = 32;
+    Name = 64;
+    FlowKey<V4> = 16;
+    FlowKey<V6> = 40;
+    ForwardFlow = 24;
+    ReverseFlow<V4> = 28;
+    ReverseFlow<V6> = 40;
+    RecentSet<V4> = 64;
+    RecentSet<V6> = 128;
+    FragmentKey<V4> = 16;
+    FragmentKey<V6> = 40;
+    FragmentTrack<V4> = 12;
+    FragmentTrack<V6> = 24;
+    EndpointCounters = 48;
+    Event = 48;
+    EventGate = 16;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::offset_of;
+
+    #[test]
+    fn decision_round_trips() {
+        for action in [Action::Pass, Action::Steer, Action::Refuse] {
+            let decision = Decision {
+                action,
+                flags: 0xa5,
+                target: 0xdead_beef,
+                tier: 0x5a,
+            };
+            assert_eq!(Decision::unpack(decision.pack()), decision);
+        }
+        assert_eq!(Decision::unpack(0).action, Action::Pass);
+        assert_eq!(Decision::unpack(7 << 32).action, Action::Pass);
+    }
+
+    #[test]
+    fn offsets_are_what_this_version_pins() {
+        assert_eq!(offset_of!(Selection, decision), 0);
+        assert_eq!(offset_of!(Endpoint, v4_be), 16);
+        assert_eq!(offset_of!(Endpoint, port_be), 20);
+        assert_eq!(offset_of!(Endpoint, state), 28);
+        assert_eq!(offset_of!(FlowKey<V4>, client_port_be), 8);
+        assert_eq!(offset_of!(FlowKey<V6>, client_port_be), 32);
+        assert_eq!(offset_of!(ForwardFlow, endpoint), 12);
+        assert_eq!(offset_of!(ReverseFlow<V4>, vip_be), 20);
+        assert_eq!(offset_of!(ReverseFlow<V6>, vip_be), 20);
+        assert_eq!(offset_of!(Event, client), 24);
+    }
+
+    #[test]
+    fn names_keep_their_bounds() {
+        assert_eq!(Name::new("sen2").map(|n| n.as_str().len()), Some(4));
+        assert!(Name::new("").is_none());
+        assert!(Name::new("a\0b").is_none());
+        assert!(Name::new(core::str::from_utf8(&[b'a'; 63]).unwrap()).is_some());
+        assert!(Name::new(core::str::from_utf8(&[b'a'; 64]).unwrap()).is_none());
+    }
+
+    #[test]
+    fn reasons_are_numbered_in_order() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+        }
+        for (i, kind) in EventKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, i);
+        }
+    }
+
+    #[test]
+    fn addresses_keep_their_bytes() {
+        let v6 = *b"0123456789abcdef";
+        assert_eq!(V6::from_bytes(v6).bytes(), v6);
+        assert_eq!(V4::from_bytes([10, 0, 0, 1]).bytes(), [10, 0, 0, 1]);
+        assert_eq!(
+            V4::from_bytes([10, 0, 0, 1]).mapped()[10..],
+            [0xff, 0xff, 10, 0, 0, 1]
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! What the agent writes: listeners, decisions, endpoints, names.
+
+use super::{NAME_LEN, Shared, V4, V6};
+
+/// Where clients connect to: VIP, port and protocol.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey<A> {
+    /// The VIP.
+    pub addr_be: A,
+    /// Its port.
+    pub port_be: u16,
+    /// IP protocol number; TCP is 6.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// [`Listener::kind`]: goes where the service's selection says.
+pub const LISTENER_SELECTION: u32 = 0;
+/// [`Listener::kind`]: always goes to [`Listener::endpoint`].
+pub const LISTENER_ENDPOINT: u32 = 1;
+/// [`Listener::kind`]: an endpoint's own address. Connections to it are not steered;
+/// they are known only so that a steered one of the same client port keeps clear.
+pub const LISTENER_OWN: u32 = 2;
+
+/// Bit of [`Listener::flags`]: the main way to its endpoints. Every other way to any
+/// of them (an own address, a second listener, another service's listener) is a side
+/// way: whoever comes by it tells in [`Selection::side`] and looks whether its tuple is
+/// taken, so who comes by the main way need not look while nobody comes by a side way.
+pub const LISTENER_MAIN: u32 = 1;
+
+/// What stands behind a VIP:port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Index into the service tables.
+    pub service: u32,
+    /// The endpoint, unless the listener follows the selection.
+    pub endpoint: u32,
+    /// [`LISTENER_SELECTION`], [`LISTENER_ENDPOINT`] or [`LISTENER_OWN`].
+    pub kind: u32,
+    /// [`LISTENER_MAIN`] or nothing.
+    pub flags: u32,
+}
+
+/// What to do with new connections of a service. Zero is [`Action::Pass`], so a
+/// service that nobody has filled in yet disturbs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Action {
+    /// Leave packets as they are.
+    Pass = 0,
+    /// Steer to the endpoint [`Decision::target`].
+    Steer = 1,
+    /// Answer with a RST: no endpoint is fit and the service says so.
+    Refuse = 2,
+}
+
+/// Bit of [`Decision::flags`]: flows of an endpoint that is down keep going to
+/// it. Without it their client gets a RST at its next packet.
+pub const KEEP_FLOWS_OF_DOWN: u8 = 1;
+/// Bit of [`Decision::flags`]: every known flow of the service's selection goes to
+/// [`Decision::target`], so a segment in mid-connection needs this slot alone and no
+/// flow entry, unless [`Selection::exceptions`] says otherwise.
+pub const SLOT_ALONE: u8 = 2;
+/// Bit of [`Decision::flags`]: the same for listeners that belong to one endpoint, and
+/// for endpoints' own addresses.
+pub const SLOT_ALONE_DIRECT: u8 = 4;
+
+/// The whole decision of a service in one word, so that a switch is one atomic
+/// store that no packet sees half done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do with new connections.
+    pub action: Action,
+    /// See [`KEEP_FLOWS_OF_DOWN`], [`SLOT_ALONE`] and [`SLOT_ALONE_DIRECT`].
+    pub flags: u8,
+    /// The tier that is selected.
+    pub tier: u8,
+    /// Where the action goes.
+    pub target: u32,
+}
+
+impl Decision {
+    /// Bits 0..32 the target, 32..40 the action, 40..48 the flags, 48..56 the tier.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.target as u64
+            | (self.action as u64) << 32
+            | (self.flags as u64) << 40
+            | (self.tier as u64) << 48
+    }
+
+    /// The reverse of [`Decision::pack`]. An action this version does not know is
+    /// [`Action::Pass`].
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            action: match (word >> 32) as u8 {
+                1 => Action::Steer,
+                2 => Action::Refuse,
+                _ => Action::Pass,
+            },
+            flags: (word >> 40) as u8,
+            tier: (word >> 48) as u8,
+            target: word as u32,
+        }
+    }
+}
+
+/// [`Selection::previous`] of a service that never switched.
+pub const NO_ENDPOINT: u32 = u32::MAX;
+
+/// One service's slot, a cache line of its own.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// A packed [`Decision`].
+    pub decision: Shared<u64>,
+    /// Not zero if a flow of the service may have another client port than its client
+    /// gave it. Programs set it to [`Node::clock`] and bit 32; the agent clears it
+    /// when a sweep has shown that there is none.
+    pub exceptions: Shared<u64>,
+    /// Not zero if a flow with one of the service's endpoints may have come by a side
+    /// way, see [`LISTENER_MAIN`]. Set and cleared like `exceptions`.
+    pub side: Shared<u64>,
+    /// The endpoint selected before this one, or [`NO_ENDPOINT`]: its unanswered SYNs
+    /// are given up when they are repeated.
+    pub previous: Shared<u32>,
+    /// Zero.
+    pub pad: u32,
+    /// Counts the switches of this service. A cluster-wide decision will compare it.
+    pub epoch: Shared<u64>,
+    /// CLOCK_BOOTTIME after which the decision lapses; zero for never. Reserved: no
+    /// program reads it yet.
+    pub valid_until_ns: Shared<u64>,
+    /// Wall clock of the last switch, nanoseconds since 1970.
+    pub changed_unix_ns: Shared<u64>,
+    /// Zero.
+    pub pad2: u64,
+}
+
+/// What all programs must know. There is one.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// Secret of the hash that finds a [`super::RecentSet`], so that nobody can aim at
+    /// somebody else's. Chosen when the table is made.
+    pub seed: Shared<u64>,
+    /// The agent's clock in the unit of [`super::seen`]: it stands still while no agent
+    /// runs. A load costs a hundredth of asking the kernel for the time.
+    pub clock: Shared<u32>,
+    /// Not zero if the flow tables have little room left: then a flow gets its entries
+    /// not before the client has shown that it is there, see [`super::FLOW_CONFIRMED`].
+    pub pressure: Shared<u32>,
+}
+
+/// Bit of [`Endpoint::families`]: [`Endpoint::v4_be`] is set.
+pub const FAMILY_V4: u8 = 1;
+/// Bit of [`Endpoint::families`]: [`Endpoint::v6_be`] is set.
+pub const FAMILY_V6: u8 = 2;
+
+/// [`Endpoint::state`] of an id that nobody uses.
+pub const ENDPOINT_FREE: u32 = 0;
+/// [`Endpoint::state`]: fit, or not yet known to be unfit.
+pub const ENDPOINT_UP: u32 = 1;
+/// [`Endpoint::state`]: its check failed `fall` times.
+pub const ENDPOINT_DOWN: u32 = 2;
+
+/// One address:port that can serve a service. Addresses and port never change
+/// while flows may refer to the id; only `state` does.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// IPv6 address, if `families` has [`FAMILY_V6`].
+    pub v6_be: V6,
+    /// IPv4 address, if `families` has [`FAMILY_V4`].
+    pub v4_be: V4,
+    /// Port in both families.
+    pub port_be: u16,
+    /// [`FAMILY_V4`] and [`FAMILY_V6`] bits.
+    pub families: u8,
+    /// 0 is the master's tier, 1 and up are backups.
+    pub tier: u8,
+    /// The service it belongs to.
+    pub service: u32,
+    /// [`ENDPOINT_FREE`], [`ENDPOINT_UP`] or [`ENDPOINT_DOWN`].
+    pub state: u32,
+}
+
+/// A name of at most [`NAME_LEN`] bytes, filled up with zeros.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name(pub [u8; 64]);
+
+impl Name {
+    /// No name: the id is free.
+    pub const EMPTY: Self = Self([0; 64]);
+
+    /// `None` if the name is empty, longer than [`NAME_LEN`] or holds a zero byte.
+    pub fn new(name: &str) -> Option<Self> {
+        let bytes = name.as_bytes();
+        if bytes.is_empty() || bytes.len() > NAME_LEN || bytes.contains(&0) {
+            return None;
+        }
+        let mut out = [0; 64];
+        out[..bytes.len()].copy_from_slice(bytes);
+        Some(Self(out))
+    }
+
+    /// The name, or `""` where the bytes are not UTF-8.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|b| *b == 0).unwrap_or(64);
+        core::str::from_utf8(&self.0[..end]).unwrap_or("")
+    }
+}

@@ -1,0 +1,226 @@
+//! What endpoints send.
+
+use super::{Fate, Ruling, Tables, Work, flow, recent};
+use crate::{
+    abi::{
+        EventKind, FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey, Reason, Recent,
+        RecentState, ReverseFlow,
+    },
+    packet::{
+        Segment,
+        parse::{ACK, FIN, RST, SYN, UDP},
+        rewrite::{Family, Side, Translation},
+    },
+};
+
+/// What has an entry whose state does not change. Everything else takes
+/// [`Tables::work`], filled in here.
+#[inline(always)]
+pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
+    let key = key(segment);
+    if let Some(flow) = tables.reverse(&key)
+        && segment.flags & (SYN | FIN | RST) == 0
+        && flow.state.get() & (FLOW_CONFIRMED | FLOW_FIN) == FLOW_CONFIRMED
+        && !segment.fragmented
+    {
+        flow::touch(&flow.seen, tables.clock());
+        let translation = translation(flow);
+        return if translation.is_identity(segment, Side::Source) {
+            Ruling::pass(Reason::Direct)
+        } else {
+            Ruling::translate(translation, flow.endpoint)
+        };
+    }
+    let Some(work) = tables.work() else {
+        return Ruling::pass(Reason::NotSteered);
+    };
+    work.segment = *segment;
+    Ruling::plain(Fate::Slow, Reason::NotSteered)
+}
+
+/// What the endpoint's segments are known by.
+#[inline(always)]
+fn key<A: Family>(segment: &Segment<A>) -> FlowKey<A> {
+    FlowKey {
+        client_be: segment.dst_be,
+        peer_be: segment.src_be,
+        client_port_be: segment.dst_port_be,
+        peer_port_be: segment.src_port_be,
+        protocol: segment.protocol,
+        pad: 0,
+        pad2: 0,
+    }
+}
+
+#[inline(always)]
+fn translation<A: Family>(flow: &ReverseFlow<A>) -> Translation<A> {
+    Translation {
+        addr_be: flow.vip_be,
+        port_be: flow.vip_port_be,
+        client_port_be: flow.client_port_be,
+    }
+}
+
+/// Everything that takes more than a look.
+#[inline(always)]
+pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    work.back_key = key(&work.segment);
+    match tables.reverse(&work.back_key) {
+        Some(flow) => {
+            flow::touch(&flow.seen, tables.clock());
+            work.steer(Side::Source, translation(flow), flow.endpoint);
+            progress(tables, work, flow);
+        }
+        None => noted(tables, work),
+    }
+}
+
+/// A segment that may change the state of its flow.
+#[inline(never)]
+fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &ReverseFlow<A>) {
+    let id = flow.endpoint;
+    work.key = FlowKey {
+        client_be: work.back_key.client_be,
+        peer_be: flow.vip_be,
+        client_port_be: flow.client_port_be,
+        peer_port_be: flow.vip_port_be,
+        protocol: work.back_key.protocol,
+        pad: 0,
+        pad2: 0,
+    };
+    let Work { segment, key, .. } = &*work;
+    let state = flow.state.get();
+    if segment.flags & RST != 0 {
+        if state & FLOW_ESTABLISHED == 0 && segment.flags & ACK != 0 {
+            refused(tables, work, flow.service, id);
+        }
+        flow::close(tables, work, id, RecentState::Closed);
+    } else if segment.flags & SYN != 0 {
+        // The client's port begins anew with the same endpoint, or this is the first answer.
+        if segment.flags & ACK != 0 && (state & FLOW_ESTABLISHED == 0 || state & FLOW_FIN != 0) {
+            let state = state & FLOW_SIDE | FLOW_ESTABLISHED;
+            flow.state.set(state);
+            if let Some(forth) = tables.forward(key) {
+                forth.state.set(state);
+            }
+        }
+    } else if segment.flags & FIN != 0 {
+        match tables.forward(key) {
+            // Both have sent theirs. The last acknowledgment may go by the slot alone, unseen.
+            Some(forth) if forth.state.get() & FLOW_FIN != 0 => {
+                flow::close(tables, work, id, RecentState::Closed);
+            }
+            _ => {
+                flow.fin_end.set(segment.next_seq());
+                flow.state.set(state | FLOW_FIN);
+            }
+        }
+    } else if state & FLOW_FIN != 0 {
+        if segment.flags & ACK != 0
+            && let Some(forth) = tables.forward(key)
+            && forth.state.get() & FLOW_FIN != 0
+            && forth.fin_end.get() == segment.ack
+        {
+            flow::close(tables, work, id, RecentState::Closed);
+        }
+    } else {
+        if segment.protocol == UDP
+            && let Some(forth) = tables.forward(key)
+        {
+            forth.state.set(forth.state.get() | FLOW_ESTABLISHED);
+        }
+        flow.state.set(state | FLOW_ESTABLISHED | FLOW_CONFIRMED);
+    }
+}
+
+/// A segment of a flow that has only a note, or of none.
+#[inline(never)]
+fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    work.pass(Reason::NotSteered);
+    let Some(entry) = recent::find(tables, &work.back_key) else {
+        return;
+    };
+    let Some(trace) = entry.trace() else {
+        return;
+    };
+    let id = trace.endpoint;
+    work.key = recent::forward_key(&trace);
+    let (lives, side) = match entry.state() {
+        RecentState::Open => (true, 0),
+        RecentState::OpenSide => (true, FLOW_SIDE),
+        RecentState::Closed => (false, 0),
+        RecentState::GivenUp => return,
+    };
+    if lives && !live(tables, work, entry, id, side) {
+        return;
+    }
+    let translation = Translation {
+        addr_be: work.key.peer_be,
+        port_be: work.key.peer_port_be,
+        client_port_be: work.key.client_port_be,
+    };
+    work.steer(Side::Source, translation, id);
+}
+
+/// Brings a flow that has only a note into the tables, as far as this segment allows.
+/// Tells whether the segment is still the client's.
+#[inline(always)]
+fn live<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    entry: &Recent<A>,
+    id: u32,
+    side: u32,
+) -> bool {
+    let Some(endpoint) = tables.endpoint(id) else {
+        return false;
+    };
+    let service = endpoint.service;
+    let flags = work.segment.flags;
+    if flags & RST != 0 {
+        // The answer to a SYN has no sequence number (RFC 9293 section 3.10.7.1).
+        if flags & ACK != 0 && work.segment.seq == 0 {
+            refused(tables, work, service, id);
+        }
+        entry.set_state(RecentState::Closed);
+        return true;
+    }
+    if flags & FIN != 0 || flags & SYN != 0 && tables.pressed() {
+        return true;
+    }
+    // The client's SYN went elsewhere since.
+    if let Some(forth) = tables.forward(&work.key)
+        && forth.endpoint != id
+    {
+        entry.set_state(RecentState::GivenUp);
+        return false;
+    }
+    let confirmed = if flags & SYN != 0 { 0 } else { FLOW_CONFIRMED };
+    if flow::enter(tables, work, id, FLOW_ESTABLISHED | confirmed | side).is_err() {
+        tables.count(Reason::TableFull);
+        tell(tables, work, EventKind::TableFull, service, id);
+    }
+    true
+}
+
+/// The endpoint refused a connection.
+#[inline(always)]
+fn refused<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id: u32) {
+    tell(tables, work, EventKind::EndpointRefused, service, id);
+}
+
+#[inline(always)]
+fn tell<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &Work<A>,
+    kind: EventKind,
+    service: u32,
+    id: u32,
+) {
+    let FlowKey {
+        client_be,
+        client_port_be,
+        ..
+    } = work.key;
+    tables.event(kind, service, id, client_be, client_port_be);
+}

@@ -1,0 +1,72 @@
+//! Kernel tables in the agent's memory.
+
+use std::{
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, AtomicU64},
+};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::Error;
+
+/// An array map made with `BPF_F_MMAPABLE`, as words.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the mapping is plain shared memory, accessed only through atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `entries` values of `T` behind this map's descriptor.
+    pub fn of<T>(fd: impl AsFd, entries: u32, what: &str) -> Result<Self, Error> {
+        let words = size_of::<T>() / size_of::<u64>() * entries as usize;
+        let length = NonZeroUsize::new(words * size_of::<u64>()).expect("the table has entries");
+        // SAFETY: a fresh shared mapping of a map whose shape was checked; nothing else in this
+        // process points there.
+        let base = unsafe {
+            mmap(
+                None,
+                length,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                fd,
+                0,
+            )
+        }
+        .map_err(|errno| Error::failed(format!("mapping {what}"), std::io::Error::from(errno)))?;
+        Ok(Self {
+            base: base.cast(),
+            words,
+        })
+    }
+
+    /// The word at this place.
+    pub fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at < self.words, "the caller knows the table's size");
+        // SAFETY: inside the mapping by the assertion; aligned, since it starts on a page.
+        unsafe { self.base.add(at).as_ref() }
+    }
+
+    /// The half of a word, for those that are never used whole; numbered from the start
+    /// of the table.
+    pub fn half(&self, at: usize) -> &AtomicU32 {
+        assert!(at < 2 * self.words, "the caller knows the table's size");
+        // SAFETY: as in `word`.
+        unsafe { self.base.cast::<AtomicU32>().add(at).as_ref() }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `of`, of this length, and `self` was its only user. It can
+        // fail only for wrong arguments.
+        let _ = unsafe { munmap(self.base.cast(), self.words * size_of::<u64>()) };
+    }
+}

@@ -1,0 +1,61 @@
+//! What the agent tells all programs: the time, and whether tables run full.
+
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    mem::offset_of,
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use nix::time::{ClockId, clock_gettime};
+use probe_ebpf::abi::{Node as Words, seen};
+
+use super::{Error, mapping::Mapping};
+
+const SEED: usize = offset_of!(Words, seed) / 8;
+const CLOCK: usize = offset_of!(Words, clock) / 4;
+const PRESSURE: usize = offset_of!(Words, pressure) / 4;
+
+/// Time between two ticks: less than the unit of the clock.
+pub const TICK: Duration = Duration::from_millis(500);
+
+/// CLOCK_MONOTONIC in the datapath's unit.
+pub fn now() -> Result<u32, Error> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(Duration::from)
+        .map_err(|e| Error::failed("reading the clock", std::io::Error::from(e)))?;
+    Ok(seen(now.as_nanos() as u64))
+}
+
+/// The mapped words; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Node(Arc<Mapping>);
+
+impl Node {
+    /// Maps them, chooses the seed if nobody has, and sets the clock.
+    pub fn open(fd: impl AsFd) -> Result<Self, Error> {
+        let node = Self(Arc::new(Mapping::of::<Words>(fd, 1, "the node's table")?));
+        // Keyed by the system's random numbers, as std does for its hash maps.
+        let seed = RandomState::new().build_hasher().finish() | 1;
+        let _ = node
+            .0
+            .word(SEED)
+            .compare_exchange(0, seed, Ordering::Relaxed, Ordering::Relaxed);
+        node.tick()?;
+        Ok(node)
+    }
+
+    /// Tells the programs what time it is.
+    pub fn tick(&self) -> Result<(), Error> {
+        self.0.half(CLOCK).store(now()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Tells the programs whether the flow tables run full.
+    pub fn press(&self, pressed: bool) {
+        self.0
+            .half(PRESSURE)
+            .store(pressed.into(), Ordering::Relaxed);
+    }
+}
