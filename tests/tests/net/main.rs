@@ -6,6 +6,7 @@ mod bystander;
 mod detach;
 mod failback;
 mod failover;
+mod firewall;
 mod interfaces;
 mod lab;
 mod names;
