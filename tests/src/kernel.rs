@@ -1,17 +1,14 @@
 //! What a namespace's kernel holds for networking by BPF: to tell that a program
-//! left nothing, or touched nothing. Also a foreign program to be in the way.
+//! left nothing, or touched nothing.
 
-use std::{
-    fs, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
-use nix::net::if_::if_nametoindex;
 
-use crate::Namespace;
+use crate::{
+    Namespace,
+    foreign::{Hook, tcx_programs},
+};
 
 /// Every trace that steering could leave: pins, qdiscs, filters, XDP and TCX programs.
 pub fn traces(host: &Arc<Namespace>) -> Result<Vec<String>> {
@@ -28,13 +25,14 @@ pub fn traces(host: &Arc<Namespace>) -> Result<Vec<String>> {
     })?;
     interfaces.sort();
     for interface in &interfaces {
-        for (hook, kind) in [("ingress", TCX_INGRESS), ("egress", TCX_EGRESS)] {
-            let filters = host.ask("tc", &["filter", "show", "dev", interface, hook])?;
-            found.extend(lines(&format!("{interface} {hook}"), &filters));
+        for hook in Hook::ALL {
+            let name = hook.name();
+            let filters = host.ask("tc", &["filter", "show", "dev", interface, name])?;
+            found.extend(lines(&format!("{interface} {name}"), &filters));
             // A kernel before 6.6 has no TCX and nothing in it.
-            let programs = host.run(|| Ok(query(interface, kind).unwrap_or_default()))?;
+            let programs = host.run(|| Ok(tcx_programs(interface, hook).unwrap_or_default()))?;
             if programs > 0 {
-                found.push(format!("{interface} {hook} tcx: {programs} programs"));
+                found.push(format!("{interface} {name} tcx: {programs} programs"));
             }
         }
         let qdiscs = host.ask("tc", &["qdisc", "show", "dev", interface])?;
@@ -63,94 +61,4 @@ fn walk(folder: &Path, found: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-// include/uapi/linux/bpf.h
-const BPF_PROG_LOAD: u32 = 5;
-const BPF_OBJ_PIN: u32 = 6;
-const BPF_PROG_QUERY: u32 = 16;
-const BPF_PROG_TYPE_XDP: u32 = 6;
-const TCX_INGRESS: u32 = 46;
-const TCX_EGRESS: u32 = 47;
-
-/// `union bpf_attr`, of which each command reads the first bytes.
-#[repr(C, align(8))]
-struct Attributes([u8; 128]);
-
-impl Attributes {
-    fn new() -> Self {
-        Self([0; 128])
-    }
-
-    fn put(mut self, at: usize, bytes: &[u8]) -> Self {
-        self.0[at..at + bytes.len()].copy_from_slice(bytes);
-        self
-    }
-
-    fn put_u32(self, at: usize, value: u32) -> Self {
-        self.put(at, &value.to_ne_bytes())
-    }
-
-    fn put_pointer<T>(self, at: usize, to: *const T) -> Self {
-        self.put(at, &(to.expose_provenance() as u64).to_ne_bytes())
-    }
-
-    fn call(&mut self, command: u32) -> io::Result<i32> {
-        // SAFETY: the attributes are a zero-padded bpf_attr of the stated size; the
-        // callers keep what its pointers point at alive over the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                self.0.as_mut_ptr(),
-                size_of::<Self>(),
-            )
-        };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(i32::try_from(result).expect("a descriptor or zero"))
-    }
-}
-
-/// How many programs are at a TCX hook.
-fn query(interface: &str, hook: u32) -> Result<u32> {
-    let index = if_nametoindex(interface)?;
-    let mut ids = [0_u32; 16];
-    let mut attributes = Attributes::new()
-        .put_u32(0, index)
-        .put_u32(4, hook)
-        .put_pointer(16, ids.as_mut_ptr())
-        .put_u32(24, 16);
-    attributes.call(BPF_PROG_QUERY)?;
-    let count = attributes.0[24..28].try_into().expect("four bytes");
-    Ok(u32::from_ne_bytes(count))
-}
-
-/// Attaches an XDP program named `foreign` that passes everything.
-pub fn xdp_pass(host: &Arc<Namespace>, interface: &str) -> Result<()> {
-    const PIN: &str = "/sys/fs/bpf/foreign";
-    host.run(|| {
-        // r0 = XDP_PASS; exit
-        let program: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-        let mut attributes = Attributes::new()
-            .put_u32(0, BPF_PROG_TYPE_XDP)
-            .put_u32(4, 2)
-            .put_pointer(8, program.as_ptr())
-            .put_pointer(16, c"GPL".as_ptr())
-            .put(48, b"foreign");
-        let raw = attributes
-            .call(BPF_PROG_LOAD)
-            .context("cannot load a program")?;
-        // SAFETY: the descriptor was just made and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        let path = std::ffi::CString::new(PIN).context("a path")?;
-        Attributes::new()
-            .put_pointer(0, path.as_ptr())
-            .put(8, &fd.as_raw_fd().to_ne_bytes())
-            .call(BPF_OBJ_PIN)
-            .context("cannot pin a program")?;
-        Ok(())
-    })?;
-    host.ip([format!("link set dev {interface} xdp pinned {PIN}")])
 }

@@ -11,6 +11,7 @@ pub mod client;
 pub mod dns;
 pub mod faults;
 pub mod folder;
+pub mod foreign;
 pub mod journal;
 pub mod kernel;
 pub mod link;

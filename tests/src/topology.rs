@@ -19,7 +19,7 @@ use anyhow::Result;
 use crate::{
     Namespace,
     folder::Folder,
-    kernel::xdp_pass,
+    foreign::{Mode, xdp_pass},
     link::{End, complete_checksums, veth},
 };
 
@@ -104,7 +104,7 @@ impl Lab {
             complete_checksums(&lab.client, "eth0")?;
             // What XDP_TX sends back over veth is only delivered if the other end has an
             // XDP program too (drivers/net/veth.c, veth_xdp_flush).
-            xdp_pass(&lab.client, "eth0")?;
+            xdp_pass(&lab.client, "eth0", Mode::Native)?;
         }
         Ok(lab)
     }

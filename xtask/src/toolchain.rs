@@ -46,6 +46,14 @@ pub const LAB: &[Program] = &[
         name: "ping",
         package: "iputils-ping",
     },
+    Program {
+        name: "nft",
+        package: "nftables",
+    },
+    Program {
+        name: "iptables",
+        package: "iptables",
+    },
 ];
 
 /// What the demo runs besides what cargo builds.

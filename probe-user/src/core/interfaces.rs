@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::{Attach, Observer, status};
 use crate::{
     config::Config,
-    datapath::{self, Attached, Role},
+    datapath::{self, Attached, Role, TcWay, XdpWay},
     interfaces::{Change, Interface, Pattern, role},
 };
 
@@ -130,8 +130,8 @@ impl Managed {
                     name: entry.name.clone(),
                     ifindex: *index,
                     role: role_label(entry.role).to_owned(),
-                    tc: attached.map(|a| a.tc.to_owned()),
-                    xdp: attached.and_then(|a| a.xdp).map(str::to_owned),
+                    tc: attached.map(|a| a.tc.label().to_owned()),
+                    xdp: attached.map(|a| a.xdp.label().to_owned()),
                     degraded: match &entry.attached {
                         Ok(attached) => attached.degraded.clone(),
                         Err(error) => vec![format!("not attached: {error}")],
@@ -186,12 +186,18 @@ impl Managed {
 
     fn count(&self, observer: &dyn Observer) {
         for role in [Role::Edge, Role::Uplink] {
-            let attached = self
-                .entries
-                .values()
-                .filter(|entry| entry.role == role && entry.attached.is_ok())
-                .count();
-            observer.interfaces(role, attached);
+            for tc in TcWay::ALL {
+                for xdp in XdpWay::ALL {
+                    let alike = |entry: &&Entry| {
+                        let attached = entry.attached.as_ref();
+                        entry.role == role && attached.is_ok_and(|a| a.tc == tc && a.xdp == xdp)
+                    };
+                    if role == Role::Uplink || xdp == XdpWay::None {
+                        let count = self.entries.values().filter(alike).count();
+                        observer.interfaces(role, tc, xdp, count);
+                    }
+                }
+            }
         }
     }
 }
@@ -208,8 +214,8 @@ fn log_attached(name: &str, role: Role, attached: &Attached) {
     info!(
         interface = name,
         role = role_label(role),
-        tc = attached.tc,
-        xdp = attached.xdp.unwrap_or("-"),
+        tc = attached.tc.label(),
+        xdp = attached.xdp.label(),
         inherited = attached.inherited,
         "attached"
     );

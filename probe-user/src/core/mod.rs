@@ -28,7 +28,9 @@ use tokio::{
 
 use crate::{
     config::Config,
-    datapath::{self, Attached, EndpointCounters, EndpointId, Role, Steering, Swept},
+    datapath::{
+        self, Attached, EndpointCounters, EndpointId, Role, Steering, Swept, TcWay, XdpWay,
+    },
     failover::{NoFailback, Reason},
     health::{State, Verdict, http::Probe, scheduler::Report},
     interfaces::Change,
@@ -109,8 +111,8 @@ pub trait Observer: Send {
     fn switched(&self, service: &str, reason: Reason);
     /// An endpoint has this id in the kernel.
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
-    /// So many interfaces of a role are attached.
-    fn interfaces(&self, role: Role, attached: usize);
+    /// So many interfaces of a role are attached this way.
+    fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize);
 }
 
 /// Which endpoint a check is of, and of which of its addresses.

@@ -121,7 +121,8 @@ pub struct Interface {
     pub role: String,
     /// `tcx` or `clsact`; nothing while it is not attached.
     pub tc: Option<String>,
-    /// `native` or `generic`.
+    /// `native`, `generic`, or `none` on an edge and on an uplink that TC steers at its
+    /// ingress; nothing while it is not attached.
     pub xdp: Option<String>,
     /// What was wanted and not to be had.
     pub degraded: Vec<String>,

@@ -10,7 +10,9 @@ use std::{
 use super::*;
 use crate::{
     config,
-    datapath::{AppliedService, Choice, EndpointId, EndpointPlan, ServiceId, ServicePlan},
+    datapath::{
+        AppliedService, Choice, EndpointId, EndpointPlan, ServiceId, ServicePlan, TcWay, XdpWay,
+    },
     failover::NoFailback,
     health::Kind,
     interfaces::Interface,
@@ -106,8 +108,8 @@ impl Attach for Recorder {
         }
         self.note(Did::Attached(name.to_owned()));
         Ok(Attached {
-            tc: "tcx",
-            xdp: None,
+            tc: TcWay::Tcx,
+            xdp: XdpWay::None,
             degraded: Vec::new(),
             inherited: false,
         })
@@ -137,7 +139,7 @@ impl Observer for Ears {
         self.0.lock().unwrap().push(Heard(reason));
     }
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
-    fn interfaces(&self, _: Role, _: usize) {}
+    fn interfaces(&self, _: Role, _: TcWay, _: XdpWay, _: usize) {}
 }
 
 fn config(extra: &str) -> Config {
@@ -528,6 +530,7 @@ async fn interfaces_come_and_go() {
     assert_eq!(bench.did().await, []);
     let status = bench.status().await.interfaces;
     assert_eq!(status[1].name, "veth9");
+    assert_eq!(status[1].xdp.as_deref(), Some("none"));
     assert_eq!(status[2].tc, None);
     assert!(status[2].degraded[0].starts_with("not attached: "));
     // What failed is tried again.

@@ -1,16 +1,16 @@
 //! Attaching the programs to an interface, or replacing those of an earlier agent.
 //!
 //! Preference and fallback: TCX (Linux 6.6), else clsact; XDP in the driver, else
-//! generic. Each step down is a sentence in [`Attached::degraded`]. At ingress we
-//! go first, so that others see the endpoint's address, as they would without us;
-//! at egress last, for the same reason.
+//! generic, else TC at the uplink's ingress. Each step down is a sentence in
+//! [`Attached::degraded`]. At ingress we go first, so that others see the endpoint's
+//! address, as they would without us; at egress last, for the same reason.
 
 use std::{fs, mem};
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaXdpMode,
+        Link as _, LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaXdpMode,
         links::{FdLink, PinnedLink},
         loaded_programs,
         tc::{
@@ -22,14 +22,17 @@ use aya::{
 use probe_ebpf::names;
 
 use super::{
-    Attached, Error, Role, TcMode, XdpMode, detach, first_line, io_error, netlink,
+    Attached, Error, ForeignXdp, Role, TcMode, TcWay, XdpMode, XdpWay, detach, first_line,
+    io_error, netlink,
     pins::{Hook, Pins},
     tables::Tables,
 };
 
-/// clsact filter priorities: ours come first at ingress and last at egress.
-const INGRESS_PRIORITY: u16 = 1;
-const EGRESS_PRIORITY: u16 = 0xc000;
+/// clsact filter priorities, best first: ours come first at ingress and last at egress.
+/// All filters of one priority are of one kind and protocol, so somebody's may have to
+/// be made way for. What the kernel chooses itself is 0xc000 and below.
+const INGRESS_PRIORITIES: [u16; 4] = [1, 2, 3, 4];
+const EGRESS_PRIORITIES: [u16; 4] = [0xffff, 0xfffe, 0xfffd, 0xfffc];
 /// Our filter's handle, so that several programs may share a priority.
 const FILTER_HANDLE: TcHandle = TcHandle::new(0x70, 0x7262);
 
@@ -78,24 +81,20 @@ pub fn attach(
     }
 
     let mut attached = Attached {
-        tc: "tcx",
-        xdp: None,
+        tc: TcWay::Tcx,
+        xdp: XdpWay::None,
         degraded: Vec::new(),
         inherited: true,
     };
     // XDP first: it is what may be refused, and then nothing else has been touched.
-    let ingress_by_tc = match xdp.filter(|_| role == Role::Uplink) {
+    match xdp.filter(|_| role == Role::Uplink) {
         Some((name, mode)) => {
             attach_xdp(ebpf, pins, interface, link.xdp, name, mode, &mut attached)?;
-            false
         }
-        None => {
-            unpin(pins, interface, Hook::Xdp);
-            true
-        }
-    };
+        None => unpin(pins, interface, Hook::Xdp),
+    }
     let mut hooks = vec![(Hook::Egress, names::PROGRAM_TC_REVERSE)];
-    if ingress_by_tc {
+    if attached.xdp == XdpWay::None {
         hooks.push((Hook::Ingress, names::PROGRAM_TC_FORWARD));
     } else {
         unpin(pins, interface, Hook::Ingress);
@@ -143,7 +142,7 @@ fn attach_tc(
     };
     let what = format!("attaching {name} to {} {}", interface.name, hook.name());
     let classifier = program::<SchedClassifier>(ebpf, name);
-    if mode != TcMode::Clsact && attached.tc == "tcx" {
+    if mode != TcMode::Clsact && attached.tc == TcWay::Tcx {
         match attach_tcx(classifier, pins, interface, hook, direction) {
             Ok(inherited) => {
                 attached.inherited &= inherited;
@@ -159,10 +158,18 @@ fn attach_tc(
             }
         }
     }
-    attached.tc = "clsact";
-    let inherited = attach_clsact(classifier, tables, interface, direction)
+    attached.tc = TcWay::Clsact;
+    let (priority, inherited) = attach_clsact(classifier, tables, interface, direction)
         .map_err(|e| Error::failed(what, e))?;
     attached.inherited &= inherited;
+    if priority != priorities(direction)[0] {
+        attached.degraded.push(format!(
+            "at {} of {} somebody's filter of another kind or protocol has the priority that \
+             probe's would take, which is at {priority} now: what that filter takes is not steered",
+            hook.name(),
+            interface.name
+        ));
+    }
     unpin(pins, interface, hook);
     Ok(())
 }
@@ -201,13 +208,21 @@ fn attach_tcx(
     Ok(false)
 }
 
-/// Answers whether an earlier agent's filter was taken over.
+/// Where to try, best first.
+fn priorities(direction: TcAttachType) -> [u16; 4] {
+    match direction {
+        TcAttachType::Egress => EGRESS_PRIORITIES,
+        _ => INGRESS_PRIORITIES,
+    }
+}
+
+/// Answers at which priority, and whether an earlier agent's filter was taken over.
 fn attach_clsact(
     program: &mut SchedClassifier,
     tables: &mut Tables,
     interface: Interface<'_>,
     direction: TcAttachType,
-) -> Result<bool, AnyError> {
+) -> Result<(u16, bool), AnyError> {
     if !netlink::has_clsact(interface.ifindex)? {
         match qdisc_add_clsact(interface.name) {
             Ok(()) => tables.remember_qdisc(interface.ifindex)?,
@@ -215,40 +230,44 @@ fn attach_clsact(
             Err(error) => return Err(error.into()),
         }
     }
-    let priority = match direction {
-        TcAttachType::Egress => EGRESS_PRIORITY,
-        _ => INGRESS_PRIORITY,
+    let ours = |priority| {
+        SchedClassifierLink::attached(interface.name, direction, priority, FILTER_HANDLE, None)
     };
-    let options = NlOptions {
-        priority,
-        handle: FILTER_HANDLE,
-        classid: None,
-    };
-    let created =
-        program.attach_with_options(interface.name, direction, TcAttachOptions::Netlink(options));
-    let (id, inherited) = match created {
-        Ok(id) => (id, false),
-        // Our priority and handle are taken, so by an earlier agent: replace in place.
-        Err(error)
-            if io_error(&error).and_then(std::io::Error::raw_os_error) == Some(libc::EEXIST) =>
+    let mut refusal = None;
+    let mut rest = priorities(direction).into_iter();
+    for priority in rest.by_ref() {
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority,
+            handle: FILTER_HANDLE,
+            classid: None,
+        });
+        let (id, inherited) = match program.attach_with_options(interface.name, direction, options)
         {
-            let old = SchedClassifierLink::attached(
-                interface.name,
-                direction,
-                priority,
-                FILTER_HANDLE,
-                None,
-            )?;
-            (program.attach_to_link(old)?, true)
+            Ok(id) => (id, false),
+            Err(error) => match io_error(&error).and_then(std::io::Error::raw_os_error) {
+                // Our priority and handle are taken, so by an earlier agent: replace in place.
+                Some(libc::EEXIST) => (program.attach_to_link(ours(priority)?)?, true),
+                // Somebody's filter there is of another kind or protocol.
+                Some(libc::EINVAL) => {
+                    refusal = Some(error);
+                    continue;
+                }
+                _ => return Err(error.into()),
+            },
+        };
+        // A filter has no pin: it stays until somebody removes it. Dropping the link would.
+        mem::forget(program.take_link(id)?);
+        for worse in rest {
+            // Where an earlier agent had to go; mostly nothing is there.
+            drop(ours(worse)?.detach());
         }
-        Err(error) => return Err(error.into()),
-    };
-    // A filter has no pin: it stays until somebody removes it. Dropping the link would.
-    mem::forget(program.take_link(id)?);
-    Ok(inherited)
+        return Ok((priority, inherited));
+    }
+    Err(refusal.map_or_else(|| "no priority is left".into(), AnyError::from))
 }
 
-/// Attaches XDP, or replaces an earlier agent's program in its link.
+/// Attaches XDP, or replaces an earlier agent's program in its link. Where the kernel
+/// refuses and the mode is `auto`, says why and leaves the ingress to TC.
 fn attach_xdp(
     ebpf: &mut Ebpf,
     pins: &Pins,
@@ -270,29 +289,34 @@ fn attach_xdp(
         let replaced = acceptable.and_then(|present| {
             let link = XdpLink::try_from(FdLink::from(old)).ok()?;
             let id = program.attach_to_link(link).ok()?;
-            Some((present.mode, id))
+            let way = match present.mode {
+                "generic" => XdpWay::Generic,
+                _ => XdpWay::Native,
+            };
+            Some((way, id))
         });
-        if let Some((mode, id)) = replaced {
+        if let Some((way, id)) = replaced {
             // The pin holds the link from here on.
             drop(program.take_link(id).map_err(|e| Error::failed(what, e))?);
-            attached.xdp = Some(mode);
+            attached.xdp = way;
             return Ok(());
         }
         // On an interface that is gone, or in a mode that is no longer wanted.
         fs::remove_file(&pin).map_err(|e| Error::failed(what.clone(), e))?;
     }
-    attached.inherited = false;
-    let modes: &[(AyaXdpMode, &str)] = match mode {
-        XdpMode::Native => &[(AyaXdpMode::Driver, "native")],
-        XdpMode::Generic => &[(AyaXdpMode::Skb, "generic")],
-        XdpMode::Auto | XdpMode::Off => {
-            &[(AyaXdpMode::Driver, "native"), (AyaXdpMode::Skb, "generic")]
-        }
+    let ways: &[XdpWay] = match mode {
+        XdpMode::Native => &[XdpWay::Native],
+        XdpMode::Generic => &[XdpWay::Generic],
+        XdpMode::Auto | XdpMode::Off => &[XdpWay::Native, XdpWay::Generic],
     };
-    let mut refusal = None;
-    for (mode, label) in modes {
+    let mut refusals = Vec::new();
+    for way in ways {
+        let flag = match way {
+            XdpWay::Generic => AyaXdpMode::Skb,
+            _ => AyaXdpMode::Driver,
+        };
         let done = program
-            .attach_to_if_index(interface.ifindex, *mode)
+            .attach_to_if_index(interface.ifindex, flag)
             .map_err(AnyError::from)
             .and_then(|id| {
                 let link: FdLink = program.take_link(id)?.try_into()?;
@@ -300,8 +324,9 @@ fn attach_xdp(
             });
         match done {
             Ok(_pinned) => {
-                attached.xdp = Some(label);
-                if let Some(error) = refusal {
+                attached.xdp = *way;
+                attached.inherited = false;
+                if let Some(error) = refusals.pop() {
                     attached.degraded.push(format!(
                         "no native XDP on {} ({error}): generic XDP is used, which costs more a \
                          packet",
@@ -311,30 +336,53 @@ fn attach_xdp(
                 return Ok(());
             }
             Err(error) => {
-                // EBUSY: somebody's program is there. EEXIST: it is there in the other mode.
+                // EBUSY: somebody's program is there. EEXIST: it is there in the other mode,
+                // and a native and a generic one exclude each other (`dev_xdp_attach` of
+                // Linux). Either way the other mode need not be tried.
                 let errno = io_error(error.as_ref()).and_then(std::io::Error::raw_os_error);
                 if matches!(errno, Some(libc::EBUSY | libc::EEXIST))
                     && let Ok(Some(link)) = netlink::find(interface.ifindex)
                     && let Some(xdp) = link.xdp
                 {
-                    return Err(foreign(interface, xdp));
+                    let program = foreign(xdp);
+                    if mode != XdpMode::Auto {
+                        return Err(Error::ForeignXdp {
+                            interface: interface.name.to_owned(),
+                            program,
+                        });
+                    }
+                    attached.degraded.push(format!(
+                        "{} carries {program}, which is not probe's: what comes in there is \
+                         steered by TC behind it, which costs more a packet; once it is gone, a \
+                         restart of the agent takes XDP",
+                        interface.name
+                    ));
+                    return Ok(());
                 }
-                refusal = Some(first_line(error.as_ref()));
+                refusals.push(first_line(error.as_ref()));
             }
         }
     }
-    Err(Error::failed(what, refusal.unwrap_or_default()))
+    let refusals = refusals.join("; ");
+    if mode != XdpMode::Auto {
+        return Err(Error::failed(what, refusals));
+    }
+    attached.degraded.push(format!(
+        "neither native nor generic XDP on {} ({refusals}): what comes in there is steered by TC, \
+         which costs more a packet",
+        interface.name
+    ));
+    Ok(())
 }
 
-/// Says whose program is in the way.
-fn foreign(interface: Interface<'_>, xdp: netlink::XdpOnLink) -> Error {
+/// Whose program is in the way.
+fn foreign(xdp: netlink::XdpOnLink) -> ForeignXdp {
     let name = loaded_programs()
         .filter_map(Result::ok)
         .find(|program| program.id() == xdp.id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
-        .unwrap_or_else(|| "name unknown".to_owned());
-    Error::ForeignXdp {
-        interface: interface.name.to_owned(),
+        .unwrap_or_else(|| "its name is told with CAP_SYS_ADMIN only".to_owned());
+    ForeignXdp {
         id: xdp.id,
         name,
         mode: xdp.mode,

@@ -28,7 +28,7 @@ use probe_ebpf::{
 
 use super::{
     Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, LogLevel, OBJECT,
-    Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
+    Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode, XdpWay,
     attach::{self, Interface},
     detach, first_line,
     node::Node,
@@ -125,7 +125,7 @@ impl Datapath {
             xdp.map(|program| (program, self.options.xdp)),
             self.options.tc,
         )?;
-        if attached.xdp.is_some() {
+        if attached.xdp != XdpWay::None {
             attached.degraded.extend(self.xdp_degraded.clone());
         }
         Ok(attached)

@@ -52,7 +52,9 @@ pub enum TcMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
-    /// In the driver, or generic where the driver cannot.
+    /// In the driver, or generic where the driver cannot, or by TC at the uplink's
+    /// ingress where the kernel takes neither: mostly because somebody else's program
+    /// is there.
     #[default]
     Auto,
     /// In the driver or an error.
@@ -213,13 +215,78 @@ pub enum Role {
     Uplink,
 }
 
+/// How TC programs hang on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TcWay {
+    /// By TCX links.
+    Tcx,
+    /// As filters of clsact.
+    Clsact,
+}
+
+impl TcWay {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Tcx, Self::Clsact];
+
+    /// Its word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// Where an interface's XDP program of ours runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum XdpWay {
+    /// Nowhere: an edge, or an uplink that TC steers at its ingress.
+    None,
+    /// In the driver.
+    Native,
+    /// After the kernel built its buffer.
+    Generic,
+}
+
+impl XdpWay {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Native, Self::Generic];
+
+    /// Its word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// Somebody else's XDP program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignXdp {
+    /// Its id.
+    pub id: u32,
+    /// Its name, as far as the agent may know it.
+    pub name: String,
+    /// `native`, `generic`, `offloaded` or `several`.
+    pub mode: &'static str,
+}
+
+impl std::fmt::Display for ForeignXdp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, name, mode } = self;
+        write!(f, "XDP program id {id} ({name}) in {mode} mode")
+    }
+}
+
 /// How an interface was attached, for the log and the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// `tcx`, `clsact`.
-    pub tc: &'static str,
-    /// `native`, `generic`, or `None` on an edge.
-    pub xdp: Option<&'static str>,
+    /// By which means its TC programs.
+    pub tc: TcWay,
+    /// Where its XDP program.
+    pub xdp: XdpWay,
     /// What was wanted and not to be had, each a sentence for the log.
     pub degraded: Vec<String>,
     /// The programs of an earlier agent were replaced in place.
@@ -306,20 +373,17 @@ pub enum Error {
         /// What is wanted.
         wanted: String,
     },
-    /// The interface carries somebody else's XDP program.
+    /// The interface carries somebody else's XDP program, and no other way than XDP was
+    /// allowed.
     #[error(
-        "{interface} already carries XDP program id {id} ({name}) in {mode} mode; remove it, or \
-         set datapath.xdp: off to steer this uplink by TC"
+        "{interface} already carries {program}, and the kernel takes no second one; remove it, or \
+         set datapath.xdp: auto to steer this uplink by TC while it is there (off: always)"
     )]
     ForeignXdp {
         /// The interface's name.
         interface: String,
-        /// The foreign program's id.
-        id: u32,
-        /// Its name.
-        name: String,
-        /// How it is attached.
-        mode: &'static str,
+        /// What is there.
+        program: ForeignXdp,
     },
     /// A table has no room.
     #[error("no room for {what}: at most {most} fit")]

@@ -20,7 +20,7 @@ use prometheus_client::{
 
 use crate::{
     core::{Counters, Observer},
-    datapath::{EndpointId, Role},
+    datapath::{EndpointId, Role, TcWay, XdpWay},
     failover::Reason,
     health::{Kind, State, Verdict},
 };
@@ -68,8 +68,10 @@ struct OfKind {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfRole {
+struct OfWay {
     role: &'static str,
+    tc: &'static str,
+    xdp: &'static str,
 }
 
 /// Ids by service and endpoint name, for reading the kernel's counters.
@@ -91,7 +93,7 @@ pub struct Recorder {
     selected: Family<OfEndpoint, Gauge>,
     refusing: Family<OfService, Gauge>,
     switches: Family<OfReason, Counter>,
-    interfaces: Family<OfRole, Gauge>,
+    interfaces: Family<OfWay, Gauge>,
     events: Family<OfKind, Counter>,
     ids: Ids,
 }
@@ -153,7 +155,7 @@ impl Metrics {
         );
         registry.register(
             "interfaces",
-            "Interfaces that are attached, by role",
+            "Interfaces that are attached, by role and by the way TC and XDP are",
             r.interfaces.clone(),
         );
         registry.register(
@@ -282,13 +284,17 @@ impl Observer for Recorder {
         ids.insert((of.service, of.endpoint), id);
     }
 
-    fn interfaces(&self, role: Role, attached: usize) {
+    fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize) {
         let role = match role {
             Role::Edge => "edge",
             Role::Uplink => "uplink",
         };
         self.interfaces
-            .get_or_create(&OfRole { role })
+            .get_or_create(&OfWay {
+                role,
+                tc: tc.label(),
+                xdp: xdp.label(),
+            })
             .set(i64::try_from(attached).unwrap_or(i64::MAX));
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 use crate::{
     core::{Counters, Observer as _},
-    datapath::{self, EndpointCounters, EndpointId, FlowCounts, Role},
+    datapath::{self, EndpointCounters, EndpointId, FlowCounts, Role, TcWay, XdpWay},
     failover::Reason,
     health::{Kind, State, Verdict},
     http1::{Decoder, Limits, Progress},
@@ -60,7 +60,8 @@ fn what_is_scraped() {
     recorder.checked("sense", "sen2", &verdict, 4);
     recorder.switched("sense", Reason::MasterDown);
     recorder.event(EventKind::FlowReset, 2);
-    recorder.interfaces(Role::Edge, 3);
+    recorder.interfaces(Role::Edge, TcWay::Tcx, XdpWay::None, 3);
+    recorder.interfaces(Role::Uplink, TcWay::Clsact, XdpWay::Generic, 1);
     let text = metrics.render().unwrap();
     for line in [
         "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"refused\"} 1",
@@ -76,7 +77,8 @@ fn what_is_scraped() {
         "probe_switches_total{service=\"sense\",reason=\"master-down\"} 1",
         "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",
         "probe_events_total{kind=\"flow_reset\"} 3",
-        "probe_interfaces{role=\"edge\"} 3",
+        "probe_interfaces{role=\"edge\",tc=\"tcx\",xdp=\"none\"} 3",
+        "probe_interfaces{role=\"uplink\",tc=\"clsact\",xdp=\"generic\"} 1",
         "probe_datapath_packets_total{service=\"sense\",endpoint=\"sen2\",direction=\"forward\"} 10",
         "probe_datapath_bytes_total{service=\"sense\",endpoint=\"sen2\",direction=\"reverse\"} 2000",
         "probe_datapath_flows_opened_total{service=\"sense\",endpoint=\"sen2\"} 3",

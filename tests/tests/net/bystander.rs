@@ -389,7 +389,7 @@ fn the_same_client_port_to_the_vip_and_then_to_the_endpoint() {
 }
 
 /// Connections with a chosen port of the client.
-mod clash {
+pub mod clash {
     use std::{
         io::{Read, Write},
         net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},

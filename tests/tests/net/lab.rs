@@ -15,7 +15,8 @@ use lab::{
     Lab, Namespace, Server, Way,
     client::{Failure, KeepAlive, Load, Long, Plan, get},
     faults,
-    kernel::{traces, xdp_pass},
+    foreign::{Mode, xdp_off, xdp_pass},
+    kernel::traces,
     privileged,
     server::Kind,
     topology::{BACKUP_V4, BACKUP_V6, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, VIP_V4, VIP_V6},
@@ -215,8 +216,8 @@ fn traces_are_seen() {
             last = now;
             Ok(())
         };
-        xdp_pass(&lab.node, "up0")?;
-        differs("an XDP program with its pin")?;
+        xdp_pass(&lab.node, "up0", Mode::Native)?;
+        differs("an XDP program")?;
         lab.node
             .ask("tc", &["qdisc", "add", "dev", "up0", "clsact"])?;
         differs("a qdisc")?;
@@ -225,9 +226,12 @@ fn traces_are_seen() {
         differs("a filter")?;
         lab.node
             .ask("tc", &["qdisc", "del", "dev", "up0", "clsact"])?;
-        lab.node.ip(["link set dev up0 xdp off"])?;
+        xdp_off(&lab.node, "up0", Mode::Native)?;
         lab.node
-            .run(|| fs::remove_file("/sys/fs/bpf/foreign").context("the pin"))?;
+            .run(|| fs::create_dir("/sys/fs/bpf/pin").context("bpffs"))?;
+        differs("a pin")?;
+        lab.node
+            .run(|| fs::remove_dir("/sys/fs/bpf/pin").context("bpffs"))?;
         assert_eq!(before, traces(&lab.node)?, "nothing is left");
         Ok(())
     });

@@ -1,10 +1,12 @@
 //! Network namespaces with real servers, clients and faults. One program, so that
 //! the lab is linked once.
 
+mod beside;
 mod bystander;
 mod detach;
 mod failback;
 mod failover;
+mod firewall;
 mod interfaces;
 mod lab;
 mod names;

@@ -146,7 +146,7 @@ fn datagrams_of_outside_clients() {
 }
 
 /// Good for the check, and takes uploads: `PUT <bytes>`, a blank line, the bytes.
-fn sink(on: &Arc<Namespace>) -> Result<()> {
+pub fn sink(on: &Arc<Namespace>) -> Result<()> {
     let listener = on.run(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, VIP_V4.port()))?))?;
     // Both threads end with the test program, whose namespaces they keep no longer than it.
     thread::spawn(move || {

@@ -7,10 +7,12 @@ use anyhow::{Context, Result, ensure};
 use lab::{
     Agent, Lab, Namespace, Process, Server, Way, agent,
     client::get,
-    kernel::{traces, xdp_pass},
+    foreign::{Mode, xdp_off, xdp_pass},
+    kernel::traces,
     privileged,
     server::binary,
     topology::{MASTER_V4, VIP_V4},
+    wait::until_true,
 };
 use serde_json::{Value, json};
 
@@ -170,16 +172,26 @@ fn no_bpffs() {
     });
 }
 
+/// With `auto` it is no reason to refuse, see [`crate::beside`].
 #[test]
-fn a_xdp_pass_program_stays_and_is_named() {
+fn an_ordered_mode_of_xdp_where_somebody_else_is() {
     privileged(|| {
         let lab = Lab::new(Way::Uplink)?;
         let _master = Server::start(&lab, &lab.master)?;
-        xdp_pass(&lab.node, "up0")?;
-        let config = agent::config(&lab);
-        refused(&lab, "foreign XDP", &config, 1, &["up0", "foreign"])?;
-        let answer = get(&lab.client, MASTER_V4, "/")?;
-        ensure!(answer.is_ok(), "the foreign program still passes");
+        for there in [Mode::Native, Mode::Generic] {
+            xdp_pass(&lab.node, "up0", there)?;
+            let mode = format!("{} mode", there.name());
+            let way_out = "datapath.xdp: auto";
+            for ordered in ["native", "generic"] {
+                let mut config = agent::config(&lab);
+                config["datapath"] = json!({"xdp": ordered});
+                let parts = ["up0", "foreign", &mode, way_out];
+                refused(&lab, ordered, &config, 1, &parts)?;
+            }
+            let answer = get(&lab.client, MASTER_V4, "/")?;
+            ensure!(answer.is_ok(), "the foreign program still passes");
+            xdp_off(&lab.node, "up0", there)?;
+        }
         Ok(())
     });
 }
@@ -256,9 +268,16 @@ fn the_capabilities_of_the_daemonset() {
                 format!("+{}", name.to_lowercase())
             })
             .into();
-        for way in [Way::Edge, Way::Uplink] {
+        for (way, foreign) in [
+            (Way::Edge, false),
+            (Way::Uplink, false),
+            (Way::Uplink, true),
+        ] {
             let lab = Lab::new(way)?;
             let _master = Server::start(&lab, &lab.master)?;
+            if foreign {
+                xdp_pass(&lab.node, "up0", Mode::Native)?;
+            }
             open_folder(&lab)?;
             let mut config = agent::config(&lab);
             config["control"]["socket"] = json!("/mnt/probe.sock");
@@ -277,6 +296,17 @@ fn the_capabilities_of_the_daemonset() {
                     process.lines().join("\n")
                 );
                 std::thread::sleep(Duration::from_millis(50));
+            }
+            // Its name is not told without CAP_SYS_ADMIN, the rest is.
+            let told = || {
+                process.lines().iter().any(|line| {
+                    line.contains("up0 carries XDP program id") && line.contains("in native mode")
+                })
+            };
+            if foreign {
+                until_true("the word for the foreign program", told)?;
+            } else {
+                ensure!(!told(), "{}", process.lines().join("\n"));
             }
             process.kill()?;
         }

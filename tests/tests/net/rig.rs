@@ -20,7 +20,11 @@ impl Rig {
 
     /// [`Rig::new`] with a change to the configuration.
     pub fn with(way: Way, change: impl FnOnce(&mut Value)) -> Result<Self> {
-        let lab = Lab::new(way)?;
+        Self::in_lab(Lab::new(way)?, change)
+    }
+
+    /// [`Rig::with`] in a lab that was prepared.
+    pub fn in_lab(lab: Lab, change: impl FnOnce(&mut Value)) -> Result<Self> {
         let master = Server::start(&lab, &lab.master)?;
         let backup = Server::start(&lab, &lab.backup)?;
         let mut config = agent::config(&lab);

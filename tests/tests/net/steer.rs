@@ -44,7 +44,7 @@ fn steers(way: Way, tc: &str, xdp: &str) -> Result<()> {
     if way == Way::Uplink && xdp != "off" {
         ensure!(interface["xdp"] == xdp, "attached by {interface}");
     } else {
-        ensure!(interface["xdp"].is_null(), "attached by {interface}");
+        ensure!(interface["xdp"] == "none", "attached by {interface}");
     }
 
     for (vip, me) in [(VIP_V4, CLIENT_V4), (VIP_V6, CLIENT_V6)] {
