@@ -2,6 +2,7 @@
 //! the whole expected packet. Expected packets are built by another library
 //! (etherparse), checksums and all, never by our own code.
 
+mod packets_corpus;
 mod packets_support;
 
 use etherparse::{IpNumber, TcpOptionElement};

@@ -8,6 +8,7 @@ mod bench;
 mod build_ebpf;
 mod cargo;
 mod demo;
+mod fuzz;
 mod image;
 mod lint;
 mod run;
@@ -44,6 +45,8 @@ enum Verb {
     Demo(demo::Options),
     /// Measure what steering costs, against floors and other ways
     Bench(bench::Options),
+    /// Look for bad input that breaks the packet code, guided by coverage
+    Fuzz(fuzz::Options),
     /// Build the static binary and a container image FROM scratch around it
     Image(image::Options),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run(),
         Verb::Demo(options) => demo::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Image(options) => image::run(&options),
     };
     match outcome {

@@ -586,7 +586,7 @@ fn turn_round<A: Answer>(ctx: &TcContext, segment: &Segment<A>) -> Option<()> {
     }
     // The stored TCP header is right for a partial checksum too, see `packet::reset`.
     let recompute = BPF_F_RECOMPUTE_CSUM as u64;
-    store(ctx, segment.l4, &tcp, recompute)?;
+    store(ctx, A::tcp_at(segment), &tcp, recompute)?;
     store(ctx, segment.l3, ip.as_ref(), recompute)?;
     store(ctx, 0, &macs, 0)
 }

@@ -21,6 +21,8 @@ pub const TCP_LEN: usize = 20;
 pub const UDP_LEN: usize = 8;
 /// ICMP header, the unused or MTU field of an error included.
 pub const ICMP_LEN: usize = 8;
+/// Source and destination port, where TCP and UDP headers begin.
+const PORTS_LEN: usize = 4;
 /// IPv6 extension headers that are walked over.
 pub const EXTENSIONS: usize = 4;
 /// Bytes that parsing may need: two tags, longest IPv4 header, an ICMP error and the
@@ -131,7 +133,7 @@ pub struct Quoted<A> {
     pub l4: usize,
     /// Offset of the quoted IP header.
     pub inner_l3: usize,
-    /// Offset of the quoted TCP or UDP header, of which eight bytes are there.
+    /// Offset of the quoted TCP or UDP header, of which at least the ports are there.
     pub inner_l4: usize,
     /// Who reports.
     pub src_be: A,
@@ -295,6 +297,9 @@ pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
             }
             let inner_l4 = inner_l3 + inner.header;
             let ports = quoted_ports(frame, inner_l4, inner.protocol)?;
+            if inner_l4 + PORTS_LEN > l4 + length {
+                return Err(Reason::Malformed);
+            }
             content.error(Quoted {
                 l3,
                 l4,
@@ -391,6 +396,9 @@ pub fn content_v6<F: Frame + ?Sized, C: Content<V6>>(
             let inner = ipv6(frame, inner_l3)?;
             let inner_l4 = inner_l3 + IPV6_LEN;
             let ports = quoted_ports(frame, inner_l4, inner.next)?;
+            if inner_l4 + PORTS_LEN > l4 + length {
+                return Err(Reason::Malformed);
+            }
             content.error(Quoted {
                 l3,
                 l4,
@@ -453,6 +461,10 @@ fn extensions<F: Frame + ?Sized>(frame: &F, at: usize, next: u8) -> Result<Walk,
             // Fragment (RFC 8200 section 4.5). One with neither offset nor more to come is
             // whole (RFC 6946).
             44 => {
+                // A fragment of a fragment: which of them the others follow is not known.
+                if walk.more {
+                    return Err(Reason::ExtensionHeader);
+                }
                 let fragment = frame.window::<8>(here).ok_or(Reason::Malformed)?;
                 let offset = u16::from_be(fragment.u16_be::<2>());
                 walk.next = fragment.u8::<0>();
@@ -502,13 +514,14 @@ const fn is_upper(next: u8) -> bool {
     matches!(next, TCP | UDP | ICMPV6)
 }
 
-/// Source and destination port of a quoted packet.
+/// Source and destination port of a quoted packet. Callers see to it that they are not
+/// behind the end of the packet that quotes it, in the padding of the frame.
 #[inline(always)]
 fn quoted_ports<F: Frame + ?Sized>(frame: &F, at: usize, protocol: u8) -> Result<[u16; 2], Reason> {
     if !matches!(protocol, TCP | UDP) {
         return Err(Reason::NotSteerable);
     }
-    let ports = frame.window::<4>(at).ok_or(Reason::Malformed)?;
+    let ports = frame.window::<PORTS_LEN>(at).ok_or(Reason::Malformed)?;
     Ok([ports.u16_be::<0>(), ports.u16_be::<2>()])
 }
 

@@ -30,12 +30,17 @@ pub trait Answer: Address {
     /// The IP header without options.
     type Header: AsRef<[u8]>;
 
+    /// Offset of the answer's TCP header. IPv6 extension headers are not sent back, as
+    /// Linux does not: they were about the other direction.
+    fn tcp_at(segment: &Segment<Self>) -> usize;
+
     /// What the address adds to a pseudo-header.
     fn sum(self) -> Sum;
 
     /// The IP header of the answer: addresses swapped, the length that of a bare
-    /// TCP header, a hop limit of our own. IPv4 options stay where they are, behind
-    /// the bytes returned. `None` if the frame is shorter than when it was parsed.
+    /// TCP header, a hop limit of our own, and no fragment whatever it answers. IPv4
+    /// options stay where they are, behind the bytes returned. `None` if the frame is
+    /// shorter than when it was parsed.
     fn ip_header<F: Frame + ?Sized>(frame: &F, segment: &Segment<Self>) -> Option<Self::Header>;
 
     /// Copies the header into the frame.
@@ -44,6 +49,11 @@ pub trait Answer: Address {
 
 impl Answer for V4 {
     type Header = [u8; 20];
+
+    #[inline(always)]
+    fn tcp_at(segment: &Segment<Self>) -> usize {
+        segment.l4
+    }
 
     #[inline(always)]
     fn sum(self) -> Sum {
@@ -55,13 +65,17 @@ impl Answer for V4 {
         let old = frame.window::<20>(segment.l3)?;
         let total = ((segment.l4 - segment.l3 + TCP_LEN) as u16).to_be();
         let ttl_protocol = u16::from_be_bytes([HOP_LIMIT, TCP]).to_be();
+        let more_fragments = 0x2000_u16.to_be();
+        let fragment = old.u16_be::<6>() & !more_fragments;
         // Swapped addresses add up to what they did before.
         let delta = Sum::new()
             .replace_u16(old.u16_be::<2>(), total)
+            .replace_u16(old.u16_be::<6>(), fragment)
             .replace_u16(old.u16_be::<8>(), ttl_protocol);
         let checksum = Stored(old.u16_be::<IPV4_CHECKSUM>()).update(delta);
         let mut new = *old.0;
         put_u16::<2, 20>(&mut new, total);
+        put_u16::<6, 20>(&mut new, fragment);
         put_u16::<8, 20>(&mut new, ttl_protocol);
         put_u16::<IPV4_CHECKSUM, 20>(&mut new, checksum.0);
         put_u32::<12, 20>(&mut new, segment.dst_be.0);
@@ -80,6 +94,11 @@ impl Answer for V6 {
     type Header = [u8; 40];
 
     #[inline(always)]
+    fn tcp_at(segment: &Segment<Self>) -> usize {
+        segment.l3 + 40
+    }
+
+    #[inline(always)]
     fn sum(self) -> Sum {
         Sum::new()
             .add_u32(self.0[0])
@@ -93,7 +112,7 @@ impl Answer for V6 {
         let old = frame.window::<40>(segment.l3)?;
         let mut new = *old.0;
         put_u16::<4, 40>(&mut new, (TCP_LEN as u16).to_be());
-        new[7] = HOP_LIMIT;
+        put_u16::<6, 40>(&mut new, u16::from_be_bytes([TCP, HOP_LIMIT]).to_be());
         let [a, b, c, d] = segment.dst_be.0;
         put_u32::<8, 40>(&mut new, a);
         put_u32::<12, 40>(&mut new, b);
@@ -153,8 +172,8 @@ pub fn tcp_header<A: Answer>(segment: &Segment<A>) -> [u8; TCP_LEN] {
 
 /// Length of the answer's frame: up to the end of a bare TCP header.
 #[inline(always)]
-pub const fn length<A>(segment: &Segment<A>) -> usize {
-    segment.l4 + TCP_LEN
+pub fn length<A: Answer>(segment: &Segment<A>) -> usize {
+    A::tcp_at(segment) + TCP_LEN
 }
 
 /// Turns the segment in the frame into the RST that answers it. The caller then
@@ -163,7 +182,7 @@ pub const fn length<A>(segment: &Segment<A>) -> usize {
 #[inline(always)]
 pub fn apply<A: Answer, F: FrameMut + ?Sized>(frame: &mut F, segment: &Segment<A>) -> Option<()> {
     let ip = A::ip_header(frame, segment)?;
-    *frame.window_mut::<TCP_LEN>(segment.l4)? = tcp_header(segment);
+    *frame.window_mut::<TCP_LEN>(A::tcp_at(segment))? = tcp_header(segment);
     A::write(frame, segment.l3, &ip)?;
     let macs = frame.window_mut::<12>(0)?;
     *macs = swapped_macs(Window(macs));

@@ -91,7 +91,7 @@ impl Program {
     }
 
     /// XDP_TX, or TC_ACT_REDIRECT.
-    const fn turn_round(self) -> u32 {
+    pub const fn turn_round(self) -> u32 {
         if self.is_xdp() { 3 } else { 7 }
     }
 }
@@ -144,8 +144,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// `None`, with a word, where BPF is not allowed; a failure where CI demands it.
-    pub fn load() -> Option<Self> {
+    /// Without any listener. `None`, with a word, where BPF is not allowed; a failure
+    /// where CI demands it.
+    pub fn bare() -> Option<Self> {
         // SAFETY: reads the effective user id.
         if unsafe { libc::geteuid() } != 0 {
             assert!(
@@ -183,7 +184,12 @@ impl Programs {
                 other => panic!("{name} is {other:?}"),
             }
         }
-        let mut programs = Self { ebpf };
+        Some(Self { ebpf })
+    }
+
+    /// [`Programs::bare`] with the service.
+    pub fn load() -> Option<Self> {
+        let mut programs = Self::bare()?;
         programs.follow(VIP_PORT);
         for (id, tier, v4, v6, port) in [
             (MASTER, 0, MASTER_V4, MASTER_V6, MASTER_PORT),

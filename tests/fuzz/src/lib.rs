@@ -1,0 +1,20 @@
+//! Bad input: what must hold for any frame that reaches the packet code.
+//!
+//! [`check`] takes one byte string, a [`Case`]: a few bytes that decide what is done
+//! to a frame, then the frame. It parses, translates, answers by RST, and panics where
+//! an invariant does not hold; etherparse is the second opinion. It is called by the
+//! coverage-guided target (`cargo xtask fuzz`), by a test that replays `tests/cases`,
+//! and its parts by the packet tests, over what the real programs made of a frame.
+//!
+//! - [`made`]: hand-made cases with telling names.
+//! - `opinion`: what etherparse says of the same bytes.
+
+mod case;
+mod check;
+pub mod made;
+mod opinion;
+
+pub use case::{Case, stored};
+pub use check::{
+    Carried, Found, Ip, check, check_error, check_piece, check_reset, check_segment, look,
+};
