@@ -8,12 +8,18 @@ pub trait Address: Plain + Copy + Default + Eq + core::hash::Hash + core::fmt::D
     const VERSION: u8;
     /// The address as words that several CPUs read and write.
     type Cells: Default;
+    /// Sets in the family's table of [`super::Recent`], a power of two. So few that the
+    /// table stays in a CPU's second cache, and a flood of SYNs costs little more than
+    /// other packets; so many that two others seldom come between a SYN and its answer.
+    const RECENT_SETS: u32;
     /// What fills a [`super::Recent`] up to a power of two.
     type Fill: Copy + Default;
     /// Reads the words.
     fn from_cells(cells: &Self::Cells) -> Self;
     /// Writes the words.
     fn to_cells(self, cells: &Self::Cells);
+    /// The address from one word, in the family that has such.
+    fn from_word(word_be: u32) -> Option<Self>;
     /// The address in 64 bits, for hashing: different for different IPv4 addresses.
     fn fold(self) -> u64;
     /// The address as sixteen bytes; IPv4 is mapped into `::ffff:0:0/96`
@@ -77,6 +83,7 @@ impl V6 {
 
 impl Address for V4 {
     const VERSION: u8 = 4;
+    const RECENT_SETS: u32 = 4096;
     type Cells = Shared<u32>;
     type Fill = [u32; 0];
 
@@ -88,6 +95,11 @@ impl Address for V4 {
     #[inline(always)]
     fn to_cells(self, cells: &Shared<u32>) {
         cells.set(self.0);
+    }
+
+    #[inline(always)]
+    fn from_word(word_be: u32) -> Option<Self> {
+        Some(Self(word_be))
     }
 
     #[inline(always)]
@@ -109,6 +121,7 @@ impl Address for V4 {
 
 impl Address for V6 {
     const VERSION: u8 = 6;
+    const RECENT_SETS: u32 = 2048;
     type Cells = [Shared<u32>; 4];
     type Fill = [u32; 2];
 
@@ -123,6 +136,11 @@ impl Address for V6 {
         b.set(self.0[1]);
         c.set(self.0[2]);
         d.set(self.0[3]);
+    }
+
+    #[inline(always)]
+    fn from_word(_: u32) -> Option<Self> {
+        None
     }
 
     #[inline(always)]

@@ -231,9 +231,6 @@ impl<A: Address> Recent<A> {
     }
 }
 
-/// Sets of [`Recent`] in a table, a power of two.
-pub const RECENT_SETS: u32 = 65_536;
-
 /// Two entries; a flow may be in either. In IPv4 they share a cache line.
 #[repr(C)]
 #[derive(Default)]
@@ -253,7 +250,7 @@ impl<A: Address> RecentSet<A> {
         let mut hash = (client_be.fold() ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         hash ^= hash >> 32 ^ ports << 32 ^ endpoint_be.fold();
         hash = hash.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
-        (hash >> 48) as u32 & (RECENT_SETS - 1)
+        (hash >> 48) as u32 & (A::RECENT_SETS - 1)
     }
 
     /// The entry about this client's packets as an endpoint sees them. Whether it

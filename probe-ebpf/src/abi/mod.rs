@@ -15,8 +15,8 @@ mod shared;
 pub use address::{Address, V4, V6};
 pub use flow::{
     FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LIFE, FlowKey, ForwardFlow,
-    FragmentKey, FragmentTrack, MAX_FRAGMENTS, RECENT_SETS, Recent, RecentSet, RecentState,
-    ReverseFlow, Trace, seen,
+    FragmentKey, FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState, ReverseFlow, Trace,
+    seen,
 };
 pub use report::{
     EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason,
@@ -25,6 +25,7 @@ pub use service::{
     Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, FAMILY_V4, FAMILY_V6,
     KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
     Listener, ListenerKey, NO_ENDPOINT, Name, Node, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection,
+    Straight,
 };
 pub use shared::{Shared, Word};
 
@@ -110,6 +111,20 @@ mod tests {
         }
         assert_eq!(Decision::unpack(0).action, Action::Pass);
         assert_eq!(Decision::unpack(7 << 32).action, Action::Pass);
+    }
+
+    #[test]
+    fn straight_words_round_trip_and_none_is_zero() {
+        for endpoint in [0, 1, MAX_ENDPOINTS - 1] {
+            let straight = Straight {
+                addr_be: 0,
+                port_be: 0,
+                endpoint,
+            };
+            assert_ne!(straight.pack(), 0);
+            assert_eq!(Straight::unpack(straight.pack()), Some(straight));
+        }
+        assert_eq!(Straight::unpack(0), None);
     }
 
     #[test]

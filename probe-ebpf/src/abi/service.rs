@@ -92,6 +92,19 @@ impl Decision {
             | (self.tier as u64) << 48
     }
 
+    /// Is the packed decision to steer with [`SLOT_ALONE`]?
+    #[inline(always)]
+    pub const fn is_alone(word: u64) -> bool {
+        const MASK: u64 = 0xff << 32 | (SLOT_ALONE as u64) << 40;
+        word & MASK == (Action::Steer as u64) << 32 | (SLOT_ALONE as u64) << 40
+    }
+
+    /// Has the packed decision [`SLOT_ALONE_DIRECT`]?
+    #[inline(always)]
+    pub const fn is_alone_direct(word: u64) -> bool {
+        word & (SLOT_ALONE_DIRECT as u64) << 40 != 0
+    }
+
     /// The reverse of [`Decision::pack`]. An action this version does not know is
     /// [`Action::Pass`].
     #[inline(always)]
@@ -137,8 +150,44 @@ pub struct Selection {
     pub valid_until_ns: Shared<u64>,
     /// Wall clock of the last switch, nanoseconds since 1970.
     pub changed_unix_ns: Shared<u64>,
-    /// Zero.
-    pub pad2: u64,
+    /// A packed [`Straight`] while the decision is to steer with [`SLOT_ALONE`], else zero:
+    /// zero before a decision that ends that is written, and not zero only after one that
+    /// allows it. Saves most IPv4 packets the look at their endpoint.
+    pub straight_v4: Shared<u64>,
+}
+
+/// All that an IPv4 packet needs to know of the selected endpoint, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Straight {
+    /// The endpoint's address.
+    pub addr_be: u32,
+    /// Its port.
+    pub port_be: u16,
+    /// Its id.
+    pub endpoint: u32,
+}
+
+const _: () = assert!(super::MAX_ENDPOINTS < 1 << 16);
+
+impl Straight {
+    /// Bits 0..32 the address, 32..48 the port, 48..64 one more than the id.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.addr_be as u64 | (self.port_be as u64) << 32 | (self.endpoint as u64 + 1) << 48
+    }
+
+    /// The reverse of [`Straight::pack`]; `None` for zero.
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Option<Self> {
+        if word == 0 {
+            return None;
+        }
+        Some(Self {
+            addr_be: word as u32,
+            port_be: (word >> 32) as u16,
+            endpoint: ((word >> 48) as u32).wrapping_sub(1),
+        })
+    }
 }
 
 /// What all programs must know. There is one.

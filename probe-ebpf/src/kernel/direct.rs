@@ -72,7 +72,10 @@ impl<L: Length> Frame for Direct<L> {
         if from + N > self.end() {
             return None;
         }
-        // SAFETY: N bytes from here end before `data_end`; the verifier checks it again.
+        // SAFETY: N bytes from here end before `data_end`; the verifier checks it again. A packet is
+        // not at address zero; without a word the compiler would ask.
+        unsafe { core::hint::assert_unchecked(from != 0) };
+        // SAFETY: as above.
         Some(Window(unsafe { &*(from as *const [u8; N]) }))
     }
 
@@ -120,6 +123,8 @@ impl<L: Length> FrameMut for Direct<L> {
         if from + N > self.end() {
             return None;
         }
+        // SAFETY: as in `window`.
+        unsafe { core::hint::assert_unchecked(from != 0) };
         // SAFETY: as in `window`; `&mut self` keeps other windows away.
         Some(unsafe { &mut *(from as *mut [u8; N]) })
     }

@@ -11,7 +11,7 @@ use probe_ebpf::{
         Address, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters, Event,
         EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
         ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_REASONS, MAX_SERVICES, Name,
-        Node, RECENT_SETS, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
+        Node, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -49,9 +49,9 @@ static REVERSE_V4: HashMap<FlowKey<V4>, ReverseFlow<V4>> =
 static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
     HashMap::with_max_entries(DEFAULT_FLOWS, 0);
 #[map]
-static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(RECENT_SETS, BPF_F_MMAPABLE);
+static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
-static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(RECENT_SETS, BPF_F_MMAPABLE);
+static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]

@@ -187,31 +187,103 @@ fn direct(ctx: &TcContext) -> Direct<usize> {
     }
 }
 
+/// Most packets take a glance. What takes more is looked at anew, by functions that then
+/// have the stack for themselves.
 #[inline(always)]
 fn attempt<D: Direction>(ctx: &TcContext) -> i32 {
+    let skb = ctx.skb.skb;
     match network(&direct(ctx)) {
-        Ok(Network::V4(l3)) => v4::<D>(ctx.skb.skb, l3),
-        Ok(Network::V6(l3)) => v6::<D>(ctx.skb.skb, l3),
+        Ok(Network::V4(l3)) => match glance_v4::<D>(skb, l3) {
+            BEYOND => v4::<D>(skb, l3),
+            action => action,
+        },
+        Ok(Network::V6(l3)) => match glance_v6::<D>(skb, l3) {
+            BEYOND => v6::<D>(skb, l3),
+            action => action,
+        },
         Err(reason) => pass(reason),
     }
 }
 
-/// An IPv4 packet. The families are functions of their own, so that each has the stack for
-/// itself, and is there once.
+/// No action: a glance was not enough.
+const BEYOND: i32 = i32::MIN + 1;
+
+/// An IPv4 packet at a glance.
+#[inline(never)]
+fn glance_v4<D: Direction>(skb: *mut __sk_buff, l3: usize) -> i32 {
+    let ctx = &TcContext::new(skb);
+    content_v4(&direct(ctx), l3, Glance::<D>(ctx, PhantomData)).unwrap_or_else(pass)
+}
+
+/// An IPv6 packet at a glance.
+#[inline(never)]
+fn glance_v6<D: Direction>(skb: *mut __sk_buff, l3: usize) -> i32 {
+    let ctx = &TcContext::new(skb);
+    content_v6(&direct(ctx), l3, Glance::<D>(ctx, PhantomData)).unwrap_or_else(pass)
+}
+
+/// An IPv4 packet that takes more than a glance.
 #[inline(never)]
 fn v4<D: Direction>(skb: *mut __sk_buff, l3: usize) -> i32 {
     let ctx = &TcContext::new(skb);
     content_v4(&direct(ctx), l3, Steer::<D>(ctx, PhantomData)).unwrap_or_else(pass)
 }
 
-/// An IPv6 packet.
+/// An IPv6 packet that takes more than a glance.
 #[inline(never)]
 fn v6<D: Direction>(skb: *mut __sk_buff, l3: usize) -> i32 {
     let ctx = &TcContext::new(skb);
     content_v6(&direct(ctx), l3, Steer::<D>(ctx, PhantomData)).unwrap_or_else(pass)
 }
 
-/// Acts on what a packet carries.
+/// Acts on a TCP segment that takes no more than one look.
+struct Glance<'a, D>(&'a TcContext, PhantomData<D>);
+
+impl<D: Direction, A: Family + Answer + Rewrite> Content<A> for Glance<'_, D>
+where
+    Maps: Tables<A>,
+{
+    type Outcome = i32;
+    const GLANCE: bool = true;
+
+    #[inline(always)]
+    fn beyond(self) -> Result<i32, Reason> {
+        Ok(BEYOND)
+    }
+
+    #[inline(always)]
+    fn error(self, _: Quoted<A>) -> Result<i32, Reason> {
+        Err(Reason::NotSteerable)
+    }
+
+    #[inline(always)]
+    fn piece(self, _: Piece<A>) -> Result<i32, Reason> {
+        Err(Reason::Fragment)
+    }
+
+    #[inline(always)]
+    fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
+        let ctx = self.0;
+        let Ruling {
+            fate,
+            reason,
+            endpoint,
+            translation,
+        } = D::decide(&segment);
+        match fate {
+            Fate::Pass => Err(reason),
+            Fate::Translate => {
+                let bytes = ctx.len() as u64;
+                translate(ctx, &segment, D::SIDE, &translation).ok_or(Reason::RewriteFailed)?;
+                D::count(endpoint, bytes);
+                Ok(TC_ACT_UNSPEC)
+            }
+            _ => Ok(BEYOND),
+        }
+    }
+}
+
+/// Acts on whatever a packet carries.
 struct Steer<'a, D>(&'a TcContext, PhantomData<D>);
 
 impl<D: Direction, A: Family + Answer + Rewrite> Content<A> for Steer<'_, D>
@@ -236,24 +308,14 @@ where
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
-        let ctx = self.0;
-        let ruling = D::decide(&segment);
-        match ruling.fate {
-            Fate::Pass => Err(ruling.reason),
-            Fate::Translate => {
-                let bytes = ctx.len() as u64;
-                translate(ctx, &segment, D::SIDE, &ruling.translation)
-                    .ok_or(Reason::RewriteFailed)?;
-                D::count(ruling.endpoint, bytes);
-                Ok(TC_ACT_UNSPEC)
-            }
-            _ => Ok(slow::<D, A>(ctx.skb.skb)),
-        }
+        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+        work.segment = segment;
+        decide::<D, A>();
+        Ok(act::<D, A>(self.0.skb.skb))
     }
 }
 
-/// Acts on the ICMP error in [`Tables::work`]. A function of its own, as those below, so
-/// that each has the stack for itself.
+/// Acts on the ICMP error in [`Tables::work`].
 #[inline(never)]
 fn error<D: Direction, A: Family + Rewrite>(skb: *mut __sk_buff) -> i32
 where
@@ -306,18 +368,9 @@ where
     TC_ACT_UNSPEC
 }
 
-/// What the fast way left to do about the segment in [`Tables::work`].
-#[inline(always)]
-fn slow<D: Direction, A: Family + Answer + Rewrite>(skb: *mut __sk_buff) -> i32
-where
-    Maps: Tables<A>,
-{
-    decide_slow::<D, A>();
-    act::<D, A>(skb)
-}
-
+/// Decides about the segment in [`Tables::work`].
 #[inline(never)]
-fn decide_slow<D: Direction, A: Family>()
+fn decide<D: Direction, A: Family>()
 where
     Maps: Tables<A>,
 {

@@ -16,7 +16,7 @@ use probe_ebpf::{
         Content, Network, Piece, Quoted, Segment, network,
         parse::{content_v4, content_v6},
         reset::{self, Answer},
-        rewrite::{self, Family, Side},
+        rewrite::{self, Family, Side, Translation},
     },
     steer::{self, Fate, Ruling, Tables},
 };
@@ -52,13 +52,38 @@ impl Length for Buffers {
     }
 }
 
+/// Most packets take a glance. What takes more is looked at anew, by functions that then
+/// have the stack for themselves.
 #[inline(always)]
 fn run<L: Length + Copy>(ctx: &XdpContext, length: L) -> u32 {
     match network(&direct(ctx, length)) {
-        Ok(Network::V4(l3)) => v4(ctx.ctx, l3, length),
-        Ok(Network::V6(l3)) => v6(ctx.ctx, l3, length),
+        Ok(Network::V4(l3)) => match glance_v4(ctx.ctx, length, l3) {
+            BEYOND => v4(ctx.ctx, length, l3),
+            action => action,
+        },
+        Ok(Network::V6(l3)) => match glance_v6(ctx.ctx, length, l3) {
+            BEYOND => v6(ctx.ctx, length, l3),
+            action => action,
+        },
         Err(reason) => pass(reason),
     }
+}
+
+/// No action: a glance was not enough.
+const BEYOND: u32 = u32::MAX;
+
+/// An IPv4 packet at a glance.
+#[inline(never)]
+fn glance_v4<L: Length + Copy>(ctx: *mut xdp_md, length: L, l3: usize) -> u32 {
+    let ctx = &XdpContext { ctx };
+    content_v4(&direct(ctx, length), l3, Glance { ctx, length }).unwrap_or_else(pass)
+}
+
+/// An IPv6 packet at a glance.
+#[inline(never)]
+fn glance_v6<L: Length + Copy>(ctx: *mut xdp_md, length: L, l3: usize) -> u32 {
+    let ctx = &XdpContext { ctx };
+    content_v6(&direct(ctx, length), l3, Glance { ctx, length }).unwrap_or_else(pass)
 }
 
 /// Leaves the packet to whoever comes next.
@@ -68,21 +93,73 @@ fn pass(reason: Reason) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// An IPv4 packet. The families are functions of their own, so that each has the stack for
-/// itself.
+/// An IPv4 packet that takes more than a glance.
 #[inline(never)]
-fn v4<L: Length + Copy>(ctx: *mut xdp_md, l3: usize, length: L) -> u32 {
+fn v4<L: Length + Copy>(ctx: *mut xdp_md, length: L, l3: usize) -> u32 {
     let ctx = &XdpContext { ctx };
-    let steer = Steer { ctx, length };
-    content_v4(&direct(ctx, length), l3, steer).unwrap_or_else(pass)
+    content_v4(&direct(ctx, length), l3, Steer { ctx, length }).unwrap_or_else(pass)
 }
 
-/// An IPv6 packet.
+/// An IPv6 packet that takes more than a glance.
 #[inline(never)]
-fn v6<L: Length + Copy>(ctx: *mut xdp_md, l3: usize, length: L) -> u32 {
+fn v6<L: Length + Copy>(ctx: *mut xdp_md, length: L, l3: usize) -> u32 {
     let ctx = &XdpContext { ctx };
-    let steer = Steer { ctx, length };
-    content_v6(&direct(ctx, length), l3, steer).unwrap_or_else(pass)
+    content_v6(&direct(ctx, length), l3, Steer { ctx, length }).unwrap_or_else(pass)
+}
+
+/// Acts on a TCP segment that takes no more than a look at its service's slot.
+struct Glance<'a, L> {
+    ctx: &'a XdpContext,
+    length: L,
+}
+
+impl<A: Family + Answer, L: Length + Copy> Content<A> for Glance<'_, L>
+where
+    Maps: Tables<A>,
+{
+    type Outcome = u32;
+    const GLANCE: bool = true;
+
+    #[inline(always)]
+    fn beyond(self) -> Result<u32, Reason> {
+        Ok(BEYOND)
+    }
+
+    #[inline(always)]
+    fn error(self, _: Quoted<A>) -> Result<u32, Reason> {
+        Err(Reason::NotSteerable)
+    }
+
+    #[inline(always)]
+    fn piece(self, _: Piece<A>) -> Result<u32, Reason> {
+        Err(Reason::Fragment)
+    }
+
+    #[inline(always)]
+    fn segment(self, segment: Segment<A>) -> Result<u32, Reason> {
+        let Ruling {
+            fate,
+            reason,
+            endpoint,
+            translation,
+        } = steer::forward_fast(&Maps, &segment);
+        match fate {
+            Fate::Pass => Err(reason),
+            Fate::Translate => {
+                let mut frame = direct(self.ctx, self.length);
+                // The compiler cannot see that this is so, and would sum up the change.
+                let translation = Translation {
+                    client_port_be: segment.src_port_be,
+                    ..translation
+                };
+                rewrite::apply(&mut frame, &segment, Side::Destination, &translation)
+                    .ok_or(Reason::RewriteFailed)?;
+                maps::count_forward(endpoint, segment.end as u64);
+                Ok(xdp_action::XDP_PASS)
+            }
+            _ => Ok(BEYOND),
+        }
+    }
 }
 
 /// What the program may touch of the packet.
@@ -93,7 +170,7 @@ fn direct<L: Length>(ctx: &XdpContext, length: L) -> Direct<L> {
     unsafe { Direct::new(ctx.data(), &raw const (*ctx.ctx).data_end, length) }
 }
 
-/// Acts on what a packet carries.
+/// Acts on whatever a packet carries.
 struct Steer<'a, L> {
     ctx: &'a XdpContext,
     length: L,
@@ -121,29 +198,14 @@ where
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<u32, Reason> {
-        let Self { ctx, length } = self;
-        let ruling = steer::forward_fast(&Maps, &segment);
-        match ruling.fate {
-            Fate::Pass => Err(ruling.reason),
-            Fate::Translate => {
-                let Ruling {
-                    translation,
-                    endpoint,
-                    ..
-                } = ruling;
-                let mut frame = direct(ctx, length);
-                rewrite::apply(&mut frame, &segment, Side::Destination, &translation)
-                    .ok_or(Reason::RewriteFailed)?;
-                maps::count_forward(endpoint, segment.end as u64);
-                Ok(xdp_action::XDP_PASS)
-            }
-            _ => Ok(slow::<A, L>(ctx.ctx, length)),
-        }
+        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+        work.segment = segment;
+        decide::<A>();
+        Ok(act::<A, L>(self.ctx.ctx, self.length))
     }
 }
 
-/// Acts on the ICMP error in [`Tables::work`]. A function of its own, as those below, so
-/// that each has the stack for itself.
+/// Acts on the ICMP error in [`Tables::work`].
 #[inline(never)]
 fn error<A: Family, L: Length>(ctx: *mut xdp_md, length: L) -> u32
 where
@@ -188,18 +250,9 @@ where
     }
 }
 
-/// What the fast way left to do about the segment in [`Tables::work`].
-#[inline(always)]
-fn slow<A: Family + Answer, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
-where
-    Maps: Tables<A>,
-{
-    decide_slow::<A>();
-    act::<A, L>(ctx, length)
-}
-
+/// Decides about the segment in [`Tables::work`].
 #[inline(never)]
-fn decide_slow<A: Family>()
+fn decide<A: Family>()
 where
     Maps: Tables<A>,
 {

@@ -80,10 +80,15 @@ impl Sum {
 }
 
 impl Stored {
-    /// The checksum after a change of `delta`, a sum made only of replacements.
+    /// The checksum after a change of `delta`, a sum made only of replacements, at most a
+    /// hundred: below 2^40, so that three steps fold it.
     #[inline(always)]
     pub const fn update(self, delta: Sum) -> Self {
-        Sum(!self.0 as u64).add(delta).store()
+        let sum = !self.0 as u64 + delta.0;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        Self(!(sum as u16))
     }
 }
 

@@ -64,6 +64,16 @@ pub enum Network {
 pub trait Content<A> {
     /// What comes of it.
     type Outcome;
+    /// Takes only whole TCP segments behind plain headers. Of everything else only
+    /// [`Content::beyond`] is told, and it is not read.
+    const GLANCE: bool = false;
+    /// A glance was not enough.
+    fn beyond(self) -> Result<Self::Outcome, Reason>
+    where
+        Self: Sized,
+    {
+        Err(Reason::NotSteerable)
+    }
     /// A TCP segment or a UDP datagram.
     fn segment(self, segment: Segment<A>) -> Result<Self::Outcome, Reason>;
     /// An ICMP error about one.
@@ -250,6 +260,9 @@ pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
     content: C,
 ) -> Result<C::Outcome, Reason> {
     let ip = ipv4(frame, l3)?;
+    if C::GLANCE && (ip.protocol != TCP || ip.more || ip.later) {
+        return content.beyond();
+    }
     let total = match ip.total as usize {
         // A GSO super-packet of more than 64 KiB has no length (Linux 6.3, BIG TCP).
         0 if frame.length() - l3 > 0xffff => frame.length() - l3,
@@ -348,6 +361,9 @@ pub fn content_v6<F: Frame + ?Sized, C: Content<V6>>(
     content: C,
 ) -> Result<C::Outcome, Reason> {
     let ip = ipv6(frame, l3)?;
+    if C::GLANCE && ip.next != TCP {
+        return content.beyond();
+    }
     let start = l3 + IPV6_LEN;
     let payload = match ip.payload as usize {
         // A jumbogram (RFC 2675), or a super-packet as in IPv4.

@@ -3,7 +3,7 @@
 use super::{Insert, Tables, Work, recent};
 use crate::{
     abi::{Address, FlowKey, ForwardFlow, RecentState, ReverseFlow, Shared},
-    packet::rewrite::Family,
+    packet::{Segment, rewrite::Family},
 };
 
 /// Source ports tried for a flow: its own, then others. With one port in two
@@ -35,6 +35,20 @@ const fn next_port(port_be: u16) -> u16 {
         next
     })
     .to_be()
+}
+
+/// What a client's segments are known by.
+#[inline(always)]
+pub fn forward_key<A: Address>(segment: &Segment<A>) -> FlowKey<A> {
+    FlowKey {
+        client_be: segment.src_be,
+        peer_be: segment.dst_be,
+        client_port_be: segment.src_port_be,
+        peer_port_be: segment.dst_port_be,
+        protocol: segment.protocol,
+        pad: 0,
+        pad2: 0,
+    }
 }
 
 /// Makes [`Work::back_key`] that of [`Work::key`]'s flow with an endpoint that sees this

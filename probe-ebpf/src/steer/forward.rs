@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{
     abi::{
-        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, EventKind, FLOW_ESTABLISHED, FLOW_FIN,
-        FLOW_SIDE, FlowKey, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN,
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED,
+        FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN,
         LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
-        SLOT_ALONE_DIRECT, Selection,
+        SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
         Segment,
@@ -67,10 +67,48 @@ impl<'a> Way<'a> {
         self.listener.flags & LISTENER_MAIN != 0
     }
 
+    /// Do flows of an endpoint that is down go on to it?
+    #[inline(always)]
+    fn keeps(&self) -> bool {
+        self.decision.flags & KEEP_FLOWS_OF_DOWN != 0
+    }
+
+    /// Are flows of this endpoint reset?
+    #[inline(always)]
+    fn loses<A: Family, T: Tables<A>>(&self, tables: &T, id: u32) -> bool {
+        !self.keeps() && tables.endpoint(id).is_none_or(is_down)
+    }
+
+    /// Asks about the flow's note at the endpoint that was selected before; false if there
+    /// was none, or it does not matter any more.
+    #[inline(always)]
+    fn at_previous<A: Family, T: Tables<A>>(
+        &self,
+        tables: &T,
+        work: &mut Work<A>,
+        ask: impl Fn(&Work<A>) -> bool,
+    ) -> bool {
+        let previous = self.selection.previous.get();
+        if !self.follows() || self.alone || previous == self.target {
+            return false;
+        }
+        let port_be = work.key.client_port_be;
+        let answer = flow::aim(tables, work, port_be, previous) && ask(work);
+        // It was there a moment ago.
+        flow::aim(tables, work, port_be, self.target);
+        answer
+    }
+
     #[inline(always)]
     fn side_bit(&self) -> u32 {
         if self.main() { 0 } else { FLOW_SIDE }
     }
+}
+
+/// Down, or no longer there?
+#[inline(always)]
+fn is_down(endpoint: &Endpoint) -> bool {
+    matches!(endpoint.state, ENDPOINT_DOWN | ENDPOINT_FREE)
 }
 
 /// May the segment begin a flow in the ordinary way? A SYN may, and any datagram.
@@ -79,7 +117,7 @@ fn begins<A>(segment: &Segment<A>) -> bool {
     segment.opens() || segment.protocol == UDP
 }
 
-/// What goes by the slot alone. Everything else takes [`Tables::work`], filled in here.
+/// What goes by the slot alone.
 #[inline(always)]
 pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
     let key = ListenerKey {
@@ -94,37 +132,77 @@ pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling
     let Some(selection) = tables.selection(listener.service) else {
         return Ruling::pass(Reason::Undecided);
     };
-    let way = Way::of(listener, selection, segment.protocol);
-    let plain = segment.flags & (SYN | FIN | RST) == 0 && !segment.fragmented;
-    if way.alone && plain && way.own() {
+    let plain = segment.flags & (SYN | FIN | RST) == 0;
+    let quick = segment.opens() && listener.flags & LISTENER_MAIN != 0;
+    let simple = segment.protocol == TCP && !segment.fragmented;
+    if !simple || selection.exceptions.get() != 0 || !(plain || quick) {
+        return Ruling::plain(Fate::Slow, Reason::Undecided);
+    }
+    let ruling = if listener.kind == LISTENER_SELECTION {
+        selected(tables, segment, selection)
+    } else if !Decision::is_alone_direct(selection.decision.get()) {
+        Ruling::plain(Fate::Slow, Reason::Undecided)
+    } else if listener.kind == LISTENER_OWN {
         return Ruling::pass(Reason::Direct);
-    }
-    if way.alone && plain && way.action == Action::Steer {
-        return straight(tables, segment, way.target);
-    }
-    let Some(work) = tables.work() else {
-        return Ruling::pass(Reason::Undecided);
+    } else {
+        straight(tables, segment, listener.endpoint)
     };
-    work.segment = *segment;
-    work.listener = listener;
+    if plain || ruling.fate == Fate::Slow {
+        return ruling;
+    }
+    // The SYNs of a flood are of this kind: nothing has to be looked up for them.
+    if selection.side.get() == 0 && ruling.fate == Fate::Translate {
+        recent::open(tables, segment, &ruling);
+        return ruling;
+    }
     Ruling::plain(Fate::Slow, Reason::Undecided)
+}
+
+/// To the selected endpoint, if all flows of the service go there.
+#[inline(always)]
+fn selected<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    selection: &Selection,
+) -> Ruling<A> {
+    if A::VERSION == 4 {
+        return match Straight::unpack(selection.straight_v4.get()) {
+            Some(to) => Ruling::translate(
+                Translation {
+                    addr_be: A::from_word(to.addr_be).unwrap_or_default(),
+                    port_be: to.port_be,
+                    client_port_be: segment.src_port_be,
+                },
+                to.endpoint,
+            ),
+            None => Ruling::plain(Fate::Slow, Reason::Undecided),
+        };
+    }
+    let decision = selection.decision.get();
+    if Decision::is_alone(decision) {
+        straight(tables, segment, decision as u32)
+    } else {
+        Ruling::plain(Fate::Slow, Reason::Undecided)
+    }
 }
 
 /// Everything that takes more than the slot.
 #[inline(always)]
 pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    let Some(selection) = tables.selection(work.listener.service) else {
+    work.key = flow::forward_key(&work.segment);
+    let at = ListenerKey {
+        addr_be: work.key.peer_be,
+        port_be: work.key.peer_port_be,
+        protocol: work.key.protocol,
+        pad: 0,
+    };
+    let Some(listener) = tables.listener(&at) else {
+        return work.pass(Reason::NotListener);
+    };
+    let Some(selection) = tables.selection(listener.service) else {
         return work.pass(Reason::Undecided);
     };
-    work.key = FlowKey {
-        client_be: work.segment.src_be,
-        peer_be: work.segment.dst_be,
-        client_port_be: work.segment.src_port_be,
-        peer_port_be: work.segment.dst_port_be,
-        protocol: work.segment.protocol,
-        pad: 0,
-        pad2: 0,
-    };
+    work.listener = listener;
     let way = Way::of(work.listener, selection, work.segment.protocol);
     let looks = !(way.alone && work.segment.opens());
     if looks
@@ -133,8 +211,8 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         && let Some(endpoint) = tables.endpoint(flow.endpoint)
     {
         let id = flow.endpoint;
-        let lost = way.follows() && matches!(endpoint.state, ENDPOINT_DOWN | ENDPOINT_FREE);
-        let keep = way.decision.flags & KEEP_FLOWS_OF_DOWN != 0;
+        let lost = way.follows() && is_down(endpoint);
+        let keep = way.keeps();
         let anew = begins(&work.segment);
         let stays = if anew {
             let same_target = way.action == Action::Steer && id == way.target;
@@ -272,6 +350,16 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
         }
         return;
     }
+    // More of a flow that was reset a moment ago may have been on its way, and the last
+    // acknowledgment of one that was closed.
+    if !begins(&work.segment) && way.at_previous(tables, work, |work| recent::ended(tables, work)) {
+        let previous = way.selection.previous.get();
+        if way.loses(tables, previous) {
+            return refused(work, Reason::EndpointDown);
+        }
+        flow::aim(tables, work, own_port_be, previous);
+        return there(work, previous);
+    }
     let noted = if work.segment.opens() {
         announce(tables, work, way)
     } else {
@@ -299,15 +387,8 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
     if !way.main() {
         way.selection.side.set(stamp(tables));
     }
-    let previous = way.selection.previous.get();
-    if way.follows() && !way.alone && previous != way.target {
-        let port_be = work.key.client_port_be;
-        if flow::aim(tables, work, port_be, previous) {
-            recent::give_up(tables, work);
-        }
-        // It was there a moment ago.
-        flow::aim(tables, work, port_be, way.target);
-    }
+    // What the endpoint before says about its port from now on is not the client's.
+    way.at_previous(tables, work, |work| recent::give_up(tables, work));
     let looks = !way.main() || way.selection.side.get() != 0;
     if looks && flow::taken(tables, work) {
         return false;

@@ -158,6 +158,7 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Rul
     let ruling = forward::fast(tables, segment);
     match tables.work() {
         Some(work) if ruling.fate == Fate::Slow => {
+            work.segment = *segment;
             forward_slow(tables, work);
             work.ruling
         }
@@ -166,7 +167,7 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Rul
 }
 
 /// [`forward`], as far as it goes without much room. [`Fate::Slow`] means that
-/// [`forward_slow`] shall go on with [`Tables::work`].
+/// [`forward_slow`] shall decide.
 #[inline(always)]
 pub fn forward_fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
     forward::fast(tables, segment)
@@ -185,6 +186,7 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Rul
     let ruling = reverse::fast(tables, segment);
     match tables.work() {
         Some(work) if ruling.fate == Fate::Slow => {
+            work.segment = *segment;
             reverse_slow(tables, work);
             work.ruling
         }

@@ -5,12 +5,12 @@
 //! flow. Writing costs no more than the cache line, whoever is thrown out, so a flood
 //! of SYNs moves nothing else; reading is tried when the flow table knows nothing. To
 //! be thrown out before its answer comes, a SYN must be followed within that time by
-//! two more of 65,536 sets' share.
+//! two more of the same set, one in 4,096.
 
-use super::{Tables, Work};
+use super::{Ruling, Tables, Work, flow};
 use crate::{
     abi::{Address, FlowKey, Recent, RecentSet, RecentState, Trace},
-    packet::rewrite::Family,
+    packet::{Segment, rewrite::Family},
 };
 
 /// The set of a flow, by the key of its endpoint's segments.
@@ -69,6 +69,20 @@ pub fn forward_key<A: Address>(trace: &Trace<A>) -> FlowKey<A> {
     }
 }
 
+/// Notes the flow of a SYN that goes where the ruling says.
+#[inline(always)]
+pub fn open<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, ruling: &Ruling<A>) {
+    let key = flow::forward_key(segment);
+    let back_key = FlowKey {
+        peer_be: ruling.translation.addr_be,
+        peer_port_be: ruling.translation.port_be,
+        ..key
+    };
+    if let Some(set) = set(tables, &back_key) {
+        set.put(&key, &back_key, ruling.endpoint, RecentState::Open);
+    }
+}
+
 /// Notes the flow of both keys in `work`.
 #[inline(never)]
 pub fn put<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, state: RecentState) {
@@ -99,14 +113,17 @@ pub fn end<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
     }
 }
 
-/// The client's SYN is repeated after a switch: what the endpoint before still answers to
-/// the first one is not the client's any more. Unsteered, it makes the client reset it.
+/// The client opens a connection anew, elsewhere: what this endpoint still says is not
+/// the client's any more. Unsteered, it makes the client reset it. Tells whether there was
+/// a note.
 #[inline(always)]
-pub fn give_up<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) {
-    if let Some(entry) = own(tables, work)
-        && matches!(entry.state(), RecentState::Open | RecentState::OpenSide)
-    {
-        entry.set_state(RecentState::GivenUp);
+pub fn give_up<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
+    match own(tables, work) {
+        Some(entry) => {
+            entry.set_state(RecentState::GivenUp);
+            true
+        }
+        None => false,
     }
 }
 

@@ -13,8 +13,7 @@ use crate::{
     },
 };
 
-/// What has an entry whose state does not change. Everything else takes
-/// [`Tables::work`], filled in here.
+/// What has an entry whose state does not change.
 #[inline(always)]
 pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
     let key = key(segment);
@@ -31,10 +30,6 @@ pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling
             Ruling::translate(translation, flow.endpoint)
         };
     }
-    let Some(work) = tables.work() else {
-        return Ruling::pass(Reason::NotSteered);
-    };
-    work.segment = *segment;
     Ruling::plain(Fate::Slow, Reason::NotSteered)
 }
 

@@ -5,8 +5,8 @@ use crate::abi::{
     Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_UP, Endpoint, EventKind, FAMILY_V4,
     FAMILY_V6, FLOW_CONFIRMED, FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey, FragmentTrack,
     KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
-    Listener, ListenerKey, NO_ENDPOINT, RECENT_SETS, RecentSet, ReverseFlow, SLOT_ALONE,
-    SLOT_ALONE_DIRECT, Selection, Shared, V4, V6, seen,
+    Listener, ListenerKey, NO_ENDPOINT, RecentSet, ReverseFlow, SLOT_ALONE, SLOT_ALONE_DIRECT,
+    Selection, Shared, Straight, V4, V6, seen,
 };
 use crate::packet::parse::{ACK, FIN, RST, SYN, TCP, UDP};
 use proptest::prelude::*;
@@ -120,7 +120,7 @@ impl Host {
             reverse: RefCell::default(),
             fragments: RefCell::default(),
             recent: std::iter::repeat_with(RecentSet::default)
-                .take(RECENT_SETS as usize)
+                .take(V4::RECENT_SETS as usize)
                 .collect(),
             // SAFETY: zeros are a valid value, as in map memory.
             work: Box::into_raw(unsafe { Box::<Work<V4>>::new_zeroed().assume_init() }),
@@ -141,6 +141,17 @@ impl Host {
             self.selection.previous.set(before.target);
         }
         self.selection.decision.set(decision.pack());
+        let straight = Decision::is_alone(decision.pack()).then(|| {
+            let endpoint = &self.endpoints[&decision.target];
+            Straight {
+                addr_be: endpoint.v4_be.0,
+                port_be: endpoint.port_be,
+                endpoint: decision.target,
+            }
+        });
+        self.selection
+            .straight_v4
+            .set(straight.map_or(0, Straight::pack));
     }
 
     fn mark(&mut self, id: u32, state: u32) {
@@ -730,6 +741,37 @@ fn what_the_endpoint_says_after_its_answer_confirms_the_client() {
     assert_eq!(state() & FLOW_CONFIRMED, 0);
     reverse(&host, &from_master(ACK));
     assert_eq!(state() & FLOW_CONFIRMED, FLOW_CONFIRMED);
+}
+
+/// A client may have sent more before it hears of the RST.
+#[test]
+fn a_whole_burst_to_a_down_endpoint_is_refused() {
+    let mut host = Host::new();
+    connect(&host);
+    host.mark(MASTER, ENDPOINT_DOWN);
+    host.decide(steer_to(BACKUP));
+    for _ in 0..5 {
+        assert_eq!(
+            forward(&host, &from_client(ACK)),
+            Verdict::Reset(Reason::EndpointDown)
+        );
+    }
+    assert_eq!(host.flows(), (0, 0));
+    assert_eq!(host.events.borrow().len(), 1, "one flow was reset");
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), BACKUP);
+}
+
+#[test]
+fn the_last_acknowledgment_reaches_the_endpoint_before() {
+    let host = Host::new();
+    connect(&host);
+    host.decide(steer_to(BACKUP));
+    forward(&host, &from_client(FIN | ACK));
+    reverse(&host, &from_master(FIN | ACK));
+    assert_eq!(host.flows(), (0, 0));
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+    assert_eq!(host.flows(), (0, 0));
 }
 
 /// What may happen to one client port, in any order.

@@ -17,9 +17,9 @@ use nix::{
 };
 use probe_ebpf::{
     abi::{
-        ABI_VERSION, Endpoint, EndpointCounters, FlowKey, ForwardFlow, FragmentKey, FragmentTrack,
-        Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_REASONS,
-        MAX_SERVICES, Name, Node, RECENT_SETS, RecentSet, ReverseFlow, Selection, V4, V6,
+        ABI_VERSION, Address as _, Endpoint, EndpointCounters, FlowKey, ForwardFlow, FragmentKey,
+        FragmentTrack, Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS,
+        MAX_REASONS, MAX_SERVICES, Name, Node, RecentSet, ReverseFlow, Selection, V4, V6,
     },
     names,
 };
@@ -111,8 +111,8 @@ pub fn shape(name: &str, flows: u32) -> Shape {
         names::MAP_FORWARD_V6 => hash::<FlowKey<V6>, ForwardFlow>(flows),
         names::MAP_REVERSE_V4 => hash::<FlowKey<V4>, ReverseFlow<V4>>(flows),
         names::MAP_REVERSE_V6 => hash::<FlowKey<V6>, ReverseFlow<V6>>(flows),
-        names::MAP_RECENT_V4 => array::<RecentSet<V4>>(RECENT_SETS, BPF_F_MMAPABLE),
-        names::MAP_RECENT_V6 => array::<RecentSet<V6>>(RECENT_SETS, BPF_F_MMAPABLE),
+        names::MAP_RECENT_V4 => array::<RecentSet<V4>>(V4::RECENT_SETS, BPF_F_MMAPABLE),
+        names::MAP_RECENT_V6 => array::<RecentSet<V6>>(V6::RECENT_SETS, BPF_F_MMAPABLE),
         names::MAP_NODE => array::<Node>(1, BPF_F_MMAPABLE),
         names::MAP_FRAGMENTS_V4 => lru::<FragmentKey<V4>, FragmentTrack<V4>>(MAX_FRAGMENTS),
         names::MAP_FRAGMENTS_V6 => lru::<FragmentKey<V6>, FragmentTrack<V6>>(MAX_FRAGMENTS),

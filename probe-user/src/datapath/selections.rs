@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use probe_ebpf::abi::{Action, Decision, MAX_SERVICES, NO_ENDPOINT, Selection};
+use probe_ebpf::abi::{Action, Decision, MAX_SERVICES, NO_ENDPOINT, Selection, Straight};
 
 use super::{Error, ServiceId, mapping::Mapping};
 
@@ -22,6 +22,7 @@ const SIDE: usize = offset_of!(Selection, side) / WORD;
 /// In halves of words.
 const PREVIOUS: usize = offset_of!(Selection, previous) / 4;
 const EPOCH: usize = offset_of!(Selection, epoch) / WORD;
+const STRAIGHT: usize = offset_of!(Selection, straight_v4) / WORD;
 const CHANGED: usize = offset_of!(Selection, changed_unix_ns) / WORD;
 
 /// One service's slot as it stands.
@@ -78,6 +79,12 @@ impl Selections {
         }
     }
 
+    /// Says where IPv4 packets go while the decision is to steer by the slot alone.
+    pub fn set_straight(&self, service: ServiceId, straight: Option<Straight>) {
+        let word = straight.map_or(0, Straight::pack);
+        self.word(service, STRAIGHT).store(word, Ordering::Release);
+    }
+
     /// The switch. What is remembered of the selection before is stored ahead of it, since
     /// a SYN that is repeated right after it looks there; epoch and time follow it, since
     /// the decision must not wait.
@@ -88,6 +95,8 @@ impl Selections {
             self.previous(service)
                 .store(before.target, Ordering::Release);
         }
+        // What may not hold any more goes first, see `Selection::straight_v4`.
+        self.set_straight(service, None);
         self.word(service, DECISION)
             .store(decision.pack(), Ordering::Release);
         if moved {

@@ -23,7 +23,7 @@ use probe_ebpf::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, EndpointCounters,
         FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
         LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES,
-        Name, SLOT_ALONE, SLOT_ALONE_DIRECT, V4, V6, seen,
+        Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -419,6 +419,18 @@ impl Tables {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos() as u64);
         self.selections.set(service, decision, now);
+        if flags & SLOT_ALONE != 0
+            && let Choice::Endpoint(id) = choice
+            && let Some(known) = self.endpoints.get(&id)
+            && known.value.families & FAMILY_V4 != 0
+        {
+            let straight = Straight {
+                addr_be: known.value.v4_be.0,
+                port_be: known.value.port_be,
+                endpoint: id.0,
+            };
+            self.selections.set_straight(service, Some(straight));
+        }
     }
 
     /// Erases the name: the endpoint takes no new flows, old ones go on.

@@ -550,7 +550,7 @@ pub fn check_reset<A: Ip>(before: &[u8], answer: &[u8], segment: &Segment<A>) {
     let numbers = if segment.flags & ACK != 0 {
         (segment.ack, 0, RST)
     } else {
-        (0, segment.end(), RST | ACK)
+        (0, segment.next_seq(), RST | ACK)
     };
     assert_eq!((seen.seq, seen.ack, seen.flags), numbers);
 

@@ -364,7 +364,7 @@ fn a_master_that_lives_on_behind_iptables() {
 /// A client that is in the middle of sending much: one segment is answered by a RST,
 /// and what is under way behind it must not reach anybody either.
 #[test]
-#[ignore = "a known limit: the segments behind it are taken up by the selected endpoint"]
+
 fn a_burst_to_an_endpoint_that_is_down() {
     privileged(|| {
         let lab = Lab::new(Way::Uplink)?;

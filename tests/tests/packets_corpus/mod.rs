@@ -52,7 +52,8 @@ impl Place for V6 {
 const REFUSE: Decision = Decision {
     action: Action::Refuse,
     flags: 0,
-    endpoint: 0,
+    tier: 0,
+    target: 0,
 };
 
 /// Every stored frame, and the whole ones cut at each byte, as far as a test run can

@@ -78,17 +78,14 @@ pub fn judge(figures: &Figures) -> Result<Vec<Bar>> {
                     "ns",
                 ));
                 bars.push(at_most(
-                    format!(
-                        "{at}, new flow while a SYN flood fills the table, to established, {}",
-                        shown(many.1)
-                    ),
+                    format!("{at}, SYN of a new flow, to established, {}", shown(many.1)),
                     ratio((What::New, None), many)?,
                     2.0,
                     "x",
                 ));
                 bars.push(at_most(
                     format!(
-                        "{at}, new flow while a SYN flood has filled the table, to established in it"
+                        "{at}, SYN of a new flow in a SYN flood that has filled the tables, to established in it"
                     ),
                     ratio((What::Flood, None), (What::EstablishedUnderFlood, None))?,
                     2.0,
