@@ -121,8 +121,8 @@ fn the_state_of_another_version_is_refused_and_removed() {
         agent.wait_selected("master")?;
         agent.kill()?;
         let pins = "/sys/fs/bpf/probe";
-        lab.node
-            .ask("mv", &[&format!("{pins}/v1"), &format!("{pins}/v0")])?;
+        let ours = format!("{pins}/v{}", probe_ebpf::abi::ABI_VERSION);
+        lab.node.ask("mv", &[&ours, &format!("{pins}/v0")])?;
         let old = traces(&lab.node)?;
 
         let mut newer = Agent::new(&lab, &config, &[])?;
