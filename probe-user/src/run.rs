@@ -200,6 +200,7 @@ fn options(config: &Config) -> Options {
         flows: datapath.flows(),
         log: datapath.log(),
         learn: datapath.learn(),
+        timeouts: datapath.timeouts(),
     }
 }
 

@@ -216,6 +216,9 @@ pub const ENDPOINT_FREE: u32 = 0;
 pub const ENDPOINT_UP: u32 = 1;
 /// [`Endpoint::state`]: its check failed `fall` times.
 pub const ENDPOINT_DOWN: u32 = 2;
+/// [`Endpoint::state`]: fit, and the time is over that its flows had to end by themselves
+/// after the selection left it: they are reset, whatever [`KEEP_FLOWS_OF_DOWN`] says.
+pub const ENDPOINT_DRAINED: u32 = 3;
 
 /// One address:port that can serve a service. Addresses and port never change
 /// while flows may refer to the id; only `state` does.
@@ -234,7 +237,7 @@ pub struct Endpoint {
     pub tier: u8,
     /// The service it belongs to.
     pub service: u32,
-    /// [`ENDPOINT_FREE`], [`ENDPOINT_UP`] or [`ENDPOINT_DOWN`].
+    /// [`ENDPOINT_FREE`], [`ENDPOINT_UP`], [`ENDPOINT_DOWN`] or [`ENDPOINT_DRAINED`].
     pub state: u32,
 }
 

@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     abi::{
-        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED,
-        FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, Endpoint, EventKind,
+        FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
         SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
@@ -67,16 +67,17 @@ impl<'a> Way<'a> {
         self.listener.flags & LISTENER_MAIN != 0
     }
 
-    /// Do flows of an endpoint that is down go on to it?
+    /// Do flows go on to their endpoint that is down?
     #[inline(always)]
-    fn keeps(&self) -> bool {
-        self.decision.flags & KEEP_FLOWS_OF_DOWN != 0
+    fn keeps(&self, endpoint: &Endpoint) -> bool {
+        self.decision.flags & KEEP_FLOWS_OF_DOWN != 0 && endpoint.state != ENDPOINT_DRAINED
     }
 
     /// Are flows of this endpoint reset?
     #[inline(always)]
     fn loses<A: Family, T: Tables<A>>(&self, tables: &T, id: u32) -> bool {
-        !self.keeps() && tables.endpoint(id).is_none_or(is_down)
+        let lost = |endpoint: &Endpoint| is_down(endpoint) && !self.keeps(endpoint);
+        tables.endpoint(id).is_none_or(lost)
     }
 
     /// Asks about the flow's note at the endpoint that was selected before; false if there
@@ -105,10 +106,13 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Down, or no longer there?
+/// Down, drained, or no longer there?
 #[inline(always)]
 fn is_down(endpoint: &Endpoint) -> bool {
-    matches!(endpoint.state, ENDPOINT_DOWN | ENDPOINT_FREE)
+    matches!(
+        endpoint.state,
+        ENDPOINT_DOWN | ENDPOINT_DRAINED | ENDPOINT_FREE
+    )
 }
 
 /// May the segment begin a flow in the ordinary way? A SYN may, and any datagram.
@@ -212,7 +216,7 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     {
         let id = flow.endpoint;
         let lost = way.follows() && is_down(endpoint);
-        let keep = way.keeps();
+        let keep = way.keeps(endpoint);
         let anew = begins(&work.segment);
         let stays = if anew {
             let same_target = way.action == Action::Steer && id == way.target;
@@ -345,6 +349,12 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
             work.pass(Reason::Direct);
         } else if recent::end(tables, work) {
             there(work, way.target);
+        } else if way.follows()
+            && flow::aim(tables, work, own_port_be, way.selection.previous.get())
+            && recent::ended(tables, work)
+        {
+            // The flow was reset towards its client, who tells the endpoint now.
+            there(work, way.selection.previous.get());
         } else {
             work.pass(Reason::StrayReset);
         }

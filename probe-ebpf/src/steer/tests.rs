@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::abi::{
-    Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_UP, Endpoint, EventKind, FAMILY_V4,
-    FAMILY_V6, FLOW_CONFIRMED, FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey, FragmentTrack,
-    KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
-    Listener, ListenerKey, NO_ENDPOINT, RecentSet, ReverseFlow, SLOT_ALONE, SLOT_ALONE_DIRECT,
-    Selection, Shared, Straight, V4, V6, seen,
+    Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_UP, Endpoint, EventKind,
+    FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey,
+    FragmentTrack, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
+    LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, RecentSet, ReverseFlow, SLOT_ALONE,
+    SLOT_ALONE_DIRECT, Selection, Shared, Straight, V4, V6, seen,
 };
 use crate::packet::parse::{ACK, FIN, RST, SYN, TCP, UDP};
 use proptest::prelude::*;
@@ -379,10 +379,62 @@ fn flows_of_a_down_endpoint_are_reset_unless_kept() {
     assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
 }
 
+/// Its time to end by itself is over: `keep` is for endpoints that are down.
+#[test]
+fn flows_of_a_drained_endpoint_are_reset_even_if_kept() {
+    for flags in [0, KEEP_FLOWS_OF_DOWN] {
+        let mut host = Host::new();
+        connect(&host);
+        host.decide(Decision {
+            flags,
+            ..steer_to(BACKUP)
+        });
+        assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+        host.mark(MASTER, ENDPOINT_DRAINED);
+        for _ in 0..3 {
+            assert_eq!(
+                forward(&host, &from_client(ACK)),
+                Verdict::Reset(Reason::EndpointDown)
+            );
+        }
+        assert_eq!(host.flows(), (0, 0));
+        assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
+    }
+}
+
+/// The endpoint is alive, and would send to a client that has gone for as long as its
+/// kernel repeats: the client's answer to that reaches it.
+#[test]
+fn a_drained_endpoint_hears_of_the_end_from_its_client() {
+    for decision in [steer_to(BACKUP), alone(BACKUP)] {
+        let mut host = Host::new();
+        connect(&host);
+        host.decide(steer_to(BACKUP));
+        host.mark(MASTER, ENDPOINT_DRAINED);
+        assert_eq!(
+            forward(&host, &from_client(ACK)),
+            Verdict::Reset(Reason::EndpointDown)
+        );
+        host.decide(decision);
+        // The client has no such connection any more, and says so.
+        assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
+        assert_eq!(goes_to(forward(&host, &from_client(RST))), MASTER);
+        // Another RST of nobody's is left alone.
+        let stray = segment((CLIENT, 40_001), (VIP, 80), RST);
+        assert_eq!(forward(&host, &stray), Verdict::Pass(Reason::StrayReset));
+    }
+}
+
 #[test]
 fn a_direct_listener_reaches_its_endpoint_whatever_happens() {
+    for state in [ENDPOINT_DOWN, ENDPOINT_DRAINED] {
+        direct_listener_with_an_endpoint_that_is(state);
+    }
+}
+
+fn direct_listener_with_an_endpoint_that_is(state: u32) {
     let mut host = Host::new();
-    host.mark(BACKUP, ENDPOINT_DOWN);
+    host.mark(BACKUP, state);
     for decision in [
         steer_to(MASTER),
         Decision {
@@ -795,7 +847,11 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(id, fast)| Step::Select(id, fast)),
         (
             prop_oneof![Just(MASTER), Just(BACKUP)],
-            prop_oneof![Just(ENDPOINT_UP), Just(ENDPOINT_DOWN)]
+            prop_oneof![
+                Just(ENDPOINT_UP),
+                Just(ENDPOINT_DOWN),
+                Just(ENDPOINT_DRAINED)
+            ]
         )
             .prop_map(|(id, state)| Step::Mark(id, state)),
     ]

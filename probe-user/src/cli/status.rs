@@ -42,8 +42,13 @@ fn human(status: &status::Status, now_ms: u64) -> String {
             Some(due) => format!(", fails back in {}", span(due.saturating_sub(now_ms))),
             None => String::new(),
         };
+        let drains: String = service
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| Some(drains(&endpoint.name, endpoint.drain?, now_ms)))
+            .collect();
         text += &format!(
-            "\n{} ({}) {to}, {} for {}, switches {}{due}\n",
+            "\n{} ({}) {to}, {} for {}, switches {}{due}{drains}\n",
             service.name,
             service.listeners.join(", "),
             selection.reason,
@@ -108,6 +113,21 @@ fn human(status: &status::Status, now_ms: u64) -> String {
     text
 }
 
+/// What an endpoint that was left still has.
+fn drains(endpoint: &str, drain: status::Drain, now_ms: u64) -> String {
+    let flows = match drain.flows {
+        Some(flows) => format!("{flows} flows"),
+        None => "flows".to_owned(),
+    };
+    match drain.until_unix_ms {
+        None => format!(", {endpoint} drains {flows}"),
+        Some(until) if until > now_ms => {
+            format!(", {endpoint} drains {flows} for {}", span(until - now_ms))
+        }
+        Some(_) => format!(", {endpoint} is drained of {flows}"),
+    }
+}
+
 fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
@@ -159,6 +179,34 @@ mod tests {
         ] {
             assert_eq!(span(ms), text);
         }
+    }
+
+    #[test]
+    fn people_see_what_drains() {
+        let mut status = crate::control::tests::example();
+        let mut line = |drain| {
+            status.services[0].endpoints[1].drain = Some(drain);
+            let text = human(&status, 10_001);
+            text.lines().nth(2).unwrap_or_default().to_owned()
+        };
+        let drain = status::Drain {
+            since_unix_ms: 5000,
+            until_unix_ms: None,
+            flows: None,
+        };
+        let head = "sense (10.96.0.10:8079) -> sen2, initial for 9s, switches 0";
+        assert_eq!(line(drain), format!("{head}, sen1 drains flows"));
+        let drain = status::Drain {
+            until_unix_ms: Some(65_001),
+            flows: Some(12),
+            ..drain
+        };
+        assert_eq!(line(drain), format!("{head}, sen1 drains 12 flows for 55s"));
+        let drain = status::Drain {
+            until_unix_ms: Some(10_001),
+            ..drain
+        };
+        assert_eq!(line(drain), format!("{head}, sen1 is drained of 12 flows"));
     }
 
     #[test]

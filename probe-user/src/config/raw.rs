@@ -46,7 +46,20 @@ pub struct Datapath {
     pub xdp: Option<String>,
     pub flows: Option<String>,
     pub learn: Option<String>,
+    #[serde(default)]
+    pub timeouts: Timeouts,
     pub log: Option<String>,
+}
+
+/// `datapath.timeouts`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    pub opening: Option<String>,
+    pub established: Option<String>,
+    pub closing: Option<String>,
+    pub datagrams: Option<String>,
+    pub datagrams_answered: Option<String>,
 }
 
 /// `control`.
@@ -82,6 +95,7 @@ pub struct Service {
     pub failback: Failback,
     pub all_down: Option<String>,
     pub on_marked_down: Option<String>,
+    pub drain: Option<String>,
 }
 
 /// One of a service's `endpoints`.

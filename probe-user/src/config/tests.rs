@@ -1,6 +1,9 @@
 //! Every bad input and its one message; the reference configuration.
 
+use std::time::Duration;
+
 use super::*;
+use crate::datapath::Limits;
 
 const GOOD: &str = r#"
 interfaces:
@@ -52,6 +55,28 @@ fn the_good_one_is_good() {
 }
 
 #[test]
+fn drains_and_timeouts_are_what_is_written() {
+    let drain = |text: &str| {
+        let text = GOOD.replace("    failback:", &format!("    {text}\n    failback:"));
+        parse(&text).unwrap().services()[0].drain()
+    };
+    assert_eq!(drain(""), None);
+    assert_eq!(drain("drain: unlimited"), None);
+    assert_eq!(drain("drain: 0s"), Some(Duration::ZERO));
+    assert_eq!(drain("drain: 10m"), Some(Duration::from_secs(600)));
+    let text = GOOD.replace(
+        "services:",
+        "datapath: {timeouts: {established: 24h, datagrams: 5s}}\nservices:",
+    );
+    let expected = Limits {
+        established: Duration::from_secs(86_400),
+        datagrams: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    assert_eq!(parse(&text).unwrap().datapath().timeouts(), expected);
+}
+
+#[test]
 fn defaults_are_those_that_the_documentation_names() {
     let text = "interfaces: {uplink: [eth0]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], \
                 endpoints: [{name: b, address: '10.0.0.2:80'}], check: {http: {}}}]";
@@ -85,13 +110,13 @@ fn each_bad_input_has_its_one_message() {
             "services:",
             "datapath: {tcp: auto}\nservices:",
             "datapath.tcp: `datapath: {tcp: auto}`: unknown field `tcp` at line 4, column 12; \
-             accepted: bpffs, tc, xdp, flows, log",
+             accepted: bpffs, tc, xdp, flows, learn, timeouts, log",
         ),
         (
             "    check:",
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
-             listeners, endpoints, check, failback, all_down, on_marked_down",
+             listeners, endpoints, check, failback, all_down, on_marked_down, drain",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
@@ -439,6 +464,26 @@ fn each_bad_input_has_its_one_message() {
             "services:",
             "datapath: {flows: 0}\nservices:",
             "datapath.flows: `0`: not a number in range; accepted: a whole number from 1024 to 16777216",
+        ),
+        (
+            "services:",
+            "datapath: {timeouts: {opening: 999ms}}\nservices:",
+            "datapath.timeouts.opening: `999ms`: too short; accepted: a whole number with a unit (ms, s, m, h), from 1s to 24h",
+        ),
+        (
+            "services:",
+            "datapath: {timeouts: {datagrams_answered: 2d}}\nservices:",
+            "datapath.timeouts.datagrams_answered: `2d`: not a duration; accepted: a whole number with a unit (ms, s, m, h), from 1s to 24h",
+        ),
+        (
+            "services:",
+            "datapath: {timeouts: {idle: 1m}}\nservices:",
+            "datapath.timeouts.idle: `datapath: {timeouts: {idle: 1m}}`: unknown field `idle` at line 4, column 23; accepted: opening, established, closing, datagrams, datagrams_answered",
+        ),
+        (
+            "    failback:",
+            "    drain: never\n    failback:",
+            "services[0].drain: `never`: not a duration; accepted: unlimited, or a whole number with a unit (ms, s, m, h), from 0s to 24h",
         ),
         (
             "services:",

@@ -16,7 +16,7 @@ use super::{
     scalar::{self, duration, number, word},
 };
 use crate::{
-    datapath::{LogLevel, TcMode, Vip, XdpMode},
+    datapath::{Limits, LogLevel, TcMode, Vip, XdpMode},
     interfaces::Pattern,
 };
 
@@ -50,6 +50,7 @@ pub struct Datapath {
     flows: u32,
     log: LogLevel,
     learn: Duration,
+    timeouts: Limits,
 }
 
 /// A service.
@@ -62,6 +63,7 @@ pub struct Service {
     failback: Failback,
     all_down: AllDown,
     keep_flows_of_down: bool,
+    drain: Option<Duration>,
 }
 
 /// An endpoint of a service.
@@ -253,6 +255,10 @@ impl Datapath {
     pub fn learn(&self) -> Duration {
         self.learn
     }
+    /// How long flows may be idle.
+    pub fn timeouts(&self) -> Limits {
+        self.timeouts
+    }
     /// Which messages of the datapath are logged.
     pub fn log(&self) -> LogLevel {
         self.log
@@ -290,9 +296,36 @@ impl Datapath {
                 Some(text) => duration("datapath.learn", text, Duration::ZERO)?,
                 None => DEFAULT_LEARN,
             },
+            timeouts: timeouts(&raw.timeouts)?,
             log: word("datapath.log", raw.log.as_deref().unwrap_or("warn"), &log)?,
         })
     }
+}
+
+/// `datapath.timeouts`: what is absent keeps its default.
+fn timeouts(raw: &raw::Timeouts) -> Result<Limits, Fault> {
+    let limit = |key: &str, text: &Option<String>, default: Duration| match text {
+        // The datapath's clock ticks about once a second.
+        Some(text) => duration(
+            &format!("datapath.timeouts.{key}"),
+            text,
+            Duration::from_secs(1),
+        ),
+        None => Ok(default),
+    };
+    let default = Limits::default();
+    Ok(Limits {
+        opening: limit("opening", &raw.opening, default.opening)?,
+        established: limit("established", &raw.established, default.established)?,
+        closing: limit("closing", &raw.closing, default.closing)?,
+        datagrams: limit("datagrams", &raw.datagrams, default.datagrams)?,
+        datagrams_answered: limit(
+            "datagrams_answered",
+            &raw.datagrams_answered,
+            default.datagrams_answered,
+        )?,
+        unconfirmed: default.unconfirmed,
+    })
 }
 
 impl Service {
@@ -323,6 +356,11 @@ impl Service {
     /// Flows of an endpoint that is down go on to it.
     pub fn keep_flows_of_down(&self) -> bool {
         self.keep_flows_of_down
+    }
+    /// How long flows of an endpoint that was left for a better one may go on;
+    /// nothing for as long as they like.
+    pub fn drain(&self) -> Option<Duration> {
+        self.drain
     }
 
     fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
@@ -366,8 +404,19 @@ impl Service {
                 raw.on_marked_down.as_deref().unwrap_or("reset"),
                 &on_marked_down,
             )?,
+            drain: match raw.drain.as_deref() {
+                None | Some("unlimited") => None,
+                Some(text) => Some(drain(&format!("{field}.drain"), text)?),
+            },
         })
     }
+}
+
+fn drain(field: &str, text: &str) -> Result<Duration, Fault> {
+    duration(field, text, Duration::ZERO).map_err(|fault| Fault {
+        accepted: format!("unlimited, or {}", fault.accepted),
+        ..fault
+    })
 }
 
 fn listeners(field: &str, raw: &[String]) -> Result<Vec<Vip>, Fault> {

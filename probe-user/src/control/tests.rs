@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener as StdListener;
 use probe_ebpf::abi::Reason;
 
 use super::*;
-use crate::datapath::{self, EndpointCounters, EndpointId, FlowCounts};
+use crate::datapath::{self, EndpointCounters, EndpointId, FlowCounts, ServiceId};
 
 struct Fixed;
 
@@ -21,6 +21,9 @@ impl Counters for Fixed {
     }
     fn flows(&self) -> FlowCounts {
         FlowCounts::default()
+    }
+    fn slot_alone(&self, _: ServiceId) -> Result<bool, datapath::Error> {
+        Ok(false)
     }
 }
 
@@ -39,6 +42,7 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         latency_us: Some(400),
         listeners: Vec::new(),
         traffic: status::Traffic::default(),
+        drain: None,
         id: Some(EndpointId(id)),
     }
 }

@@ -29,7 +29,8 @@ use tokio::{
 use crate::{
     config::Config,
     datapath::{
-        self, Attached, EndpointCounters, EndpointId, Role, Steering, Swept, TcWay, XdpWay,
+        self, Attached, EndpointCounters, EndpointId, Role, ServiceId, Steering, Swept, TcWay,
+        XdpWay,
     },
     failover::{NoFailback, Reason},
     health::{State, Verdict, http::Probe, scheduler::Report},
@@ -85,6 +86,8 @@ pub trait Counters: Send + Sync {
     fn reasons(&self) -> Result<Vec<(probe_ebpf::abi::Reason, u64)>, datapath::Error>;
     /// Flows in the tables.
     fn flows(&self) -> datapath::FlowCounts;
+    /// Do segments of the service go by its slot alone?
+    fn slot_alone(&self, id: ServiceId) -> Result<bool, datapath::Error>;
 }
 
 impl Counters for datapath::Reader {
@@ -96,6 +99,9 @@ impl Counters for datapath::Reader {
     }
     fn flows(&self) -> datapath::FlowCounts {
         self.flow_counts()
+    }
+    fn slot_alone(&self, id: ServiceId) -> Result<bool, datapath::Error> {
+        self.slot_alone(id)
     }
 }
 
@@ -109,6 +115,10 @@ pub trait Observer: Send {
     fn selected(&self, service: &str, endpoint: Option<&str>);
     /// The selection changed.
     fn switched(&self, service: &str, reason: Reason);
+    /// An endpoint that was left has flows, or may have, or has none any more.
+    fn draining(&self, service: &str, endpoint: &str, draining: bool);
+    /// A service has this id in the kernel.
+    fn served(&self, service: &str, id: ServiceId);
     /// An endpoint has this id in the kernel.
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
     /// So many interfaces of a role are attached this way.
@@ -270,7 +280,10 @@ impl<D: Steering + Attach> Core<D> {
                     self.managed.change(&mut self.datapath, change, self.observer.as_ref());
                 }
                 _ = retry.tick() => self.managed.retry(&mut self.datapath, self.observer.as_ref()),
-                Some(swept) = inputs.swept.recv() => self.datapath.swept(&swept)?,
+                Some(swept) = inputs.swept.recv() => {
+                    self.datapath.swept(&swept)?;
+                    self.services.swept(&swept, &mut self.datapath, self.observer.as_ref())?;
+                }
                 Some(ask) = inputs.asks.recv() => self.answer(ask)?,
                 // An error means that the sender is gone: nobody is left to work for.
                 ended = inputs.shutdown.wait_for(|end| *end) => {
@@ -295,6 +308,7 @@ impl<D: Steering + Attach> Core<D> {
             Ask::Failback(service, reply) => {
                 let answer = self.services.order_failback(
                     &service,
+                    Instant::now(),
                     &mut self.datapath,
                     self.observer.as_ref(),
                 )?;

@@ -96,9 +96,22 @@ pub struct Endpoint {
     /// VIP:port pairs that always reach it.
     pub listeners: Vec<String>,
     pub traffic: Traffic,
+    /// Its flows from before the selection left it, while there are any.
+    pub drain: Option<Drain>,
     /// For looking up its traffic.
     #[serde(skip)]
     pub id: Option<EndpointId>,
+}
+
+/// An endpoint that is up and was left for a better one, and the flows it still has.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Drain {
+    /// When it was left.
+    pub since_unix_ms: u64,
+    /// When its flows are reset at their next packet; nothing if never. It may be over.
+    pub until_unix_ms: Option<u64>,
+    /// Flows at the last sweep of the tables; nothing if there was none since.
+    pub flows: Option<u64>,
 }
 
 /// What was steered to and from an endpoint.

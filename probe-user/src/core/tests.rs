@@ -11,7 +11,8 @@ use super::*;
 use crate::{
     config,
     datapath::{
-        AppliedService, Choice, EndpointId, EndpointPlan, ServiceId, ServicePlan, TcWay, XdpWay,
+        AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan, TcWay,
+        XdpWay,
     },
     failover::NoFailback,
     health::Kind,
@@ -26,6 +27,7 @@ enum Did {
     Refuse,
     Up(u32),
     Down(u32),
+    Drained(u32),
     Readdress(u32, String),
     Attached(String),
     Forget(u32),
@@ -33,13 +35,14 @@ enum Did {
     /// The observer heard of a switch: must come after the write.
     Heard(Reason),
 }
-use Did::{Apply, Detach, Down, Forget, Heard, Readdress, Refuse, Select, Up};
+use Did::{Apply, Detach, Down, Drained, Forget, Heard, Readdress, Refuse, Select, Up};
 
 #[derive(Default)]
 struct Recorder {
     did: Arc<Mutex<Vec<Did>>>,
     inherited: Option<Choice>,
-    inherited_down: Vec<bool>,
+    inherited_marks: Vec<Mark>,
+    inherited_ago: Duration,
     attached: Vec<u32>,
     /// Interfaces that cannot be attached, and how often.
     broken: VecDeque<String>,
@@ -68,7 +71,8 @@ impl Steering for Recorder {
                 id: ServiceId(s as u32),
                 endpoints: (first..first + count).map(EndpointId).collect(),
                 inherited: self.inherited,
-                inherited_down: self.inherited_down.clone(),
+                inherited_marks: self.inherited_marks.clone(),
+                inherited_at: SystemTime::now() - self.inherited_ago,
             }
         });
         self.next = 100;
@@ -94,8 +98,12 @@ impl Steering for Recorder {
         });
         Ok(())
     }
-    fn mark(&mut self, endpoint: EndpointId, up: bool) -> Result<(), datapath::Error> {
-        self.note(if up { Up(endpoint.0) } else { Down(endpoint.0) });
+    fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), datapath::Error> {
+        self.note(match mark {
+            Mark::Up => Up(endpoint.0),
+            Mark::Down => Down(endpoint.0),
+            Mark::Drained => Drained(endpoint.0),
+        });
         Ok(())
     }
 }
@@ -138,6 +146,8 @@ impl Observer for Ears {
     fn switched(&self, _: &str, reason: Reason) {
         self.0.lock().unwrap().push(Heard(reason));
     }
+    fn draining(&self, _: &str, _: &str, _: bool) {}
+    fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
     fn interfaces(&self, _: Role, _: TcWay, _: XdpWay, _: usize) {}
 }
@@ -171,6 +181,7 @@ struct Bench {
     reports: mpsc::Sender<Report<CheckKey>>,
     lookups: mpsc::Sender<Lookup>,
     changes: mpsc::Sender<Change>,
+    sweeps: mpsc::Sender<Swept>,
     asks: mpsc::Sender<Ask>,
     shutdown: watch::Sender<bool>,
     task: tokio::task::JoinHandle<Result<Recorder, datapath::Error>>,
@@ -187,13 +198,14 @@ impl Bench {
         let (reports, r) = mpsc::channel(8);
         let (lookups, l) = mpsc::channel(8);
         let (changes, c) = mpsc::channel(8);
+        let (sweeps, w) = mpsc::channel(8);
         let (asks, a) = mpsc::channel(8);
         let (shutdown, s) = watch::channel(false);
         let inputs = Inputs {
             reports: r,
             lookups: l,
             changes: c,
-            swept: mpsc::channel(1).1,
+            swept: w,
             asks: a,
             shutdown: s,
         };
@@ -208,6 +220,7 @@ impl Bench {
             reports,
             lookups,
             changes,
+            sweeps,
             asks,
             shutdown,
             task: tokio::spawn(core.run(inputs, start)),
@@ -217,7 +230,12 @@ impl Bench {
 
     /// What was done since the last question, when all that was sent is dealt with.
     async fn did(&self) -> Vec<Did> {
-        while self.reports.capacity() + self.lookups.capacity() + self.changes.capacity() < 24 {
+        while self.reports.capacity()
+            + self.lookups.capacity()
+            + self.changes.capacity()
+            + self.sweeps.capacity()
+            < 32
+        {
             tokio::task::yield_now().await;
         }
         // The answer comes after whatever was received before it.
@@ -282,6 +300,14 @@ impl Bench {
             answer,
         };
         self.lookups.send(lookup).await.unwrap();
+    }
+
+    /// A sweep that begins now finds so many flows of the first service's selection with
+    /// this endpoint.
+    async fn sweep(&self, endpoint: u32, flows: u64) {
+        let vip = "10.96.0.10:80".parse().unwrap();
+        let swept = Swept::of(Instant::now().into_std(), vip, EndpointId(endpoint), flows);
+        self.sweeps.send(swept).await.unwrap();
     }
 
     async fn end(self) -> Recorder {
@@ -395,7 +421,7 @@ async fn refusing_and_back() {
 async fn a_restarted_agent_goes_on_where_the_earlier_one_was() {
     let recorder = Recorder {
         inherited: Some(Choice::Endpoint(EndpointId(1))),
-        inherited_down: vec![true, false],
+        inherited_marks: vec![Mark::Down, Mark::Up],
         ..Recorder::default()
     };
     let bench = Bench::new(&config("  failback: {mode: manual}"), recorder, &[]);
@@ -477,6 +503,163 @@ async fn a_moved_endpoint_gets_a_new_id_and_new_checks() {
         bench.did().await,
         [Readdress(101, "Some(10.0.0.8)".to_owned()), Down(102)]
     );
+    bench.end().await;
+}
+
+/// Over to the backup, and back at once.
+async fn over_and_back_at_once(bench: &Bench) {
+    for _ in 0..2 {
+        bench.check(1, Kind::Ok).await;
+        bench.check(0, Kind::Refused).await;
+    }
+    assert_eq!(
+        bench.did().await,
+        [
+            Apply(1),
+            Select(0),
+            Select(1),
+            Down(0),
+            Heard(Reason::MasterDown)
+        ]
+    );
+    bench.check(0, Kind::Ok).await;
+    bench.check(0, Kind::Ok).await;
+}
+
+const AT_ONCE: &str = "  failback: {hold: 0s}\n";
+
+#[tokio::test(start_paused = true)]
+async fn flows_of_the_backup_have_their_time() {
+    let bench = Bench::new(
+        &config(&format!("{AT_ONCE}  drain: 60s")),
+        Recorder::default(),
+        &[],
+    );
+    over_and_back_at_once(&bench).await;
+    let back = [Up(0), Select(0), Heard(Reason::Failback)];
+    assert_eq!(bench.did().await, back);
+    let drain = |status: status::Status| status.services[0].endpoints[1].drain;
+    let said = drain(bench.status().await).unwrap();
+    assert_eq!(said.flows, None);
+    bench.sweep(1, 3).await;
+    assert_eq!(bench.did().await, []);
+    let said = drain(bench.status().await).unwrap();
+    assert_eq!(said.flows, Some(3));
+    let until = said.until_unix_ms.unwrap();
+    assert!(until.abs_diff(said.since_unix_ms) >= 59_000);
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.did().await, [Drained(1)]);
+    assert!(
+        drain(bench.status().await).is_some(),
+        "they are still there"
+    );
+    bench.sweep(1, 0).await;
+    assert_eq!(bench.did().await, [Up(1)]);
+    assert!(drain(bench.status().await).is_none());
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_endpoint_is_marked_up_before_it_is_selected() {
+    let bench = Bench::new(
+        &config(&format!("{AT_ONCE}  drain: 0s")),
+        Recorder::default(),
+        &[],
+    );
+    over_and_back_at_once(&bench).await;
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Select(0), Drained(1), Heard(Reason::Failback)]
+    );
+    bench.check(0, Kind::Refused).await;
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [Up(1), Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn selected_again_or_down_cancels_a_drain() {
+    for down in [false, true] {
+        let text = format!("{AT_ONCE}  drain: 60s");
+        let bench = Bench::new(&config(&text), Recorder::default(), &[]);
+        over_and_back_at_once(&bench).await;
+        bench.did().await;
+        bench.sweep(1, 3).await;
+        bench.did().await;
+        let failing = if down { 1 } else { 0 };
+        bench.check(failing, Kind::Refused).await;
+        bench.check(failing, Kind::Refused).await;
+        let did = bench.did().await;
+        if down {
+            assert_eq!(did, [Down(1)]);
+        } else {
+            assert_eq!(did, [Select(1), Down(0), Heard(Reason::MasterDown)]);
+        }
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(bench.did().await, []);
+        assert!(
+            bench.status().await.services[0].endpoints[1]
+                .drain
+                .is_none()
+        );
+        bench.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_limit_nothing_is_drained() {
+    let bench = Bench::new(&config(AT_ONCE), Recorder::default(), &[]);
+    over_and_back_at_once(&bench).await;
+    bench.did().await;
+    bench.sweep(1, 3).await;
+    bench.did().await;
+    tokio::time::sleep(Duration::from_secs(100_000)).await;
+    assert_eq!(bench.did().await, []);
+    let drain = bench.status().await.services[0].endpoints[1].drain.unwrap();
+    assert_eq!((drain.until_unix_ms, drain.flows), (None, Some(3)));
+    bench.sweep(1, 0).await;
+    assert_eq!(bench.did().await, []);
+    assert!(
+        bench.status().await.services[0].endpoints[1]
+            .drain
+            .is_none()
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_goes_on_over_a_restart() {
+    let recorder = |ago, mark| Recorder {
+        inherited: Some(Choice::Endpoint(EndpointId(0))),
+        inherited_marks: vec![Mark::Up, mark],
+        inherited_ago: Duration::from_secs(ago),
+        ..Recorder::default()
+    };
+    let config = config("  drain: 60s");
+    // Paused time begins at the start of the test: let there be a past.
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    let bench = Bench::new(&config, recorder(50, Mark::Up), &[]);
+    bench.sweep(1, 3).await;
+    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    assert!(
+        bench.status().await.services[0].endpoints[1]
+            .drain
+            .is_some()
+    );
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(bench.did().await, [Drained(1)]);
+    bench.end().await;
+    // It was over before, or became so while nobody was there.
+    let bench = Bench::new(&config, recorder(100, Mark::Drained), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    bench.end().await;
+    let bench = Bench::new(&config, recorder(100, Mark::Up), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Select(0), Drained(1)]);
     bench.end().await;
 }
 

@@ -27,8 +27,9 @@ use probe_ebpf::{
 };
 
 use super::{
-    Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, LogLevel, OBJECT,
-    Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode, XdpWay,
+    Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, Limits, LogLevel,
+    Mark, OBJECT, Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
+    XdpWay,
     attach::{self, Interface},
     detach, first_line,
     node::Node,
@@ -53,6 +54,8 @@ pub struct Options {
     /// After a start without anything pinned, for how long every packet may make known
     /// a flow that was there before.
     pub learn: Duration,
+    /// How long flows may be idle.
+    pub timeouts: Limits,
 }
 
 /// The loaded datapath.
@@ -168,7 +171,10 @@ impl Datapath {
     /// A handle that removes flows nobody uses any more.
     pub fn sweeper(&self) -> Result<Sweeper, Error> {
         let (gauge, node) = (self.gauge.clone(), self.node.clone());
-        Sweeper::open(&self.pins, gauge, node, self.options.flows)
+        let Options {
+            flows, timeouts, ..
+        } = self.options;
+        Sweeper::open(&self.pins, gauge, node, flows, timeouts)
     }
 
     /// What the agent tells all programs: somebody must [`Node::tick`].
@@ -242,8 +248,8 @@ impl Steering for Datapath {
         Ok(())
     }
 
-    fn mark(&mut self, endpoint: EndpointId, up: bool) -> Result<(), Error> {
-        self.tables.mark(endpoint, up)
+    fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
+        self.tables.mark(endpoint, mark)
     }
 }
 

@@ -22,7 +22,10 @@ mod selections;
 mod sweep;
 mod tables;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::SystemTime,
+};
 
 use serde::Deserialize;
 
@@ -193,6 +196,17 @@ pub enum Choice {
     Refuse,
 }
 
+/// What becomes of an endpoint's flows, of those that follow the selection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// They go on.
+    Up,
+    /// They are reset at their next packet, unless the service keeps them.
+    Down,
+    /// They are reset at their next packet: the endpoint is up, and their time is over.
+    Drained,
+}
+
 /// What the kernel holds for one service after [`Steering::apply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedService {
@@ -202,8 +216,10 @@ pub struct AppliedService {
     pub endpoints: Vec<EndpointId>,
     /// The selection that an earlier agent left, if it still names one of these endpoints.
     pub inherited: Option<Choice>,
-    /// Per endpoint of the plan: was it marked down by an earlier agent?
-    pub inherited_down: Vec<bool>,
+    /// Per endpoint of the plan: how an earlier agent marked it.
+    pub inherited_marks: Vec<Mark>,
+    /// When an earlier agent made the selection; 1970 if none did.
+    pub inherited_at: SystemTime,
 }
 
 /// Where an interface's packets come from.
@@ -316,8 +332,8 @@ pub trait Steering {
     /// The switch: one word.
     fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error>;
 
-    /// Marks an endpoint up or down, which decides over its existing flows.
-    fn mark(&mut self, endpoint: EndpointId, up: bool) -> Result<(), Error>;
+    /// Decides over the existing flows of an endpoint.
+    fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;
 }
 
 /// What can go wrong between the agent and the kernel. Each message says what was

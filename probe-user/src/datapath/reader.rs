@@ -1,17 +1,23 @@
 //! Counters, summed over CPUs, for metrics and status.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    mem::offset_of,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use aya::maps::{Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use probe_ebpf::{
-    abi::{EndpointCounters, Reason},
+    abi::{Decision, EndpointCounters, Reason, Selection},
     names,
 };
 
-use super::{EndpointId, Error, Image, pins::Pins};
+use super::{EndpointId, Error, Image, ServiceId, pins::Pins};
+
+const DECISION: usize = offset_of!(Selection, decision) / 8;
+const EXCEPTIONS: usize = offset_of!(Selection, exceptions) / 8;
 
 /// Flows in the tables at the last sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +52,7 @@ pub struct Reader {
 struct Maps {
     endpoints: PerCpuArray<MapData, Image<EndpointCounters>>,
     reasons: PerCpuArray<MapData, u64>,
+    selections: Array<MapData, [u64; size_of::<Selection>() / 8]>,
 }
 
 /// Opens a pinned map as this type.
@@ -62,6 +69,7 @@ impl Reader {
         let maps = Maps {
             endpoints: open(pins, names::MAP_ENDPOINT_COUNTERS)?,
             reasons: open(pins, names::MAP_REASON_COUNTERS)?,
+            selections: open(pins, names::MAP_SELECTIONS)?,
         };
         Ok(Self {
             maps: Arc::new(maps),
@@ -103,6 +111,17 @@ impl Reader {
                 Ok((*reason, values.iter().sum()))
             })
             .collect()
+    }
+
+    /// Do segments in mid-connection of the service's selection go by its slot alone, without
+    /// a look at the flow tables?
+    pub fn slot_alone(&self, id: ServiceId) -> Result<bool, Error> {
+        let slot = self
+            .maps
+            .selections
+            .get(&id.0, 0)
+            .map_err(|e| Error::failed(format!("reading the slot of service {}", id.0), e))?;
+        Ok(Decision::is_alone(slot[DECISION]) && slot[EXCEPTIONS] == 0)
     }
 
     /// Flows in the tables at the last sweep.

@@ -70,6 +70,9 @@ pub struct Swept {
     pub began: Instant,
     /// The same on the datapath's clock.
     pub clock: u32,
+    /// What began before this, on the same clock, is in the tables by now if it is still
+    /// alive.
+    pub settled: u32,
     /// Flows that remain.
     pub flows: FlowCounts,
     /// Flows removed.
@@ -90,6 +93,22 @@ struct Way {
 }
 
 impl Swept {
+    /// For tests: flows of one listener with one endpoint.
+    #[cfg(test)]
+    pub fn of(began: Instant, vip: Vip, endpoint: EndpointId, flows: u64) -> Self {
+        let endpoint = endpoint.0;
+        Self {
+            began,
+            clock: 0,
+            settled: 0,
+            flows: FlowCounts { v4: flows, v6: 0 },
+            removed: 0,
+            exceptions: HashSet::new(),
+            side: HashSet::new(),
+            per_way: Map::from([(Way { endpoint, vip }, flows)]),
+        }
+    }
+
     /// Flows of an endpoint that remain.
     pub fn flows_of(&self, endpoint: EndpointId) -> u64 {
         let of = self
@@ -130,6 +149,7 @@ pub struct Sweeper {
     node: Node,
     /// Flows that the tables of one family hold.
     room: u32,
+    limits: Limits,
     /// When this agent began to keep the datapath's clock: it stood still before.
     started: u32,
     pressed: bool,
@@ -141,10 +161,12 @@ impl Sweeper {
         gauge: Arc<FlowGauge>,
         node: Node,
         room: u32,
+        limits: Limits,
     ) -> Result<Self, Error> {
         Ok(Self {
             node,
             room,
+            limits,
             started: node::now()?,
             pressed: false,
             v4: Family::open(pins, names::MAP_FORWARD_V4, names::MAP_REVERSE_V4)?,
@@ -155,13 +177,13 @@ impl Sweeper {
 
     /// Looks at every flow and removes the idle ones. Blocks for a few milliseconds
     /// per 100,000 flows.
-    pub fn sweep(&mut self, limits: &Limits) -> Result<Swept, Error> {
+    pub fn sweep(&mut self) -> Result<Swept, Error> {
         let began = Instant::now();
         let clock = Clock {
             now: node::now()?,
             started: self.started,
             pressed: self.pressed,
-            limits: *limits,
+            limits: self.limits,
         };
         let mut found = Found::default();
         let (v4, removed_v4) = self.v4.sweep(&clock, &mut found)?;
@@ -172,6 +194,7 @@ impl Sweeper {
         Ok(Swept {
             began,
             clock: clock.now,
+            settled: clock.settled(),
             flows,
             removed: removed_v4 + removed_v6,
             exceptions: found.exceptions,
@@ -217,6 +240,16 @@ struct Clock {
 }
 
 impl Clock {
+    /// See [`Swept::settled`]: as long as a handshake may take, or a flow whose end was
+    /// seen may still be heard of.
+    fn settled(&self) -> u32 {
+        let Limits {
+            opening, closing, ..
+        } = self.limits;
+        let life = seen(opening.max(closing).as_nanos() as u64);
+        self.now.saturating_sub(life)
+    }
+
     fn idle(&self, protocol: u8, seen_at: u32, state: u32) -> bool {
         let limit = if protocol == UDP && state & FLOW_ESTABLISHED != 0 {
             self.limits.datagrams_answered

@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap as Map, HashSet},
     net::{IpAddr, SocketAddr},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use aya::{
@@ -20,24 +20,20 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, EndpointCounters,
-        FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_SERVICES,
-        Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
+        EndpointCounters, FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT,
+        LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS,
+        MAX_LISTENERS, MAX_SERVICES, Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6,
     },
     names,
     packet::parse::{TCP, UDP},
 };
 
 use super::{
-    AppliedService, Choice, EndpointId, EndpointPlan, Error, Image, Protocol, ServiceId,
+    AppliedService, Choice, EndpointId, EndpointPlan, Error, Image, Mark, Protocol, ServiceId,
     ServicePlan, Swept, Vip,
     selections::{Selections, Stamp},
 };
-
-/// How long a stamp stands at least, in the unit of [`seen`]: as long as a handshake may
-/// take, or a flow whose end was seen may still be heard of.
-const STAMP_LIFE: u32 = seen(150 << 30);
 
 /// An endpoint id in use.
 #[derive(Clone, Debug)]
@@ -217,19 +213,22 @@ impl Tables {
                 endpoints.contains(&now).then_some(Choice::Endpoint(now))
             }
         };
-        let inherited_down = endpoints
+        let inherited_marks = endpoints
             .iter()
-            .map(|id| {
-                self.endpoints
-                    .get(id)
-                    .is_some_and(|known| known.value.state == ENDPOINT_DOWN)
+            .map(|id| self.endpoints.get(id).map_or(0, |known| known.value.state))
+            .map(|state| match state {
+                ENDPOINT_DOWN => Mark::Down,
+                ENDPOINT_DRAINED => Mark::Drained,
+                _ => Mark::Up,
             })
             .collect();
+        let changed = Duration::from_nanos(self.selections.get(id).changed_unix_ns);
         AppliedService {
             id,
             endpoints,
             inherited,
-            inherited_down,
+            inherited_marks,
+            inherited_at: UNIX_EPOCH + changed,
         }
     }
 
@@ -291,7 +290,7 @@ impl Tables {
             .is_some_and(|known| known.value.state == ENDPOINT_DOWN);
         let id = self.add_endpoint(service, plan)?;
         if down {
-            self.mark(id, false)?;
+            self.mark(id, Mark::Down)?;
         }
         for address in &plan.listeners {
             self.write_listener(*address, listener(service, Some(id)))?;
@@ -367,12 +366,16 @@ impl Tables {
         Ok(())
     }
 
-    /// Marks an endpoint up or down.
-    pub fn mark(&mut self, id: EndpointId, up: bool) -> Result<(), Error> {
+    /// Says what becomes of an endpoint's flows.
+    pub fn mark(&mut self, id: EndpointId, mark: Mark) -> Result<(), Error> {
         let Some(known) = self.endpoints.get(&id) else {
             return Ok(());
         };
-        let state = if up { ENDPOINT_UP } else { ENDPOINT_DOWN };
+        let state = match mark {
+            Mark::Up => ENDPOINT_UP,
+            Mark::Down => ENDPOINT_DOWN,
+            Mark::Drained => ENDPOINT_DRAINED,
+        };
         if known.value.state == state {
             return Ok(());
         }
@@ -481,7 +484,7 @@ impl Tables {
     /// flow of theirs goes elsewhere, and clears stamps of what is over.
     pub fn settle(&mut self, swept: &Swept) {
         // A flow that a stamp is about may have had no entry yet when the sweep began.
-        let limit = swept.clock.saturating_sub(STAMP_LIFE);
+        let limit = swept.settled;
         let ids: Vec<_> = self.settings.keys().copied().collect();
         for service in ids {
             if !swept.exceptions.contains(&service.0) {

@@ -16,6 +16,7 @@
 //! An endpoint that is down is never newly selected. At start the selection is the
 //! one an earlier agent left, or else the endpoint of the lowest tier.
 
+pub mod drain;
 #[cfg(test)]
 mod tests;
 

@@ -20,7 +20,7 @@ use prometheus_client::{
 
 use crate::{
     core::{Counters, Observer},
-    datapath::{EndpointId, Role, TcWay, XdpWay},
+    datapath::{EndpointId, Role, ServiceId, TcWay, XdpWay},
     failover::Reason,
     health::{Kind, State, Verdict},
 };
@@ -77,6 +77,9 @@ struct OfWay {
 /// Ids by service and endpoint name, for reading the kernel's counters.
 type Ids = Arc<Mutex<BTreeMap<(String, String), EndpointId>>>;
 
+/// Ids by service name, for the same.
+type ServiceIds = Arc<Mutex<BTreeMap<String, ServiceId>>>;
+
 /// All of them.
 pub struct Metrics {
     registry: Registry,
@@ -91,11 +94,13 @@ pub struct Recorder {
     duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
+    draining: Family<OfEndpoint, Gauge>,
     refusing: Family<OfService, Gauge>,
     switches: Family<OfReason, Counter>,
     interfaces: Family<OfWay, Gauge>,
     events: Family<OfKind, Counter>,
     ids: Ids,
+    services: ServiceIds,
 }
 
 impl Metrics {
@@ -107,11 +112,13 @@ impl Metrics {
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             state: Family::default(),
             selected: Family::default(),
+            draining: Family::default(),
             refusing: Family::default(),
             switches: Family::default(),
             interfaces: Family::default(),
             events: Family::default(),
             ids: Ids::default(),
+            services: ServiceIds::default(),
         };
         for kind in EventKind::ALL {
             drop(
@@ -144,6 +151,11 @@ impl Metrics {
             r.selected.clone(),
         );
         registry.register(
+            "endpoint_draining",
+            "1 while the endpoint, left for a better one, has flows from before",
+            r.draining.clone(),
+        );
+        registry.register(
             "service_refusing",
             "1 while the service refuses new connections because no endpoint is up",
             r.refusing.clone(),
@@ -174,6 +186,7 @@ impl Metrics {
         registry.register_collector(Box::new(Datapath {
             counters,
             ids: recorder.ids.clone(),
+            services: recorder.services.clone(),
         }));
         Self { registry, recorder }
     }
@@ -260,6 +273,17 @@ impl Observer for Recorder {
             .inc();
     }
 
+    fn draining(&self, service: &str, endpoint: &str, draining: bool) {
+        self.draining
+            .get_or_create(&of_endpoint(service, endpoint))
+            .set(draining.into());
+    }
+
+    fn served(&self, service: &str, id: ServiceId) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.insert(service.to_owned(), id);
+    }
+
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId) {
         // Created at zero: rates need the value before the first increment.
         let of = of_endpoint(service, endpoint);
@@ -303,6 +327,7 @@ impl Observer for Recorder {
 struct Datapath {
     counters: Arc<dyn Counters>,
     ids: Ids,
+    services: ServiceIds,
 }
 
 impl fmt::Debug for Datapath {
@@ -368,6 +393,20 @@ impl Collector for Datapath {
         for (reason, value) in self.counters.reasons().unwrap_or_default() {
             let labels = [("verdict", reason.verdict()), ("reason", reason.label())];
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "1 while segments in mid-connection need no look at the flow tables";
+        let mut family =
+            encoder.encode_descriptor("service_slot_alone", help, None, MetricType::Gauge)?;
+        let services = self
+            .services
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for (service, id) in services {
+            if let Ok(alone) = self.counters.slot_alone(id) {
+                let labels = [("service", service.as_str())];
+                ConstGauge::new(i64::from(alone)).encode(family.encode_family(&labels)?)?;
+            }
         }
         let flows = self.counters.flows();
         let help = "Connections in the flow tables at the last sweep";

@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 use crate::{
     core::{Counters, Observer as _},
-    datapath::{self, EndpointCounters, EndpointId, FlowCounts, Role, TcWay, XdpWay},
+    datapath::{self, EndpointCounters, EndpointId, FlowCounts, Role, ServiceId, TcWay, XdpWay},
     failover::Reason,
     health::{Kind, State, Verdict},
     http1::{Decoder, Limits, Progress},
@@ -41,6 +41,9 @@ impl Counters for Fixed {
     fn flows(&self) -> FlowCounts {
         FlowCounts { v4: 4, v6: 6 }
     }
+    fn slot_alone(&self, id: ServiceId) -> Result<bool, datapath::Error> {
+        Ok(id == ServiceId(5))
+    }
 }
 
 #[test]
@@ -49,6 +52,10 @@ fn what_is_scraped() {
     let recorder = metrics.recorder();
     recorder.identified("sense", "sen2", EndpointId(0));
     recorder.identified("sense", "sen1", EndpointId(9));
+    recorder.served("sense", ServiceId(5));
+    recorder.served("other", ServiceId(6));
+    recorder.draining("sense", "sen2", false);
+    recorder.draining("sense", "sen1", true);
     recorder.state("sense", "sen2", State::Up);
     recorder.selected("sense", Some("sen2"));
     let verdict = Verdict {
@@ -73,6 +80,10 @@ fn what_is_scraped() {
         "probe_endpoint_state{service=\"sense\",endpoint=\"sen2\",state=\"down\"} 0",
         "probe_endpoint_selected{service=\"sense\",endpoint=\"sen2\"} 1",
         "probe_endpoint_selected{service=\"sense\",endpoint=\"sen1\"} 0",
+        "probe_endpoint_draining{service=\"sense\",endpoint=\"sen2\"} 0",
+        "probe_endpoint_draining{service=\"sense\",endpoint=\"sen1\"} 1",
+        "probe_service_slot_alone{service=\"sense\"} 1",
+        "probe_service_slot_alone{service=\"other\"} 0",
         "probe_service_refusing{service=\"sense\"} 0",
         "probe_switches_total{service=\"sense\",reason=\"master-down\"} 1",
         "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",

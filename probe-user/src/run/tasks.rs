@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::Named;
 use crate::{
     core::Lookup,
-    datapath::{Events, Limits, Node, Sweeper, Swept, TICK},
+    datapath::{Events, Node, Sweeper, Swept, TICK},
     observe::Recorder,
     resolve::lookup,
 };
@@ -81,7 +81,6 @@ pub async fn sweep(
 ) -> anyhow::Result<()> {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let limits = Limits::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -92,7 +91,7 @@ pub async fn sweep(
             }
         }
         let (back, swept) = tokio::task::spawn_blocking(move || {
-            let swept = sweeper.sweep(&limits);
+            let swept = sweeper.sweep();
             (sweeper, swept)
         })
         .await?;

@@ -2,7 +2,7 @@
 
 mod telling;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::{error, info, warn};
@@ -11,9 +11,10 @@ use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, StartChecks, status}
 use crate::{
     config::{self, Config},
     datapath::{
-        self, AppliedService, Choice, EndpointId, EndpointPlan, ServiceId, ServicePlan, Steering,
+        self, AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan,
+        Steering, Swept, Vip,
     },
-    failover::{Failover, Reason, Switch, Target},
+    failover::{Failover, Reason, Switch, Target, drain::Drains},
     health::{RiseFall, State, Verdict, http::Probe, scheduler::Report},
     resolve::{Families, Resolved, choose},
 };
@@ -24,6 +25,7 @@ struct Service {
     config: config::Service,
     id: ServiceId,
     failover: Failover,
+    drains: Drains,
     reason: Reason,
     since: SystemTime,
     switches: u64,
@@ -37,7 +39,7 @@ struct Endpoint {
     health: RiseFall,
     since: SystemTime,
     /// What the kernel holds.
-    marked_up: bool,
+    mark: Mark,
     verdict: Option<Verdict>,
     /// A check has judged it since the agent started.
     judged: bool,
@@ -53,7 +55,7 @@ struct Endpoint {
 pub struct Services {
     all: Vec<Service>,
     start_checks: Option<StartChecks>,
-    /// The earliest fail-back that will be due; kept, because it is asked for at every message.
+    /// The earliest fail-back or end of a drain that will be due; kept, because it is asked for at every message.
     due: Option<Instant>,
 }
 
@@ -88,6 +90,7 @@ impl Services {
             service.write_selection(datapath)?;
             service.write_marks(datapath)?;
             service.tell(observer);
+            service.tell_drains(observer);
         }
         services.reckon();
         Ok(services)
@@ -99,8 +102,7 @@ impl Services {
             let count = u32::try_from(service.endpoints.len()).unwrap_or(u32::MAX);
             for e in 0..service.endpoints.len() {
                 // A millisecond at most: enough to keep bursts apart, too little to delay.
-                let offset = std::time::Duration::from_millis(1)
-                    .min(service.config.check().inter())
+                let offset = Duration::from_millis(1).min(service.config.check().inter())
                     * u32::try_from(e).unwrap_or(0)
                     / count;
                 service.start_check(s, e, offset, &mut start);
@@ -152,7 +154,7 @@ impl Services {
         let mut switch = None;
         if let Some(state) = changed {
             switch = service.failover.observe(key.endpoint, state, now);
-            service.carry_out(switch, datapath)?;
+            service.carry_out(switch, now, datapath)?;
         }
         // The kernel knows; now people may.
         service.record(key.endpoint, verdict, skipped, changed, observer);
@@ -173,8 +175,13 @@ impl Services {
         for service in &mut self.all {
             if service.failover.due().is_some_and(|due| due <= now) {
                 let switch = service.failover.tick(now);
-                service.carry_out(switch, datapath)?;
+                service.carry_out(switch, now, datapath)?;
                 service.tell_switch(switch, observer);
+            }
+            if service.drains.due().is_some_and(|due| due <= now) {
+                let over = service.drains.tick(now);
+                service.write_marks(datapath)?;
+                service.tell_drained(&over);
             }
         }
         self.reckon();
@@ -185,6 +192,7 @@ impl Services {
     pub fn order_failback<D: Steering>(
         &mut self,
         name: &str,
+        now: Instant,
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result<std::result::Result<String, Refused>> {
@@ -198,7 +206,7 @@ impl Services {
                 return Ok(Err(Refused::No { service, reason }));
             }
         };
-        service.carry_out(switch, datapath)?;
+        service.carry_out(switch, now, datapath)?;
         service.tell_switch(switch, observer);
         let name = service.target_name(service.failover.selected()).to_owned();
         self.reckon();
@@ -218,8 +226,24 @@ impl Services {
         };
         let moved = service.looked_up(e, lookup.answer, datapath, observer)?;
         if moved && let Some(start) = &mut self.start_checks {
-            service.start_check(s, e, std::time::Duration::ZERO, start);
+            service.start_check(s, e, Duration::ZERO, start);
         }
+        Ok(())
+    }
+
+    /// The flow tables were swept.
+    pub fn swept<D: Steering>(
+        &mut self,
+        swept: &Swept,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        for service in &mut self.all {
+            service.swept(swept);
+            service.write_marks(datapath)?;
+            service.tell_drains(observer);
+        }
+        self.reckon();
         Ok(())
     }
 
@@ -242,7 +266,8 @@ impl Services {
     }
 
     fn reckon(&mut self) {
-        self.due = self.all.iter().filter_map(|s| s.failover.due()).min();
+        let due = |s: &Service| [s.failover.due(), s.drains.due()];
+        self.due = self.all.iter().flat_map(due).flatten().min();
     }
 }
 
@@ -264,9 +289,9 @@ impl Service {
                     .unwrap_or(usize::MAX),
             ),
         });
-        let down = |i: usize| applied.inherited_down.get(i).copied().unwrap_or(false);
+        let mark = |i: usize| applied.inherited_marks.get(i).copied().unwrap_or(Mark::Up);
         let state = |i: usize| match inherited {
-            _ if down(i) => State::Down,
+            _ if mark(i) == Mark::Down => State::Down,
             // It was in use: it takes `fall` failures to leave it.
             Some(Target::Endpoint(selected)) if selected == i => State::Up,
             _ => State::Unknown,
@@ -289,6 +314,13 @@ impl Service {
         } else {
             Reason::Initial
         };
+        let mut drains = Drains::new(config.drain(), members.len());
+        if inherited.is_some() {
+            // Which of the others served before nobody knows; a sweep will tell who has flows.
+            let ago = SystemTime::now().duration_since(applied.inherited_at);
+            let ago = ago.unwrap_or_default();
+            (0..members.len()).for_each(|i| drains.inherit(i, ago, now));
+        }
         let check = config.check();
         let endpoints = at
             .into_iter()
@@ -301,7 +333,7 @@ impl Service {
                 families: Families::of(config, endpoint),
                 health: RiseFall::new(check.rise(), check.fall(), members[i].1),
                 since: SystemTime::now(),
-                marked_up: !down(i),
+                mark: mark(i),
                 verdict: None,
                 judged: false,
                 checks: 0,
@@ -311,14 +343,35 @@ impl Service {
                 unresolved: false,
             })
             .collect();
-        Self {
+        let mut service = Self {
             config: config.clone(),
             id: applied.id,
             failover,
+            drains,
             reason,
             since: SystemTime::now(),
             switches: 0,
             endpoints,
+        };
+        service.follow(now);
+        service
+    }
+
+    /// Tells the drains who is selected and who is down.
+    fn follow(&mut self, now: Instant) {
+        let selected = self.failover.selected();
+        let is_down = |i: usize| self.endpoints[i].health.state() == State::Down;
+        self.drains
+            .follow(|i| selected == Target::Endpoint(i), is_down, now);
+    }
+
+    /// Counts what is left of flows that follow the selection.
+    fn swept(&mut self, swept: &Swept) {
+        let listeners = self.config.listeners();
+        for (i, endpoint) in self.endpoints.iter().enumerate() {
+            let by = |vip: &Vip| swept.flows_by(*vip, endpoint.id);
+            let flows = listeners.iter().map(by).sum();
+            self.drains.swept(i, flows, swept.began.into());
         }
     }
 
@@ -330,7 +383,13 @@ impl Service {
     }
 
     /// Makes the kernel follow: the selection first, then the marks.
-    fn carry_out<D: Steering>(&mut self, switch: Option<Switch>, datapath: &mut D) -> Result {
+    fn carry_out<D: Steering>(
+        &mut self,
+        switch: Option<Switch>,
+        now: Instant,
+        datapath: &mut D,
+    ) -> Result {
+        self.follow(now);
         if let Some(switch) = switch {
             self.write_selection(datapath)?;
             self.reason = switch.reason;
@@ -342,10 +401,10 @@ impl Service {
 
     fn write_selection<D: Steering>(&mut self, datapath: &mut D) -> Result {
         if let Target::Endpoint(i) = self.failover.selected()
-            && !self.endpoints[i].marked_up
+            && self.endpoints[i].mark != Mark::Up
         {
-            datapath.mark(self.endpoints[i].id, true)?;
-            self.endpoints[i].marked_up = true;
+            datapath.mark(self.endpoints[i].id, Mark::Up)?;
+            self.endpoints[i].mark = Mark::Up;
         }
         datapath.select(self.id, self.choice())
     }
@@ -353,10 +412,18 @@ impl Service {
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
         let selected = self.failover.selected();
         for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let up = endpoint.health.state() != State::Down || selected == Target::Endpoint(i);
-            if up != endpoint.marked_up {
-                datapath.mark(endpoint.id, up)?;
-                endpoint.marked_up = up;
+            let mark = if selected == Target::Endpoint(i) {
+                Mark::Up
+            } else if endpoint.health.state() == State::Down {
+                Mark::Down
+            } else if self.drains.is_drained(i) {
+                Mark::Drained
+            } else {
+                Mark::Up
+            };
+            if mark != endpoint.mark {
+                datapath.mark(endpoint.id, mark)?;
+                endpoint.mark = mark;
             }
         }
         Ok(())
@@ -420,7 +487,7 @@ impl Service {
         endpoint.id = id;
         endpoint.generation += 1;
         // A new id begins unmarked.
-        endpoint.marked_up = true;
+        endpoint.mark = Mark::Up;
         let selected = self.failover.selected() == Target::Endpoint(e);
         if selected {
             self.write_selection(datapath)?;
@@ -442,13 +509,7 @@ impl Service {
         Ok(true)
     }
 
-    fn start_check(
-        &mut self,
-        s: usize,
-        e: usize,
-        offset: std::time::Duration,
-        start: &mut StartChecks,
-    ) {
+    fn start_check(&mut self, s: usize, e: usize, offset: Duration, start: &mut StartChecks) {
         let check = self.config.check();
         let config = &self.config.endpoints()[e];
         let endpoint = &mut self.endpoints[e];

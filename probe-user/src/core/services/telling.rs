@@ -71,6 +71,7 @@ impl Service {
             observer.identified(service, config.name(), endpoint.id);
             observer.state(service, config.name(), endpoint.health.state());
         }
+        observer.served(service, self.id);
         self.tell_selection(observer);
         info!(
             service,
@@ -86,6 +87,7 @@ impl Service {
         let service = self.config.name();
         observer.switched(service, switch.reason);
         self.tell_selection(observer);
+        self.tell_drains(observer);
         warn!(
             service,
             from = self.target_name(switch.from),
@@ -93,6 +95,28 @@ impl Service {
             reason = switch.reason.label(),
             "switched"
         );
+    }
+
+    /// Says which endpoints have flows from before they were left.
+    pub(super) fn tell_drains(&self, observer: &dyn Observer) {
+        for (e, config) in self.config.endpoints().iter().enumerate() {
+            let draining = self.drains.draining(e).is_some();
+            observer.draining(self.config.name(), config.name(), draining);
+        }
+    }
+
+    /// Says for whom the time to drain is over, if there is somebody to lose.
+    pub(super) fn tell_drained(&self, over: &[usize]) {
+        for e in over {
+            if let Some(draining) = self.drains.draining(*e) {
+                warn!(
+                    service = self.config.name(),
+                    endpoint = self.config.endpoints()[*e].name(),
+                    flows = draining.flows,
+                    "drained: flows that are left are reset at their next packet"
+                );
+            }
+        }
     }
 
     fn tell_selection(&self, observer: &dyn Observer) {
@@ -120,10 +144,7 @@ impl Service {
             Failback::Auto { hold } => ("auto", Some(millis(hold))),
             Failback::Manual => ("manual", None),
         };
-        let due = self
-            .failover
-            .due()
-            .map(|due| SystemTime::now() + due.saturating_duration_since(now));
+        let due = self.failover.due().map(|due| wall_clock(due, now));
         let endpoints = self.endpoints.iter().zip(self.config.endpoints());
         status::Service {
             name: self.config.name().to_owned(),
@@ -141,7 +162,8 @@ impl Service {
                 due_unix_ms: due.map(status::unix_ms),
             },
             endpoints: endpoints
-                .map(|(endpoint, config)| {
+                .enumerate()
+                .map(|(i, (endpoint, config))| {
                     let verdict = endpoint.verdict.as_ref();
                     status::Endpoint {
                         name: config.name().to_owned(),
@@ -158,12 +180,24 @@ impl Service {
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
                         listeners: texts(config.listeners()),
                         traffic: status::Traffic::default(),
+                        drain: self.drains.draining(i).map(|draining| status::Drain {
+                            since_unix_ms: status::unix_ms(wall_clock(draining.since, now)),
+                            until_unix_ms: draining
+                                .until
+                                .map(|until| status::unix_ms(wall_clock(until, now))),
+                            flows: draining.flows,
+                        }),
                         id: Some(endpoint.id),
                     }
                 })
                 .collect(),
         }
     }
+}
+
+/// A time of the agent's clock on the wall clock.
+fn wall_clock(at: Instant, now: Instant) -> SystemTime {
+    SystemTime::now() + at.saturating_duration_since(now) - now.saturating_duration_since(at)
 }
 
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {

@@ -50,6 +50,7 @@ impl Instance {
         let bpffs = Path::new(BPFFS).join(name);
         fs::create_dir(&bpffs).context("cannot make a folder for pins")?;
         let mut datapath = Datapath::open(&Options {
+            timeouts: Limits::default(),
             bpffs,
             tc: TcMode::Auto,
             xdp: XdpMode::Auto,
@@ -88,7 +89,7 @@ impl Instance {
         }
         datapath.select(service.id, Choice::Endpoint(service.endpoints[0]))?;
         // As an agent does every few seconds: from here on nothing goes elsewhere.
-        let swept = datapath.sweeper()?.sweep(&Limits::default())?;
+        let swept = datapath.sweeper()?.sweep()?;
         datapath.after_sweep(&swept)?;
         let ebpf = programs(&datapath, flows, object)?;
         Ok(Self {
