@@ -9,6 +9,7 @@ mod failover;
 mod firewall;
 mod interfaces;
 mod lab;
+mod life;
 mod names;
 mod protocols;
 mod refusals;

@@ -14,7 +14,8 @@ use aya::{
 };
 use probe_ebpf::names;
 use probe_user::datapath::{
-    AppliedService, Choice, EndpointPlan, Limits, LogLevel, ServicePlan, Steering, TcMode, XdpMode,
+    AppliedService, Choice, EndpointPlan, Limits, LogLevel, Mark, ServicePlan, Steering, TcMode,
+    XdpMode,
     kernel::{Datapath, Options},
 };
 
@@ -85,7 +86,7 @@ impl Instance {
             .pop()
             .context("one service was asked for")?;
         for id in &service.endpoints {
-            datapath.mark(*id, true)?;
+            datapath.mark(*id, Mark::Up)?;
         }
         datapath.select(service.id, Choice::Endpoint(service.endpoints[0]))?;
         // As an agent does every few seconds: from here on nothing goes elsewhere.
