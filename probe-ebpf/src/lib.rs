@@ -11,6 +11,13 @@
 //! - [`packet`]: reading a frame within its bounds, and changing it.
 //! - [`steer`]: which endpoint a segment belongs to.
 #![no_std]
+// One addition that `core` has no stable name for on BPF; the kernel side is built with
+// `RUSTC_BOOTSTRAP` anyway.
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(internal_features),
+    feature(core_intrinsics)
+)]
 
 #[cfg(test)]
 extern crate std;

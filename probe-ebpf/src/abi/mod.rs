@@ -74,7 +74,7 @@ plain! {
     ListenerKey<V6> = 20;
     Listener = 16;
     Selection = 64;
-    Node = 16;
+    Node = 32;
     Endpoint = 32;
     Name = 64;
     FlowKey<V4> = 16;

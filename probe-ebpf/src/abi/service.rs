@@ -132,7 +132,7 @@ pub struct Selection {
     /// A packed [`Decision`].
     pub decision: Shared<u64>,
     /// Not zero if a flow of the service may have another client port than its client
-    /// gave it. Programs set it to [`Node::clock`] and bit 32; the agent clears it
+    /// gave it, or no entries for want of room: then every segment is looked up. Programs set it to [`Node::clock`] and bit 32; the agent clears it
     /// when a sweep has shown that there is none.
     pub exceptions: Shared<u64>,
     /// Not zero if a flow with one of the service's endpoints may have come by a side
@@ -197,12 +197,30 @@ pub struct Node {
     /// Secret of the hash that finds a [`super::RecentSet`], so that nobody can aim at
     /// somebody else's. Chosen when the table is made.
     pub seed: Shared<u64>,
+    /// Flows that got their entries before their client had shown that it is there: only
+    /// grows.
+    pub granted: Shared<u64>,
+    /// Up to here `granted` may grow. The agent sets it at each sweep, such that forged SYNs
+    /// and datagrams cannot fill the flow tables before the next one. Past it a flow gets its
+    /// entries when the client or the endpoint says more, see [`super::FLOW_CONFIRMED`].
+    pub limit: Shared<u64>,
     /// The agent's clock in the unit of [`super::seen`]: it stands still while no agent
     /// runs. A load costs a hundredth of asking the kernel for the time.
     pub clock: Shared<u32>,
-    /// Not zero if the flow tables have little room left: then a flow gets its entries
-    /// not before the client has shown that it is there, see [`super::FLOW_CONFIRMED`].
-    pub pressure: Shared<u32>,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Node {
+    /// May another flow get its entries though nobody knows of its client?
+    #[inline(always)]
+    pub fn grant(&self) -> bool {
+        let granted = self.granted.get() < self.limit.get();
+        if granted {
+            self.granted.add(1);
+        }
+        granted
+    }
 }
 
 /// Bit of [`Endpoint::families`]: [`Endpoint::v4_be`] is set.

@@ -40,6 +40,28 @@ impl<T: Word> Shared<T> {
     }
 }
 
+impl Shared<u64> {
+    /// Adds to the word, whoever else does. BPF has no result of an addition before
+    /// Linux 5.12, so there is none here.
+    #[inline(always)]
+    pub fn add(&self, more: u64) {
+        let word = self.0.get();
+        // `AtomicU64` has no additions for BPF, which knows some of the others not.
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: the reference proves that the word is mapped and aligned.
+        unsafe {
+            use core::intrinsics::{AtomicOrdering, atomic_xadd};
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, more);
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        // SAFETY: as above; whoever else writes it does so whole.
+        unsafe {
+            use core::sync::atomic::{AtomicU64, Ordering};
+            AtomicU64::from_ptr(word).fetch_add(more, Ordering::Relaxed);
+        }
+    }
+}
+
 impl<T: Word> Clone for Shared<T> {
     fn clone(&self) -> Self {
         Self::new(self.get())

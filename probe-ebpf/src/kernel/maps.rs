@@ -207,8 +207,8 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
-    fn pressed(&self) -> bool {
-        NODE.get(0).is_some_and(|node| node.pressure.get() != 0)
+    fn grant(&self) -> bool {
+        NODE.get(0).is_some_and(Node::grant)
     }
 
     #[inline(always)]

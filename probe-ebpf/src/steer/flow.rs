@@ -22,6 +22,15 @@ pub fn touch(word: &Shared<u32>, now: u32) {
     }
 }
 
+/// What [`Selection::exceptions`] and [`Selection::side`] are set to.
+///
+/// [`Selection::exceptions`]: crate::abi::Selection::exceptions
+/// [`Selection::side`]: crate::abi::Selection::side
+#[inline(always)]
+pub fn stamp<A: Address, T: Tables<A>>(tables: &T) -> u64 {
+    tables.clock() as u64 | 1 << 32
+}
+
 /// The next port to try: one step of a generator that visits all 65,536 values
 /// (Hull and Dobell: increment odd, multiplier 1 modulo 4).
 #[inline(always)]

@@ -395,7 +395,7 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
 #[inline(always)]
 fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>) -> bool {
     if !way.main() {
-        way.selection.side.set(stamp(tables));
+        way.selection.side.set(flow::stamp(tables));
     }
     // What the endpoint before says about its port from now on is not the client's.
     way.at_previous(tables, work, |work| recent::give_up(tables, work));
@@ -412,24 +412,24 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
     true
 }
 
-/// What [`Selection::exceptions`] and [`Selection::side`] are set to.
-#[inline(always)]
-fn stamp<A: Family, T: Tables<A>>(tables: &T) -> u64 {
-    tables.clock() as u64 | 1 << 32
-}
-
 /// Writes a flow's entries at once: for datagrams, for segments in mid-connection, and
 /// where the client's port has to change.
 #[inline(always)]
 fn enter<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>) -> Entered {
     let opens = begins(&work.segment);
     let state = way.side_bit() | if opens { 0 } else { FLOW_ESTABLISHED };
-    let entered = flow::open(tables, work, way.target, state);
+    // Anybody can forge datagrams. Those straight to the endpoint have to be known.
+    let room = work.key.protocol != UDP || way.own() || tables.grant();
+    let entered = if room {
+        flow::open(tables, work, way.target, state)
+    } else {
+        Entered::Full
+    };
     match entered {
         Entered::Port(client_port_be) => {
             if client_port_be != work.key.client_port_be {
                 // Before the client can send what would be steered by the slot alone.
-                way.selection.exceptions.set(stamp(tables));
+                way.selection.exceptions.set(flow::stamp(tables));
                 tables.count(Reason::PortChanged);
             }
             if !opens && !way.own() {
@@ -439,6 +439,7 @@ fn enter<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>)
         _ if way.own() => {}
         Entered::Full => {
             tables.count(Reason::TableFull);
+            way.selection.exceptions.set(flow::stamp(tables));
             tell(tables, work, EventKind::TableFull, way.target);
         }
         Entered::Clash => tell(tables, work, EventKind::TupleClash, way.target),

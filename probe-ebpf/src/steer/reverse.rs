@@ -180,7 +180,12 @@ fn live<A: Family, T: Tables<A>>(
         entry.set_state(RecentState::Closed);
         return true;
     }
-    if flags & FIN != 0 || flags & SYN != 0 && tables.pressed() {
+    if flags & FIN != 0 {
+        return true;
+    }
+    // Forged SYNs are answered too: they must not fill the tables.
+    if flags & SYN != 0 && !tables.grant() {
+        no_room(tables, work, service, id);
         return true;
     }
     // The client's SYN went elsewhere since.
@@ -192,10 +197,20 @@ fn live<A: Family, T: Tables<A>>(
     }
     let confirmed = if flags & SYN != 0 { 0 } else { FLOW_CONFIRMED };
     if flow::enter(tables, work, id, FLOW_ESTABLISHED | confirmed | side).is_err() {
-        tables.count(Reason::TableFull);
-        tell(tables, work, EventKind::TableFull, service, id);
+        no_room(tables, work, service, id);
     }
     true
+}
+
+/// The flow goes without entries.
+#[inline(always)]
+fn no_room<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id: u32) {
+    tables.count(Reason::TableFull);
+    if let Some(selection) = tables.selection(service) {
+        // The client's segments shall make them, or renew the note.
+        selection.exceptions.set(flow::stamp(tables));
+    }
+    tell(tables, work, EventKind::TableFull, service, id);
 }
 
 /// The endpoint refused a connection.

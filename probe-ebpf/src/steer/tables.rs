@@ -34,8 +34,9 @@ pub trait Tables<A: Address> {
     fn clock(&self) -> u32;
     /// See [`crate::abi::Node::seed`].
     fn seed(&self) -> u64;
-    /// See [`crate::abi::Node::pressure`].
-    fn pressed(&self) -> bool;
+    /// May a flow get its entries though nobody knows whether its client is there? See
+    /// [`crate::abi::Node::limit`].
+    fn grant(&self) -> bool;
 
     /// The listener at a destination.
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener>;

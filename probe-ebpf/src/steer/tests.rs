@@ -36,7 +36,7 @@ struct Host {
     recent: Vec<RecentSet<V4>>,
     work: *mut Work<V4>,
     now_ns: Cell<u64>,
-    pressed: Cell<bool>,
+    grants: Cell<u32>,
     capacity: usize,
     counted: RefCell<Vec<Reason>>,
     events: RefCell<Vec<EventKind>>,
@@ -125,7 +125,7 @@ impl Host {
             // SAFETY: zeros are a valid value, as in map memory.
             work: Box::into_raw(unsafe { Box::<Work<V4>>::new_zeroed().assume_init() }),
             now_ns: Cell::new(1_000_000_000),
-            pressed: Cell::new(false),
+            grants: Cell::new(u32::MAX),
             capacity: 100,
             counted: RefCell::default(),
             events: RefCell::default(),
@@ -180,8 +180,10 @@ impl Tables<V4> for Host {
     fn seed(&self) -> u64 {
         0x1234_5678_9abc_def0
     }
-    fn pressed(&self) -> bool {
-        self.pressed.get()
+    fn grant(&self) -> bool {
+        let left = self.grants.get();
+        self.grants.set(left.saturating_sub(1));
+        left > 0
     }
     fn selection(&self, service: u32) -> Option<&Selection> {
         (service == 1).then_some(&self.selection)
@@ -624,15 +626,86 @@ fn full_tables_refuse_nobody_and_hold_no_half_flow() {
 }
 
 #[test]
-fn forged_syns_get_no_entry_under_pressure_and_clients_do() {
+fn forged_syns_get_so_many_entries_and_clients_get_theirs() {
     let host = Host::new();
-    host.pressed.set(true);
+    host.grants.set(1);
+    forward(&host, &segment((V4(1), 1), (VIP, 80), SYN));
+    reverse(&host, &segment((MASTER_ADDR, 8080), (V4(1), 1), SYN | ACK));
+    assert_eq!(host.flows(), (1, 1));
+    host.forward.borrow_mut().clear();
+    host.reverse.borrow_mut().clear();
     assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
     assert_eq!(goes_to(reverse(&host, &from_master(SYN | ACK))), MASTER);
     assert_eq!(host.flows(), (0, 0));
     // The endpoint has heard more of the client.
     assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
     assert_eq!(host.flows(), (1, 1));
+}
+
+/// The client's part of the handshake makes the entries, so that nothing depends on the
+/// note, which a flood overwrites.
+#[test]
+fn without_an_entry_the_way_by_the_slot_alone_ends() {
+    let host = Host::new();
+    host.decide(alone(MASTER));
+    host.grants.set(0);
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
+    assert_eq!(goes_to(reverse(&host, &from_master(SYN | ACK))), MASTER);
+    assert_eq!(host.flows(), (0, 0));
+    assert_eq!(*host.counted.borrow(), [Reason::TableFull]);
+    assert_ne!(host.selection.exceptions.get(), 0);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+    assert_eq!(host.flows(), (1, 1));
+    for n in 0..100_000u32 {
+        let client = V4(n.wrapping_mul(0x9e37_79b9));
+        forward(&host, &segment((client, 40000), (VIP, 80), SYN));
+    }
+    assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
+}
+
+/// A client that speaks makes itself known again, whoever took its note's place.
+#[test]
+fn in_full_tables_each_of_the_clients_segments_renews_the_note() {
+    let mut host = Host::new();
+    host.decide(alone(MASTER));
+    host.capacity = 0;
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
+    assert_eq!(goes_to(reverse(&host, &from_master(SYN | ACK))), MASTER);
+    for _ in 0..3 {
+        for n in 0..100_000u32 {
+            let client = V4(n.wrapping_mul(0x9e37_79b9));
+            forward(&host, &segment((client, 40000), (VIP, 80), SYN));
+        }
+        assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+        assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
+    }
+}
+
+#[test]
+fn forged_datagrams_leave_room() {
+    let mut host = Host::new();
+    let key = ListenerKey {
+        protocol: UDP,
+        ..listener_key(VIP, 80)
+    };
+    let listener = host.listeners[&listener_key(VIP, 80)];
+    host.listeners.insert(key, listener);
+    host.grants.set(2);
+    let datagram = |client| Segment {
+        protocol: UDP,
+        ..segment((V4(client), 53), (VIP, 80), 0)
+    };
+    for client in 1..5 {
+        assert_eq!(goes_to(forward(&host, &datagram(client))), MASTER);
+    }
+    assert_eq!(host.flows(), (2, 2));
+    // The answer shows that somebody wants it.
+    let answer = Segment {
+        protocol: UDP,
+        ..segment((MASTER_ADDR, 8080), (V4(4), 53), 0)
+    };
+    assert_eq!(goes_to(reverse(&host, &answer)), MASTER);
+    assert_eq!(host.flows(), (3, 3));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What the agent tells all programs: the time, and whether tables run full.
+//! What the agent tells all programs: the time, and how much of the flow tables may go to
+//! clients that nobody knows.
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
@@ -15,7 +16,8 @@ use super::{Error, mapping::Mapping};
 
 const SEED: usize = offset_of!(Words, seed) / 8;
 const CLOCK: usize = offset_of!(Words, clock) / 4;
-const PRESSURE: usize = offset_of!(Words, pressure) / 4;
+const GRANTED: usize = offset_of!(Words, granted) / 8;
+const LIMIT: usize = offset_of!(Words, limit) / 8;
 
 /// Time between two ticks: less than the unit of the clock.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -52,10 +54,10 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the programs whether the flow tables run full.
-    pub fn press(&self, pressed: bool) {
-        self.0
-            .half(PRESSURE)
-            .store(pressed.into(), Ordering::Relaxed);
+    /// From now on so many flows may get their entries before their client has shown that it
+    /// is there.
+    pub fn grant(&self, flows: u64) {
+        let granted = self.0.word(GRANTED).load(Ordering::Relaxed);
+        self.0.word(LIMIT).store(granted + flows, Ordering::Relaxed);
     }
 }

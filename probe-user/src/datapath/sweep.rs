@@ -63,6 +63,10 @@ impl Default for Limits {
     }
 }
 
+/// How long after a want of room flows of unknown clients are swept soon: all that came
+/// before its end are.
+const AFTER: Duration = Duration::from_secs(15);
+
 /// What a sweep found and did.
 #[derive(Clone, Debug)]
 pub struct Swept {
@@ -152,7 +156,8 @@ pub struct Sweeper {
     limits: Limits,
     /// When this agent began to keep the datapath's clock: it stood still before.
     started: u32,
-    pressed: bool,
+    /// When a flow last went without entries for want of room, until that is over.
+    pressed: Option<Instant>,
 }
 
 impl Sweeper {
@@ -168,7 +173,7 @@ impl Sweeper {
             room,
             limits,
             started: node::now()?,
-            pressed: false,
+            pressed: None,
             v4: Family::open(pins, names::MAP_FORWARD_V4, names::MAP_REVERSE_V4)?,
             v6: Family::open(pins, names::MAP_FORWARD_V6, names::MAP_REVERSE_V6)?,
             gauge,
@@ -182,7 +187,7 @@ impl Sweeper {
         let clock = Clock {
             now: node::now()?,
             started: self.started,
-            pressed: self.pressed,
+            pressed: self.pressed.is_some(),
             limits: self.limits,
         };
         let mut found = Found::default();
@@ -203,22 +208,22 @@ impl Sweeper {
         })
     }
 
-    /// Tables are filling up: until a sweep has found much room, flows get their entries
-    /// only when the client has shown that it is there, and those whose client has not are
-    /// swept soon.
+    /// Flows go without entries for want of room: until there is much of it and none went
+    /// without for a while, those whose client has not shown that it is there are swept soon.
     pub fn press(&mut self) {
-        self.pressed = true;
-        self.node.press(true);
+        self.pressed = Some(Instant::now());
     }
 
-    /// Decides by how full the fuller family's tables are.
+    /// Decides by how full the fuller family's tables are: three quarters may go to flows
+    /// whose client has not shown that it is there.
     fn weigh(&mut self, flows: u64) {
         let room = u64::from(self.room);
-        if flows * 4 > room * 3 {
+        let most = room * 3 / 4;
+        self.node.grant(most.saturating_sub(flows));
+        if flows > most {
             self.press();
-        } else if flows * 2 < room {
-            self.pressed = false;
-            self.node.press(false);
+        } else if flows * 2 < room && self.pressed.is_some_and(|at| at.elapsed() > AFTER) {
+            self.pressed = None;
         }
     }
 }

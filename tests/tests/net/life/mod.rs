@@ -245,7 +245,7 @@ impl Reverse {
 pub struct Tables {
     forward: HashMap<MapData, [u8; 16], [u32; 6]>,
     reverse: HashMap<MapData, [u8; 16], [u32; 7]>,
-    node: Array<MapData, [u32; 4]>,
+    node: Array<MapData, [u64; 4]>,
 }
 
 fn open<T: TryFrom<Map, Error = aya::maps::MapError>>(name: &str) -> Result<T> {
@@ -325,9 +325,10 @@ impl Tables {
         self.reverse.keys().filter(Result::is_ok).count()
     }
 
-    /// Has the agent told the programs that the tables run full?
-    pub fn pressed(&self) -> Result<bool> {
-        Ok(self.node.get(&0, 0)?[3] != 0)
+    /// How many flows may get their entries before their client has shown that it is there.
+    pub fn grants(&self) -> Result<u64> {
+        let [_, granted, limit, _] = self.node.get(&0, 0)?;
+        Ok(limit.saturating_sub(granted))
     }
 }
 
