@@ -36,6 +36,9 @@ pub const FLOW_FIN: u32 = 2;
 pub const FLOW_CONFIRMED: u32 = 4;
 /// Bit of a flow's `state`: it came by a side way, see [`super::LISTENER_MAIN`].
 pub const FLOW_SIDE: u32 = 8;
+/// Bit of a flow's `state`: it has ended, and its entries stay for what comes late, until
+/// they are swept as those of a flow that closes.
+pub const FLOW_ENDED: u32 = 16;
 
 /// The clock of [`ForwardFlow::seen`]: CLOCK_MONOTONIC in units of 2^30 ns, about
 /// 1.07 s.

@@ -14,9 +14,9 @@ mod shared;
 
 pub use address::{Address, V4, V6};
 pub use flow::{
-    FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LIFE, FlowKey, ForwardFlow,
-    FragmentKey, FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState, ReverseFlow, Trace,
-    seen,
+    FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LIFE, FlowKey,
+    ForwardFlow, FragmentKey, FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState,
+    ReverseFlow, Trace, seen,
 };
 pub use report::{
     EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason,

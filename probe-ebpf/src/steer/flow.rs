@@ -2,7 +2,7 @@
 
 use super::{Insert, Tables, Work, recent};
 use crate::{
-    abi::{Address, FlowKey, ForwardFlow, RecentState, ReverseFlow, Shared},
+    abi::{Address, FLOW_ENDED, FLOW_FIN, FlowKey, ForwardFlow, RecentState, ReverseFlow, Shared},
     packet::{Segment, rewrite::Family},
 };
 
@@ -216,13 +216,35 @@ pub fn enter<A: Address, T: Tables<A>>(
 
 /// Forgets the flow of both keys in `work`. What comes late, as a FIN that is repeated
 /// because its acknowledgment was lost, finds a note, whose state says what it means then.
+///
+/// A note is found by the port that the endpoint sees. Where that is not the client's own,
+/// the client's late segments would find none and be taken up as another flow: such
+/// entries stay for a while instead. They are in nobody's way, unlike those under the
+/// client's own port.
 #[inline(never)]
 pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then: RecentState) {
+    let changed = work.key.client_port_be != work.back_key.client_port_be;
+    let mut open = true;
+    if changed && let Some(back) = tables.reverse(&work.back_key) {
+        let state = back.state.get();
+        open = state & FLOW_ENDED == 0;
+        if matches!(then, RecentState::Closed) {
+            let ended = FLOW_FIN | FLOW_ENDED;
+            back.state.set(state | ended);
+            if let Some(forth) = tables.forward(&work.key) {
+                forth.state.set(forth.state.get() | ended);
+                if open && !is_direct(&work.key, &work.back_key) {
+                    tables.closed(id);
+                }
+                return;
+            }
+        }
+    }
     recent::put(tables, work, id, then);
     tables.remove_forward(&work.key);
     // The reverse entry decides whether a flow was still open, so that two CPUs that end one
     // flow count it once.
-    if tables.remove_reverse(&work.back_key) && !is_direct(&work.key, &work.back_key) {
+    if tables.remove_reverse(&work.back_key) && open && !is_direct(&work.key, &work.back_key) {
         tables.closed(id);
     }
 }

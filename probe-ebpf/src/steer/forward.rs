@@ -8,9 +8,9 @@ use super::{
 use crate::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, Endpoint, EventKind,
-        FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN,
-        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
-        SLOT_ALONE_DIRECT, Selection, Straight,
+        FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN,
+        LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason,
+        RecentState, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
         Segment,
@@ -295,7 +295,9 @@ fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u
 #[inline(always)]
 fn reopens_nothing(flow: &ForwardFlow, same_target: bool, lost: bool) -> bool {
     let state = flow.state.get();
-    if state & FLOW_ESTABLISHED == 0 {
+    if state & FLOW_ENDED != 0 {
+        false
+    } else if state & FLOW_ESTABLISHED == 0 {
         same_target
     } else {
         !lost && state & FLOW_FIN == 0

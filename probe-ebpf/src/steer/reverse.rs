@@ -3,8 +3,8 @@
 use super::{Fate, Ruling, Tables, Work, flow, recent};
 use crate::{
     abi::{
-        EventKind, FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey, Reason, Recent,
-        RecentState, ReverseFlow,
+        EventKind, FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey,
+        Reason, Recent, RecentState, ReverseFlow,
     },
     packet::{
         Segment,
@@ -92,7 +92,8 @@ fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &Reve
         flow::close(tables, work, id, RecentState::Closed);
     } else if segment.flags & SYN != 0 {
         // The client's port begins anew with the same endpoint, or this is the first answer.
-        if segment.flags & ACK != 0 && (state & FLOW_ESTABLISHED == 0 || state & FLOW_FIN != 0) {
+        let anew = state & FLOW_ESTABLISHED == 0 || state & FLOW_FIN != 0;
+        if segment.flags & ACK != 0 && anew && state & FLOW_ENDED == 0 {
             let state = state & FLOW_SIDE | FLOW_ESTABLISHED;
             flow.state.set(state);
             if let Some(forth) = tables.forward(key) {
