@@ -9,7 +9,8 @@
 //! The life of a TCP flow: the client's SYN finds a listener, the service's decision
 //! names the endpoint, and a note is left in a small cache (`recent`): forged SYNs
 //! come no further. The endpoint's SYN-ACK finds the note, and two entries are
-//! written, one keyed by what the client sends (forward), one by what the endpoint
+//! written as long as room is granted to unknown clients (else at the client's next
+//! segment), one keyed by what the client sends (forward), one by what the endpoint
 //! sends (reverse). The endpoint's later segments find theirs; the client's need none
 //! as long as all flows of the service go one way ([`SLOT_ALONE`]). A RST in either
 //! direction, or the end of both, removes both entries at once, since the client's

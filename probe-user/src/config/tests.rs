@@ -89,7 +89,7 @@ fn defaults_are_those_that_the_documentation_names() {
     assert_eq!(
         config.services()[0].failback(),
         Failback::Auto {
-            hold: std::time::Duration::from_secs(5)
+            hold: Duration::from_secs(5)
         }
     );
     assert_eq!(config.resolve_every().as_secs(), 10);

@@ -211,6 +211,11 @@ impl Programs {
             programs.listener(v4, v6, port, TCP, id, LISTENER_OWN);
         }
         programs.decide(steer(MASTER));
+        // As an agent does that has swept: unknown clients may have entries.
+        programs
+            .array::<[u64; 4]>(names::MAP_NODE)
+            .set(0, [0, 0, u64::MAX, 0], 0)
+            .expect("there is one");
         Some(programs)
     }
 
@@ -411,9 +416,11 @@ impl Programs {
             self.family_tables(family, true);
         }
         // Notes are found by a keyed hash: with another key they are not.
-        let mut node = self.array::<[u64; 2]>(names::MAP_NODE);
-        let [seed, clock] = node.get(&0, 0).expect("there");
-        node.set(0, [seed.wrapping_add(0x9e37_79b9_7f4a_7c15), clock], 0)
+        let mut node = self.array::<[u64; 4]>(names::MAP_NODE);
+        let [seed, rest @ ..] = node.get(&0, 0).expect("there");
+        let [granted, limit, clock] = rest;
+        let seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        node.set(0, [seed, granted, limit, clock], 0)
             .expect("there");
     }
 
