@@ -47,6 +47,8 @@ pub const MAP_REVERSE_V6: &str = "REVERSE_V6";
 pub const MAP_RECENT_V4: &str = "RECENT_V4";
 /// The same, IPv6.
 pub const MAP_RECENT_V6: &str = "RECENT_V6";
+/// Array of [`crate::abi::PortLine`]: source ports of full NAT; user space maps it.
+pub const MAP_PORTS: &str = "PORTS";
 /// Array of one [`crate::abi::Node`]; user space maps it.
 pub const MAP_NODE: &str = "NODE";
 /// LRU hash: [`crate::abi::FragmentKey<V4>`](crate::abi::FragmentKey) to [`crate::abi::FragmentTrack<V4>`](crate::abi::FragmentTrack).
@@ -72,7 +74,7 @@ pub const PIN_MAPS: &str = "maps";
 pub const PIN_LINKS: &str = "links";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 18] = [
+pub const PINNED_MAPS: [&str; 19] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SELECTIONS,
@@ -86,6 +88,7 @@ pub const PINNED_MAPS: [&str; 18] = [
     MAP_RECENT_V4,
     MAP_RECENT_V6,
     MAP_NODE,
+    MAP_PORTS,
     MAP_FRAGMENTS_V4,
     MAP_FRAGMENTS_V6,
     MAP_ENDPOINT_COUNTERS,

@@ -1,6 +1,6 @@
 //! What the agent writes: listeners, decisions, endpoints, names.
 
-use super::{NAME_LEN, Shared, V4, V6};
+use super::{Address, NAME_LEN, Shared, V4, V6};
 
 /// Where clients connect to: VIP, port and protocol.
 #[repr(C)]
@@ -203,6 +203,12 @@ pub struct Node {
     /// Not zero if the flow tables have little room left: then a flow gets its entries
     /// not before the client has shown that it is there, see [`super::FLOW_CONFIRMED`].
     pub pressure: Shared<u32>,
+    /// The source of [`FORWARD_FULL_NAT`] in IPv6; zero if there is none.
+    pub source_v6: <V6 as Address>::Cells,
+    /// The source of [`FORWARD_FULL_NAT`] in IPv4; zero if there is none.
+    pub source_v4: <V4 as Address>::Cells,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Bit of [`Endpoint::families`]: [`Endpoint::v4_be`] is set.
@@ -236,7 +242,42 @@ pub struct Endpoint {
     pub service: u32,
     /// [`ENDPOINT_FREE`], [`ENDPOINT_UP`] or [`ENDPOINT_DOWN`].
     pub state: u32,
+    /// [`FORWARD_NAT`] or [`FORWARD_FULL_NAT`].
+    pub forward: u32,
+    /// Number of the pool that its source ports come from, see [`PortLine`].
+    pub pool: u32,
 }
+
+/// [`Endpoint::forward`]: only the server's address is translated. The endpoint sees its
+/// client's address, and its replies must cross this node.
+pub const FORWARD_NAT: u32 = 0;
+/// [`Endpoint::forward`]: the source becomes [`Node::source_v4`] or `source_v6` too, so
+/// replies come back to this node from wherever the endpoint is.
+pub const FORWARD_FULL_NAT: u32 = 1;
+
+/// Source ports of one pool are those from here on.
+pub const FIRST_SOURCE_PORT: u16 = 1024;
+/// Endpoints with source ports of their own.
+pub const MAX_POOLS: u32 = 64;
+/// Ports of one [`PortLine`].
+pub const PORTS_A_LINE: u32 = 64;
+/// Lines of a pool.
+pub const LINES_A_POOL: u32 = 65_536 / PORTS_A_LINE;
+
+/// [`PortLine`]: nobody uses the port.
+pub const PORT_FREE: u8 = 0;
+/// [`PortLine`]: a flow uses the port.
+pub const PORT_USED: u8 = 1;
+/// [`PortLine`], and every value above: a flow used the port until lately, and its
+/// endpoint may still hold the connection (TIME_WAIT). The agent counts such ports up and
+/// frees them; they are taken before that only if no other is free.
+pub const PORT_RESTING: u8 = 2;
+
+/// What 64 ports of a pool are used for, a byte each: bytes can be written alone. It
+/// says where to try; whether a port is free the reverse table decides.
+#[repr(C, align(8))]
+#[derive(Clone, Debug)]
+pub struct PortLine(pub [Shared<u8>; PORTS_A_LINE as usize]);
 
 /// A name of at most [`NAME_LEN`] bytes, filled up with zeros.
 #[repr(transparent)]

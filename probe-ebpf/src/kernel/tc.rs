@@ -274,6 +274,15 @@ where
             Fate::Pass => Err(reason),
             Fate::Translate => {
                 let bytes = ctx.len() as u64;
+                // The compiler cannot see that this is so, and would look whether it changes.
+                let client_be = match D::SIDE {
+                    Side::Destination => segment.src_be,
+                    Side::Source => segment.dst_be,
+                };
+                let translation = Translation {
+                    client_be,
+                    ..translation
+                };
                 translate(ctx, &segment, D::SIDE, &translation).ok_or(Reason::RewriteFailed)?;
                 D::count(endpoint, bytes);
                 Ok(TC_ACT_UNSPEC)
@@ -437,7 +446,7 @@ trait Rewrite: Sized {
         segment: &Segment<Self>,
         side: Side,
         change: &Change,
-        new: Self,
+        translation: &Translation<Self>,
     ) -> Option<()>;
     /// Changes the IP header's checksum, if there is one.
     fn header_checksum(ctx: &TcContext, l3: usize, delta: Sum) -> Option<()>;
@@ -452,18 +461,23 @@ impl Rewrite for V4 {
         segment: &Segment<Self>,
         side: Side,
         change: &Change,
-        new: Self,
+        translation: &Translation<Self>,
     ) -> Option<()> {
         let l3 = segment.l3;
         if segment.l4 == l3 + IPV4_LEN {
             // No options: checksum, both addresses and both ports stand in a row, and each call
             // of a helper costs more than what it writes.
             let sum = rewrite::ipv4_checksum(&direct(ctx), l3, change.address)?;
-            let bytes = rewrite::ipv4_ends(sum, segment, side, new, change.ports_be);
+            let (new, client) = (translation.addr_be, translation.client_be);
+            let bytes = rewrite::ipv4_ends(sum, side, new, client, change.ports_be);
             return store(ctx, l3 + IPV4_CHECKSUM, &bytes, 0);
         }
         Self::header_checksum(ctx, l3, change.address)?;
-        store(ctx, change.addr_at, &new.bytes(), 0)?;
+        store(ctx, change.addr_at, &translation.addr_be.bytes(), 0)?;
+        if change.client_changes {
+            let at = l3 + Self::addr_at(side.other());
+            store(ctx, at, &translation.client_be.bytes(), 0)?;
+        }
         store_ports(ctx, segment.l4, change)
     }
 
@@ -487,12 +501,16 @@ impl Rewrite for V6 {
     fn ends(
         ctx: &TcContext,
         segment: &Segment<Self>,
-        _side: Side,
+        side: Side,
         change: &Change,
-        new: Self,
+        translation: &Translation<Self>,
     ) -> Option<()> {
         let flags = BPF_F_RECOMPUTE_CSUM as u64;
-        store(ctx, change.addr_at, &new.bytes(), flags)?;
+        store(ctx, change.addr_at, &translation.addr_be.bytes(), flags)?;
+        if change.client_changes {
+            let at = segment.l3 + Self::addr_at(side.other());
+            store(ctx, at, &translation.client_be.bytes(), flags)?;
+        }
         store_ports(ctx, segment.l4, change)
     }
 
@@ -526,7 +544,7 @@ fn translate<A: Family + Rewrite>(
     translation: &Translation<A>,
 ) -> Option<()> {
     let change = rewrite::change(segment, side, translation);
-    A::ends(ctx, segment, side, &change, translation.addr_be)?;
+    A::ends(ctx, segment, side, &change, translation)?;
     // A UDP checksum of zero means that there is none; with this flag the helper leaves it, and
     // never makes one that looks like it.
     let (checksum, none_is_zero) = if segment.protocol == UDP {

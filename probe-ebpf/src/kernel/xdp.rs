@@ -149,6 +149,7 @@ where
                 let mut frame = direct(self.ctx, self.length);
                 // The compiler cannot see that this is so, and would sum up the change.
                 let translation = Translation {
+                    client_be: segment.src_be,
                     client_port_be: segment.src_port_be,
                     ..translation
                 };

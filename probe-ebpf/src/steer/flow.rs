@@ -2,7 +2,10 @@
 
 use super::{Insert, Tables, Work, recent};
 use crate::{
-    abi::{Address, FlowKey, ForwardFlow, RecentState, ReverseFlow, Shared},
+    abi::{
+        Address, FIRST_SOURCE_PORT, FORWARD_FULL_NAT, FlowKey, ForwardFlow, LINES_A_POOL,
+        PORTS_A_LINE, PORT_FREE, PORT_RESTING, PORT_USED, PortLine, RecentState, ReverseFlow, Shared,
+    },
     packet::{Segment, rewrite::Family},
 };
 
@@ -67,8 +70,13 @@ pub fn aim<A: Family, T: Tables<A>>(
     let Some(addr_be) = A::of_endpoint(endpoint) else {
         return false;
     };
+    work.forward = endpoint.forward;
     work.back_key = FlowKey {
-        client_be: work.key.client_be,
+        client_be: if endpoint.forward == FORWARD_FULL_NAT {
+            tables.source()
+        } else {
+            work.key.client_be
+        },
         peer_be: addr_be,
         client_port_be,
         peer_port_be: endpoint.port_be,
@@ -102,6 +110,7 @@ pub fn taken<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
 #[inline(always)]
 fn is_of<A: Address>(back: &ReverseFlow<A>, key: &FlowKey<A>) -> bool {
     back.vip_be == key.peer_be
+        && back.client_be == key.client_be
         && back.vip_port_be == key.peer_port_be
         && back.client_port_be == key.client_port_be
 }
@@ -115,7 +124,12 @@ pub fn open<A: Family, T: Tables<A>>(
     id: u32,
     state: u32,
 ) -> Entered {
-    match try_ports(tables, work, id, state) {
+    let answer = if work.forward == FORWARD_FULL_NAT {
+        allocate(tables, work, id, state)
+    } else {
+        try_ports(tables, work, id, state)
+    };
+    match answer {
         FULL => Entered::Full,
         CLASH => Entered::Clash,
         port_be => Entered::Port(port_be as u16),
@@ -144,6 +158,81 @@ fn try_ports<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32, s
     CLASH
 }
 
+/// Lines of ports that are looked at for a free one. With one port in a hundred free, 8
+/// flows in 100,000 find none there.
+const LINES: u32 = 16;
+/// Ports tried that looked free.
+const SOURCE_TRIES: u32 = 4;
+
+/// [`open`] with a source port of the node's, as [`try_ports`].
+#[inline(never)]
+fn allocate<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    id: u32,
+    state: u32,
+) -> u32 {
+    let pool = match tables.endpoint(id) {
+        Some(endpoint) => endpoint.pool,
+        None => return CLASH,
+    };
+    for _ in 0..SOURCE_TRIES {
+        let port = free_port(tables, work, pool);
+        if port == CLASH {
+            return CLASH;
+        }
+        work.back_key.client_port_be = (port as u16).to_be();
+        let entered = enter(tables, work, id, state);
+        if !matches!(entered, Err(Insert::Full)) {
+            mark_port(tables, pool, port, PORT_USED);
+        }
+        match entered {
+            Ok(()) => return work.back_key.client_port_be as u32,
+            Err(Insert::Full) => return FULL,
+            Err(Insert::Exists) => {}
+        }
+    }
+    CLASH
+}
+
+/// A port of the pool that looks free, in host order: one that nobody has used lately,
+/// or else one that rests; [`CLASH`] if there is neither. Where it looks depends on the
+/// client, so that clients do not all look in one place.
+#[inline(never)]
+fn free_port<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, pool: u32) -> u32 {
+    let mut hash = work.key.client_be.fold() ^ (work.key.client_port_be as u64) << 32;
+    hash = (hash ^ tables.seed()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let (line, within) = ((hash >> 40) as u32, (hash >> 32) as u32);
+    let mut resting = CLASH;
+    for i in 0..LINES {
+        let number = line.wrapping_add(i) % LINES_A_POOL;
+        let Some(PortLine(ports)) = tables.ports(pool * LINES_A_POOL + number) else {
+            return CLASH;
+        };
+        if number * PORTS_A_LINE < FIRST_SOURCE_PORT as u32 {
+            continue;
+        }
+        for j in 0..PORTS_A_LINE {
+            let place = (within.wrapping_add(j) % PORTS_A_LINE) as usize;
+            let port = number * PORTS_A_LINE + place as u32;
+            match ports[place].get() {
+                PORT_FREE => return port,
+                PORT_USED => {}
+                _ => resting = port,
+            }
+        }
+    }
+    resting
+}
+
+#[inline(always)]
+fn mark_port<A: Family, T: Tables<A>>(tables: &T, pool: u32, port: u32, mark: u8) {
+    let number = port / PORTS_A_LINE % LINES_A_POOL;
+    if let Some(PortLine(ports)) = tables.ports(pool * LINES_A_POOL + number) {
+        ports[(port % PORTS_A_LINE) as usize].set(mark);
+    }
+}
+
 /// Writes both entries of a flow, or none. Over old entries only if they are its own.
 #[inline(never)]
 pub fn enter<A: Address, T: Tables<A>>(
@@ -170,6 +259,7 @@ pub fn enter<A: Address, T: Tables<A>>(
         fin_end: Shared::new(0),
         endpoint: id,
         service,
+        client_be: key.client_be,
         vip_be: key.peer_be,
         vip_port_be: key.peer_port_be,
         client_port_be: key.client_port_be,
@@ -209,7 +299,13 @@ pub fn enter<A: Address, T: Tables<A>>(
 /// because its acknowledgment was lost, finds a note, whose state says what it means then.
 #[inline(never)]
 pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then: RecentState) {
-    recent::put(tables, work, id, then);
+    match tables.endpoint(id) {
+        Some(endpoint) if endpoint.forward == FORWARD_FULL_NAT => {
+            let port = u16::from_be(work.back_key.client_port_be) as u32;
+            mark_port(tables, endpoint.pool, port, PORT_RESTING);
+        }
+        _ => recent::put(tables, work, id, then),
+    }
     tables.remove_forward(&work.key);
     // The reverse entry decides whether a flow was still open, so that two CPUs that end one
     // flow count it once.

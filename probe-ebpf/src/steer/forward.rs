@@ -3,11 +3,11 @@
 use super::{
     Fate, Ruling, Tables, Work,
     flow::{self, Entered},
-    recent,
+    recent, reverse,
 };
 use crate::{
     abi::{
-        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED,
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FORWARD_FULL_NAT, FLOW_ESTABLISHED,
         FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN,
         LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
         SLOT_ALONE_DIRECT, Selection, Straight,
@@ -127,7 +127,11 @@ pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling
         pad: 0,
     };
     let Some(listener) = tables.listener(&key) else {
-        return Ruling::pass(Reason::NotListener);
+        return if is_source(tables, segment.dst_be) {
+            Ruling::plain(Fate::Slow, Reason::NotListener)
+        } else {
+            Ruling::pass(Reason::NotListener)
+        };
     };
     let Some(selection) = tables.selection(listener.service) else {
         return Ruling::pass(Reason::Undecided);
@@ -171,6 +175,7 @@ fn selected<A: Family, T: Tables<A>>(
                 Translation {
                     addr_be: A::from_word(to.addr_be).unwrap_or_default(),
                     port_be: to.port_be,
+                    client_be: segment.src_be,
                     client_port_be: segment.src_port_be,
                 },
                 to.endpoint,
@@ -197,6 +202,9 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         pad: 0,
     };
     let Some(listener) = tables.listener(&at) else {
+        if is_source(tables, work.segment.dst_be) {
+            return reverse::reply(tables, work);
+        }
         return work.pass(Reason::NotListener);
     };
     let Some(selection) = tables.selection(listener.service) else {
@@ -244,9 +252,13 @@ fn there<A: Family>(work: &mut Work<A>, id: u32) {
     let translation = Translation {
         addr_be: work.back_key.peer_be,
         port_be: work.back_key.peer_port_be,
+        client_be: work.back_key.client_be,
         client_port_be: work.back_key.client_port_be,
     };
     work.steer(Side::Destination, translation, id);
+    if work.forward == FORWARD_FULL_NAT {
+        work.ruling.fate = Fate::Relay;
+    }
 }
 
 /// Rules that the segment is refused, as its protocol can.
@@ -268,6 +280,13 @@ fn tell<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, kind: EventKind, id
     tables.event(kind, service, id, segment.src_be, segment.src_port_be);
 }
 
+/// Do replies of endpoints behind full NAT come to this address?
+#[inline(always)]
+fn is_source<A: Family, T: Tables<A>>(tables: &T, addr_be: A) -> bool {
+    let source = tables.source();
+    addr_be == source && source != A::default()
+}
+
 /// By the slot alone: no entry, no clock. TCP only.
 #[inline(always)]
 fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u32) -> Ruling<A> {
@@ -280,6 +299,7 @@ fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u
     let translation = Translation {
         addr_be,
         port_be: endpoint.port_be,
+        client_be: segment.src_be,
         client_port_be: segment.src_port_be,
     };
     Ruling::translate(translation, target)
@@ -360,7 +380,13 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
         flow::aim(tables, work, own_port_be, previous);
         return there(work, previous);
     }
-    let noted = if work.segment.opens() {
+    let relays = work.forward == FORWARD_FULL_NAT;
+    if relays && !way.own() && !begins(&work.segment) {
+        return refused(work, Reason::FlowLost);
+    }
+    let noted = if relays && !way.own() {
+        false
+    } else if work.segment.opens() {
         announce(tables, work, way)
     } else {
         way.alone || recent::ended(tables, work)
@@ -370,6 +396,8 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
             Entered::Port(_) => {}
             // Not ours to refuse.
             _ if way.own() => return work.pass(Reason::Direct),
+            Entered::Clash if relays => return refused(work, Reason::PortsExhausted),
+            Entered::Full if relays => return refused(work, Reason::TableFull),
             Entered::Clash => return refused(work, Reason::TupleClash),
             Entered::Full => {
                 work.back_key.client_port_be = own_port_be;
@@ -417,7 +445,7 @@ fn enter<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>)
     let entered = flow::open(tables, work, way.target, state);
     match entered {
         Entered::Port(client_port_be) => {
-            if client_port_be != work.key.client_port_be {
+            if client_port_be != work.key.client_port_be && work.forward != FORWARD_FULL_NAT {
                 // Before the client can send what would be steered by the slot alone.
                 way.selection.exceptions.set(stamp(tables));
                 tables.count(Reason::PortChanged);
@@ -430,6 +458,9 @@ fn enter<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>)
         Entered::Full => {
             tables.count(Reason::TableFull);
             tell(tables, work, EventKind::TableFull, way.target);
+        }
+        Entered::Clash if work.forward == FORWARD_FULL_NAT => {
+            tell(tables, work, EventKind::PortsExhausted, way.target);
         }
         Entered::Clash => tell(tables, work, EventKind::TupleClash, way.target),
     }

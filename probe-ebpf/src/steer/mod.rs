@@ -59,6 +59,9 @@ pub enum Verdict<A> {
     Drop(Reason),
     /// It goes on with other addresses, counted for this endpoint.
     Translate(Translation<A>, u32),
+    /// As `Translate`, and it is sent on from here: the kernel would not forward a packet
+    /// that comes in with an address of its own.
+    Relay(Translation<A>, u32),
 }
 
 /// A [`Verdict`] of which every field is always there.
@@ -96,6 +99,8 @@ pub struct Work<A: Address> {
     key: FlowKey<A>,
     /// What the endpoint's segments are known by.
     back_key: FlowKey<A>,
+    /// [`crate::abi::Endpoint::forward`] of the endpoint of `back_key`.
+    forward: u32,
     forth: ForwardFlow,
     back: ReverseFlow<A>,
 }
@@ -111,6 +116,10 @@ pub enum Fate {
     Drop,
     /// See [`Verdict::Translate`].
     Translate,
+    /// See [`Verdict::Relay`]; from a client to an endpoint.
+    Relay,
+    /// See [`Verdict::Relay`]; from an endpoint to a client.
+    Reply,
     /// Not decided yet: what is to be done takes room.
     Slow,
 }
@@ -148,6 +157,7 @@ impl<A: Family> Ruling<A> {
             Fate::Reset => Verdict::Reset(self.reason),
             Fate::Drop => Verdict::Drop(self.reason),
             Fate::Translate | Fate::Slow => Verdict::Translate(self.translation, self.endpoint),
+            Fate::Relay | Fate::Reply => Verdict::Relay(self.translation, self.endpoint),
         }
     }
 }
