@@ -32,7 +32,8 @@ pub fn traces(host: &Arc<Namespace>) -> Result<Vec<String>> {
             let filters = host.ask("tc", &["filter", "show", "dev", interface, hook])?;
             found.extend(lines(&format!("{interface} {hook}"), &filters));
             // A kernel before 6.6 has no TCX and nothing in it.
-            let programs = host.run(|| Ok(query(interface, kind).unwrap_or_default()))?;
+            let programs = host
+                .run(|| Ok(query(if_nametoindex(interface.as_str())?, kind).unwrap_or_default()))?;
             if programs > 0 {
                 found.push(format!("{interface} {hook} tcx: {programs} programs"));
             }
@@ -70,6 +71,7 @@ const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 
@@ -113,9 +115,20 @@ impl Attributes {
     }
 }
 
+/// Whether the kernel knows TCX; its own refusal if not.
+pub fn tcx() -> io::Result<()> {
+    // Loopback has index 1 in every namespace (net/core/dev.c, loopback_net_init).
+    query(1, TCX_INGRESS).map(drop)
+}
+
+/// Whether the kernel takes XDP programs for packets in several buffers; its own
+/// refusal if not.
+pub fn xdp_frags() -> io::Result<()> {
+    pass_program(BPF_F_XDP_HAS_FRAGS).map(drop)
+}
+
 /// How many programs are at a TCX hook.
-fn query(interface: &str, hook: u32) -> Result<u32> {
-    let index = if_nametoindex(interface)?;
+fn query(index: u32, hook: u32) -> io::Result<u32> {
     let mut ids = [0_u32; 16];
     let mut attributes = Attributes::new()
         .put_u32(0, index)
@@ -127,23 +140,27 @@ fn query(interface: &str, hook: u32) -> Result<u32> {
     Ok(u32::from_ne_bytes(count))
 }
 
+/// Loads an XDP program that passes everything.
+fn pass_program(flags: u32) -> io::Result<OwnedFd> {
+    // r0 = XDP_PASS; exit
+    let program: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+    let raw = Attributes::new()
+        .put_u32(0, BPF_PROG_TYPE_XDP)
+        .put_u32(4, 2)
+        .put_pointer(8, program.as_ptr())
+        .put_pointer(16, c"GPL".as_ptr())
+        .put_u32(44, flags)
+        .put(48, b"foreign")
+        .call(BPF_PROG_LOAD)?;
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
 /// Attaches an XDP program named `foreign` that passes everything.
 pub fn xdp_pass(host: &Arc<Namespace>, interface: &str) -> Result<()> {
     const PIN: &str = "/sys/fs/bpf/foreign";
     host.run(|| {
-        // r0 = XDP_PASS; exit
-        let program: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-        let mut attributes = Attributes::new()
-            .put_u32(0, BPF_PROG_TYPE_XDP)
-            .put_u32(4, 2)
-            .put_pointer(8, program.as_ptr())
-            .put_pointer(16, c"GPL".as_ptr())
-            .put(48, b"foreign");
-        let raw = attributes
-            .call(BPF_PROG_LOAD)
-            .context("cannot load a program")?;
-        // SAFETY: the descriptor was just made and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let fd = pass_program(0).context("cannot load a program")?;
         let path = std::ffi::CString::new(PIN).context("a path")?;
         Attributes::new()
             .put_pointer(0, path.as_ptr())

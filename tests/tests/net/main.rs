@@ -6,6 +6,7 @@ mod detach;
 mod failback;
 mod failover;
 mod interfaces;
+mod kernels;
 mod lab;
 mod names;
 mod protocols;
