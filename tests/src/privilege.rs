@@ -15,7 +15,7 @@ use anyhow::Result;
 use crate::{journal, kernel::tcx, wait::patience};
 
 /// No namespace test takes a fraction of this; past it, it hangs.
-const HANG: Duration = Duration::from_secs(180);
+const HANG: Duration = Duration::from_secs(90);
 
 /// One at a time: they measure time on few cores.
 static TURN: Mutex<()> = Mutex::new(());
@@ -62,11 +62,13 @@ pub fn privileged(test: impl FnOnce() -> Result<()>) {
     let (done, over) = mpsc::channel::<()>();
     thread::spawn(move || {
         if over.recv_timeout(patience(HANG)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!(
-                "{name} hangs since {:?}\n{}",
+            // Not by `eprintln!`: libtest captures that, and what is captured is lost here.
+            let told = format!(
+                "{name} hangs since {:?}\n{}\n",
                 patience(HANG),
                 journal::text()
             );
+            std::io::stderr().write_all(told.as_bytes()).ok();
             // Nothing is left behind: see the crate's first rule.
             process::abort();
         }
