@@ -15,12 +15,17 @@ pub const PROGRAM_TC_FORWARD: &str = "probe_forward";
 /// TC program at the egress towards clients: gives replies the VIP back.
 pub const PROGRAM_TC_REVERSE: &str = "probe_reverse";
 
+/// TC program at the ingress of an uplink that has an XDP program: sends on what that could
+/// not.
+pub const PROGRAM_TC_RELAY: &str = "probe_relay";
+
 /// Every program name, for tools that look for what is ours.
-pub const PROGRAMS: [&str; 4] = [
+pub const PROGRAMS: [&str; 5] = [
     PROGRAM_XDP_FORWARD,
     PROGRAM_XDP_FORWARD_FRAGS,
     PROGRAM_TC_FORWARD,
     PROGRAM_TC_REVERSE,
+    PROGRAM_TC_RELAY,
 ];
 
 /// Hash: [`crate::abi::ListenerKey<V4>`](crate::abi::ListenerKey) to [`crate::abi::Listener`].

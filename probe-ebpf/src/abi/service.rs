@@ -207,8 +207,9 @@ pub struct Node {
     pub source_v6: <V6 as Address>::Cells,
     /// The source of [`FORWARD_FULL_NAT`] in IPv4; zero if there is none.
     pub source_v4: <V4 as Address>::Cells,
-    /// Zero.
-    pub pad: u32,
+    /// Not zero if XDP programs may send packets back out of their interface
+    /// (`XDP_TX`), which not every driver's peer takes.
+    pub may_send: Shared<u32>,
 }
 
 /// Bit of [`Endpoint::families`]: [`Endpoint::v4_be`] is set.

@@ -9,9 +9,9 @@ use aya_ebpf::{
 use probe_ebpf::{
     abi::{
         Address, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters, Event,
-        EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
-        LINES_A_POOL, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_SERVICES, Name,
-        Node, PortLine, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
+        EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL,
+        Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS,
+        MAX_SERVICES, Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -53,8 +53,7 @@ static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(V4::RECENT_SETS
 #[map]
 static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
-static PORTS: Array<PortLine> =
-    Array::with_max_entries(MAX_POOLS * LINES_A_POOL, BPF_F_MMAPABLE);
+static PORTS: Array<PortLine> = Array::with_max_entries(MAX_POOLS * LINES_A_POOL, BPF_F_MMAPABLE);
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -124,6 +123,12 @@ pub fn count_reverse(endpoint: u32, bytes: u64) {
 fn now_ns() -> u64 {
     // SAFETY: reads a clock.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// See [`Node::may_send`].
+#[inline(always)]
+pub fn may_send() -> bool {
+    NODE.get(0).is_some_and(|node| node.may_send.get() != 0)
 }
 
 /// Least time between two log messages of one CPU.

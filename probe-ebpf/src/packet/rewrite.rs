@@ -264,6 +264,36 @@ pub fn apply<A: Family, F: FrameMut + ?Sized>(
     Some(())
 }
 
+/// Offset of the time to live in the IPv4 header, with the protocol after it.
+pub const IPV4_TTL: usize = 8;
+/// Offset of the hop limit in the IPv6 header.
+pub const IPV6_HOP_LIMIT: usize = 7;
+
+/// Takes one from the time to live, as whoever forwards a packet does (RFC 1812 section
+/// 5.3.1). `None` if none would be left, or the frame is shorter than when it was parsed.
+#[inline(always)]
+pub fn age<A: Family, F: FrameMut + ?Sized>(frame: &mut F, l3: usize) -> Option<()> {
+    let ip = frame.window_mut::<20>(l3)?;
+    if A::VERSION == 6 {
+        let left = Window(ip).u8::<IPV6_HOP_LIMIT>();
+        if left < 2 {
+            return None;
+        }
+        ip[IPV6_HOP_LIMIT] = left - 1;
+        return Some(());
+    }
+    let old_be = Window(ip).u16_be::<IPV4_TTL>();
+    if Window(ip).u8::<IPV4_TTL>() < 2 {
+        return None;
+    }
+    ip[IPV4_TTL] -= 1;
+    let new_be = Window(ip).u16_be::<IPV4_TTL>();
+    let sum = Stored(Window(ip).u16_be::<IPV4_CHECKSUM>());
+    let sum = sum.update(Sum::new().replace_u16(old_be, new_be));
+    put_u16::<IPV4_CHECKSUM, 20>(ip, sum.0);
+    Some(())
+}
+
 /// Gives a later fragment the address that its first one got; it has no other header
 /// that knows. `None` if the frame is shorter than when it was parsed.
 #[inline(always)]

@@ -4,7 +4,8 @@ use super::{Insert, Tables, Work, recent};
 use crate::{
     abi::{
         Address, FIRST_SOURCE_PORT, FORWARD_FULL_NAT, FlowKey, ForwardFlow, LINES_A_POOL,
-        PORTS_A_LINE, PORT_FREE, PORT_RESTING, PORT_USED, PortLine, RecentState, ReverseFlow, Shared,
+        PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PortLine, RecentState, ReverseFlow,
+        Shared,
     },
     packet::{Segment, rewrite::Family},
 };
@@ -166,12 +167,7 @@ const SOURCE_TRIES: u32 = 4;
 
 /// [`open`] with a source port of the node's, as [`try_ports`].
 #[inline(never)]
-fn allocate<A: Family, T: Tables<A>>(
-    tables: &T,
-    work: &mut Work<A>,
-    id: u32,
-    state: u32,
-) -> u32 {
+fn allocate<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32, state: u32) -> u32 {
     let pool = match tables.endpoint(id) {
         Some(endpoint) => endpoint.pool,
         None => return CLASH,
@@ -203,9 +199,11 @@ fn free_port<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, pool: u32) -> 
     let mut hash = work.key.client_be.fold() ^ (work.key.client_port_be as u64) << 32;
     hash = (hash ^ tables.seed()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let (line, within) = ((hash >> 40) as u32, (hash >> 32) as u32);
+    // Not line after line, or full stretches would grow together. Odd, so that all are met.
+    let step = (hash >> 50) as u32 | 1;
     let mut resting = CLASH;
     for i in 0..LINES {
-        let number = line.wrapping_add(i) % LINES_A_POOL;
+        let number = line.wrapping_add(i.wrapping_mul(step)) % LINES_A_POOL;
         let Some(PortLine(ports)) = tables.ports(pool * LINES_A_POOL + number) else {
             return CLASH;
         };

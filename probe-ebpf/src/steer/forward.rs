@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     abi::{
-        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FORWARD_FULL_NAT, FLOW_ESTABLISHED,
-        FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED,
+        FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
         SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
@@ -282,7 +282,7 @@ fn tell<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, kind: EventKind, id
 
 /// Do replies of endpoints behind full NAT come to this address?
 #[inline(always)]
-fn is_source<A: Family, T: Tables<A>>(tables: &T, addr_be: A) -> bool {
+pub fn is_source<A: Family, T: Tables<A>>(tables: &T, addr_be: A) -> bool {
     let source = tables.source();
     addr_be == source && source != A::default()
 }

@@ -33,11 +33,13 @@ mod flow;
 mod forward;
 mod fragments;
 mod recent;
+mod relay;
 mod reverse;
 mod tables;
 
 pub use errors::{forward as forward_error, reverse as reverse_error};
 pub use fragments::follow;
+pub use relay::concerns as relays;
 pub use tables::{Insert, Tables};
 
 #[cfg(doc)]
@@ -99,6 +101,8 @@ pub struct Work<A: Address> {
     key: FlowKey<A>,
     /// What the endpoint's segments are known by.
     back_key: FlowKey<A>,
+    /// Hardware addresses for what is sent on from here: destination and source.
+    pub macs: [[u8; 6]; 2],
     /// [`crate::abi::Endpoint::forward`] of the endpoint of `back_key`.
     forward: u32,
     forth: ForwardFlow,

@@ -71,6 +71,20 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     }
 }
 
+/// [`super::relays`] for what an endpoint sends to the source of full NAT.
+#[inline(always)]
+pub fn peek<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    work.back_key = key(&work.segment);
+    match tables.reverse(&work.back_key) {
+        Some(flow) => {
+            work.ruling.translation.addr_be = flow.client_be;
+            work.ruling.translation.client_be = flow.vip_be;
+            true
+        }
+        None => false,
+    }
+}
+
 /// What an endpoint sends to the source of full NAT goes on to the client.
 #[inline(always)]
 pub fn reply<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
