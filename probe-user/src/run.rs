@@ -200,6 +200,9 @@ fn options(config: &Config) -> Options {
         flows: datapath.flows(),
         log: datapath.log(),
         learn: datapath.learn(),
+        source_v4: datapath.source_v4(),
+        source_v6: datapath.source_v6(),
+        xdp_send: datapath.xdp_send(),
     }
 }
 

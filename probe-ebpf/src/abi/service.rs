@@ -276,9 +276,64 @@ pub const PORT_RESTING: u8 = 2;
 
 /// What 64 ports of a pool are used for, a byte each: bytes can be written alone. It
 /// says where to try; whether a port is free the reverse table decides.
-#[repr(C, align(8))]
-#[derive(Clone, Debug)]
-pub struct PortLine(pub [Shared<u8>; PORTS_A_LINE as usize]);
+///
+/// Ports are looked for eight at a time, and without a loop over bytes, of which the
+/// kernel's verifier would follow each way.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct PortLine([Shared<u64>; PORTS_A_LINE as usize / 8]);
+
+/// One in every byte.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+impl PortLine {
+    /// Words of a line.
+    pub const WORDS: usize = PORTS_A_LINE as usize / 8;
+
+    /// A free port among the eight of a word, by its place in the line.
+    #[inline(always)]
+    pub fn free(&self, word: usize) -> Option<u32> {
+        let ports = self.0[word % Self::WORDS].get();
+        first(word, ports.wrapping_sub(ONES) & !ports)
+    }
+
+    /// A port that rests, as [`PortLine::free`].
+    #[inline(always)]
+    pub fn resting(&self, word: usize) -> Option<u32> {
+        let resting = self.0[word % Self::WORDS].get() & !ONES;
+        let low = 0x7f * ONES;
+        first(word, ((resting & low) + low) | resting)
+    }
+
+    /// Writes what a port is used for.
+    #[inline(always)]
+    pub fn mark(&self, place: u32, mark: u8) {
+        let bytes = self.0.as_ptr().cast::<Shared<u8>>();
+        // SAFETY: within the line by the modulo; bytes of shared words are shared bytes.
+        unsafe { (*bytes.add((place % PORTS_A_LINE) as usize)).set(mark) }
+    }
+
+    /// What a port is used for.
+    #[inline(always)]
+    pub fn get(&self, place: u32) -> u8 {
+        let bytes = self.0.as_ptr().cast::<Shared<u8>>();
+        // SAFETY: as in `mark`.
+        unsafe { (*bytes.add((place % PORTS_A_LINE) as usize)).get() }
+    }
+}
+
+/// The first byte whose highest bit is set, by its place in the line.
+#[inline(always)]
+fn first(word: usize, marks: u64) -> Option<u32> {
+    let marks = u64::from_le(marks) & 0x80 * ONES;
+    if marks == 0 {
+        return None;
+    }
+    // The lowest mark alone times this has the number of its byte on top.
+    let alone = (marks & marks.wrapping_neg()) >> 7;
+    let byte = alone.wrapping_mul(0x0001_0203_0405_0607) >> 56;
+    Some((word % PortLine::WORDS) as u32 * 8 + byte as u32)
+}
 
 /// A name of at most [`NAME_LEN`] bytes, filled up with zeros.
 #[repr(transparent)]

@@ -65,16 +65,10 @@ pub fn probe_reverse(ctx: TcContext) -> i32 {
 /// At the ingress of an uplink that has an XDP program: sends on what that left to us.
 #[classifier]
 pub fn probe_relay(ctx: TcContext) -> i32 {
-    let skb = ctx.skb.skb;
-    let action = match network(&direct(&ctx)) {
-        Ok(Network::V4(l3)) => v4::<Relay>(skb, l3),
-        Ok(Network::V6(l3)) => v6::<Relay>(skb, l3),
-        Err(_) => TC_ACT_UNSPEC,
-    };
-    if action == TOO_SHORT {
-        return TC_ACT_UNSPEC;
+    match whole::<Relay>(&ctx) {
+        TOO_SHORT => TC_ACT_UNSPEC,
+        action => action,
     }
-    action
 }
 
 /// What the programs do differently.
@@ -199,22 +193,43 @@ impl Direction for Reverse {
     }
 }
 
+/// Most packets take a glance. What takes more is looked at anew, by functions that then
+/// have the stack for themselves.
 #[inline(always)]
 fn run<D: Direction>(ctx: &TcContext) -> i32 {
-    let mut action = attempt::<D>(ctx);
-    if action == TOO_SHORT {
-        // Headers may lie outside the linear part of the buffer: bring them in, look again. It
-        // costs next to nothing if they were there.
-        let wanted = ctx.len().min(HEADERS_LEN as u32);
-        if ctx.pull_data(wanted).is_ok() {
-            action = attempt::<D>(ctx);
+    let skb = ctx.skb.skb;
+    let glance = match network(&direct(ctx)) {
+        Ok(Network::V4(l3)) => glance_v4::<D>(skb, l3),
+        Ok(Network::V6(l3)) => glance_v6::<D>(skb, l3),
+        Err(reason) => pass(reason),
+    };
+    if glance != BEYOND && glance != TOO_SHORT {
+        return glance;
+    }
+    match whole::<D>(ctx) {
+        TOO_SHORT => {
+            maps::count(Reason::Malformed);
+            TC_ACT_UNSPEC
         }
+        action => action,
     }
-    if action == TOO_SHORT {
-        maps::count(Reason::Malformed);
-        return TC_ACT_UNSPEC;
+}
+
+/// Everything about a packet. Its headers may lie outside the linear part of the buffer;
+/// then they are brought in.
+#[inline(always)]
+fn whole<D: Direction>(ctx: &TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let wanted = ctx.len().min(HEADERS_LEN as u32);
+    if ctx.data() + wanted as usize > ctx.data_end() {
+        // If it fails, parsing finds out what is missing.
+        let _ = ctx.pull_data(wanted);
     }
-    action
+    match network(&direct(ctx)) {
+        Ok(Network::V4(l3)) => v4::<D>(skb, l3),
+        Ok(Network::V6(l3)) => v6::<D>(skb, l3),
+        Err(reason) => pass(reason),
+    }
 }
 
 /// Stands for [`Reason::Malformed`] until it is clear that nothing can be done about it.
@@ -238,24 +253,6 @@ fn direct(ctx: &TcContext) -> Direct<usize> {
     unsafe {
         let end = &raw const (*ctx.skb.skb).data_end;
         Direct::new(ctx.data(), end, ctx.len() as usize)
-    }
-}
-
-/// Most packets take a glance. What takes more is looked at anew, by functions that then
-/// have the stack for themselves.
-#[inline(always)]
-fn attempt<D: Direction>(ctx: &TcContext) -> i32 {
-    let skb = ctx.skb.skb;
-    match network(&direct(ctx)) {
-        Ok(Network::V4(l3)) => match glance_v4::<D>(skb, l3) {
-            BEYOND => v4::<D>(skb, l3),
-            action => action,
-        },
-        Ok(Network::V6(l3)) => match glance_v6::<D>(skb, l3) {
-            BEYOND => v6::<D>(skb, l3),
-            action => action,
-        },
-        Err(reason) => pass(reason),
     }
 }
 

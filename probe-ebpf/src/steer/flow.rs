@@ -4,7 +4,7 @@ use super::{Insert, Tables, Work, recent};
 use crate::{
     abi::{
         Address, FIRST_SOURCE_PORT, FORWARD_FULL_NAT, FlowKey, ForwardFlow, LINES_A_POOL,
-        PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PortLine, RecentState, ReverseFlow,
+        MAX_POOLS, PORT_RESTING, PORT_USED, PORTS_A_LINE, PortLine, RecentState, ReverseFlow,
         Shared,
     },
     packet::{Segment, rewrite::Family},
@@ -116,118 +116,141 @@ fn is_of<A: Address>(back: &ReverseFlow<A>, key: &FlowKey<A>) -> bool {
         && back.client_port_be == key.client_port_be
 }
 
-/// Writes both entries of a new flow, under the client's own port unless another flow
-/// of this client with this endpoint has it. Both keys stand in `work`.
-#[inline(always)]
-pub fn open<A: Family, T: Tables<A>>(
-    tables: &T,
-    work: &mut Work<A>,
-    id: u32,
-    state: u32,
-) -> Entered {
-    let answer = if work.forward == FORWARD_FULL_NAT {
-        allocate(tables, work, id, state)
-    } else {
-        try_ports(tables, work, id, state)
-    };
-    match answer {
-        FULL => Entered::Full,
-        CLASH => Entered::Clash,
-        port_be => Entered::Port(port_be as u16),
-    }
-}
-
-/// What [`try_ports`] answers when it is not a port.
+/// [`Work::entered`] when it is not a port.
 const FULL: u32 = 1 << 16;
 /// See [`FULL`].
 const CLASH: u32 = 2 << 16;
 
-/// [`open`]. A function of its own, for the stack's sake; it answers with one word, since
-/// a call in BPF has room for no more.
+impl Entered {
+    /// From [`Work::entered`].
+    #[inline(always)]
+    pub fn of(code: u32) -> Self {
+        match code {
+            FULL => Self::Full,
+            CLASH => Self::Clash,
+            port_be => Self::Port(port_be as u16),
+        }
+    }
+}
+
+/// Writes both entries of a new flow with [`Work::target`], under the client's own port
+/// unless another flow of this client with this endpoint has it. Both keys stand in
+/// `work`; [`Work::entered`] tells what became of it.
+#[inline(always)]
+pub fn open<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    if work.forward == FORWARD_FULL_NAT {
+        allocate(tables, work);
+    } else {
+        try_ports(tables, work);
+    }
+}
+
+/// [`open`] with a port of the client's.
 #[inline(never)]
-fn try_ports<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32, state: u32) -> u32 {
+fn try_ports<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     for _ in 0..PORT_TRIES {
         if !recent::taken(tables, work) {
-            match enter(tables, work, id, state) {
-                Ok(()) => return work.back_key.client_port_be as u32,
-                Err(Insert::Full) => return FULL,
+            match enter(tables, work, work.target, work.state) {
+                Ok(()) => {
+                    work.entered = work.back_key.client_port_be as u32;
+                    return;
+                }
+                Err(Insert::Full) => {
+                    work.entered = FULL;
+                    return;
+                }
                 Err(Insert::Exists) => {}
             }
         }
         work.back_key.client_port_be = next_port(work.back_key.client_port_be);
     }
-    CLASH
+    work.entered = CLASH;
 }
 
 /// Lines of ports that are looked at for a free one. With one port in a hundred free, 8
 /// flows in 100,000 find none there.
 const LINES: u32 = 16;
 /// Ports tried that looked free.
-const SOURCE_TRIES: u32 = 4;
+const SOURCE_TRIES: u32 = 2;
 
-/// [`open`] with a source port of the node's, as [`try_ports`].
+/// [`open`] with a source port of the node's.
 #[inline(never)]
-fn allocate<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32, state: u32) -> u32 {
-    let pool = match tables.endpoint(id) {
+fn allocate<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    work.entered = CLASH;
+    let pool = match tables.endpoint(work.target) {
         Some(endpoint) => endpoint.pool,
-        None => return CLASH,
+        None => return,
     };
     for _ in 0..SOURCE_TRIES {
         let port = free_port(tables, work, pool);
         if port == CLASH {
-            return CLASH;
+            return;
         }
         work.back_key.client_port_be = (port as u16).to_be();
-        let entered = enter(tables, work, id, state);
-        if !matches!(entered, Err(Insert::Full)) {
-            mark_port(tables, pool, port, PORT_USED);
+        let entered = enter(tables, work, work.target, work.state);
+        if let Err(Insert::Full) = entered {
+            work.entered = FULL;
+            return;
         }
-        match entered {
-            Ok(()) => return work.back_key.client_port_be as u32,
-            Err(Insert::Full) => return FULL,
-            Err(Insert::Exists) => {}
+        mark_port(tables, pool, port, PORT_USED);
+        if entered.is_ok() {
+            work.entered = work.back_key.client_port_be as u32;
+            return;
         }
     }
-    CLASH
 }
 
 /// A port of the pool that looks free, in host order: one that nobody has used lately,
-/// or else one that rests; [`CLASH`] if there is neither. Where it looks depends on the
-/// client, so that clients do not all look in one place.
-#[inline(never)]
+/// or else one that rests; [`CLASH`] if there is neither.
+#[inline(always)]
 fn free_port<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, pool: u32) -> u32 {
+    match look_for_port(tables, work, pool, false) {
+        CLASH => look_for_port(tables, work, pool, true),
+        port => port,
+    }
+}
+
+/// Where it looks depends on the client, so that clients do not all look in one place.
+#[inline(never)]
+fn look_for_port<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &Work<A>,
+    pool: u32,
+    resting: bool,
+) -> u32 {
     let mut hash = work.key.client_be.fold() ^ (work.key.client_port_be as u64) << 32;
     hash = (hash ^ tables.seed()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let (line, within) = ((hash >> 40) as u32, (hash >> 32) as u32);
+    let (line, within) = ((hash >> 40) as u32, (hash >> 32) as usize);
     // Not line after line, or full stretches would grow together. Odd, so that all are met.
     let step = (hash >> 50) as u32 | 1;
-    let mut resting = CLASH;
     for i in 0..LINES {
         let number = line.wrapping_add(i.wrapping_mul(step)) % LINES_A_POOL;
-        let Some(PortLine(ports)) = tables.ports(pool * LINES_A_POOL + number) else {
+        let Some(ports) = tables.ports(pool % MAX_POOLS * LINES_A_POOL + number) else {
             return CLASH;
         };
         if number * PORTS_A_LINE < FIRST_SOURCE_PORT as u32 {
             continue;
         }
-        for j in 0..PORTS_A_LINE {
-            let place = (within.wrapping_add(j) % PORTS_A_LINE) as usize;
-            let port = number * PORTS_A_LINE + place as u32;
-            match ports[place].get() {
-                PORT_FREE => return port,
-                PORT_USED => {}
-                _ => resting = port,
+        for j in 0..PortLine::WORDS {
+            let word = within.wrapping_add(j) % PortLine::WORDS;
+            let found = if resting {
+                ports.resting(word)
+            } else {
+                ports.free(word)
+            };
+            if let Some(place) = found {
+                return number * PORTS_A_LINE + place;
             }
         }
     }
-    resting
+    CLASH
 }
 
 #[inline(always)]
 fn mark_port<A: Family, T: Tables<A>>(tables: &T, pool: u32, port: u32, mark: u8) {
     let number = port / PORTS_A_LINE % LINES_A_POOL;
-    if let Some(PortLine(ports)) = tables.ports(pool * LINES_A_POOL + number) {
-        ports[(port % PORTS_A_LINE) as usize].set(mark);
+    if let Some(ports) = tables.ports(pool % MAX_POOLS * LINES_A_POOL + number) {
+        ports.mark(port, mark);
     }
 }
 

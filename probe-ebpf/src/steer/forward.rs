@@ -194,6 +194,34 @@ fn selected<A: Family, T: Tables<A>>(
 /// Everything that takes more than the slot.
 #[inline(always)]
 pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    // One after the other, and what they tell each other in memory: so the verifier follows
+    // each once, and each has the stack for itself.
+    match by_entry(tables, work) {
+        Outlook::Reply => reverse::reply(tables, work),
+        Outlook::Unknown if unknown(tables, work) => {
+            flow::open(tables, work);
+            entered(tables, work);
+        }
+        Outlook::Ruled | Outlook::Unknown => {}
+    }
+}
+
+/// How far [`by_entry`] came.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Outlook {
+    /// It is ruled.
+    Ruled,
+    /// No entry knows the segment.
+    Unknown,
+    /// Nobody listens there, but replies of endpoints behind full NAT come there.
+    Reply,
+}
+
+/// What the flow's entry says, if there is one. A function of its own, as [`unknown`], for
+/// the stack's sake.
+#[inline(never)]
+fn by_entry<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> Outlook {
     work.key = flow::forward_key(&work.segment);
     let at = ListenerKey {
         addr_be: work.key.peer_be,
@@ -203,12 +231,14 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     };
     let Some(listener) = tables.listener(&at) else {
         if is_source(tables, work.segment.dst_be) {
-            return reverse::reply(tables, work);
+            return Outlook::Reply;
         }
-        return work.pass(Reason::NotListener);
+        work.pass(Reason::NotListener);
+        return Outlook::Ruled;
     };
     let Some(selection) = tables.selection(listener.service) else {
-        return work.pass(Reason::Undecided);
+        work.pass(Reason::Undecided);
+        return Outlook::Ruled;
     };
     work.listener = listener;
     let way = Way::of(work.listener, selection, work.segment.protocol);
@@ -230,7 +260,8 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         };
         if stays {
             known(tables, work, flow);
-            return there(work, id);
+            there(work, id);
+            return Outlook::Ruled;
         }
         let then = if anew {
             RecentState::GivenUp
@@ -240,14 +271,16 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         flow::close(tables, work, id, then);
         if !anew {
             tell(tables, work, EventKind::FlowReset, id);
-            return refused(work, Reason::EndpointDown);
+            refused(work, Reason::EndpointDown);
+            return Outlook::Ruled;
         }
     }
-    unknown(tables, work, &way);
+    Outlook::Unknown
 }
 
-/// Rules that the segment goes to the endpoint of [`Work::back_key`].
-#[inline(always)]
+/// Rules that the segment goes to the endpoint of [`Work::back_key`]. A function of its own,
+/// for the stack's sake.
+#[inline(never)]
 fn there<A: Family>(work: &mut Work<A>, id: u32) {
     let translation = Translation {
         addr_be: work.back_key.peer_be,
@@ -341,24 +374,50 @@ fn known<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, flow: &ForwardFlow
 }
 
 /// A segment that no entry knows: the first of a connection, or one whose flow was lost,
-/// or never got an entry.
+/// or never got an entry. Tells whether it shall get entries; else it is ruled.
+#[inline(never)]
+fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    match tables.selection(work.listener.service) {
+        Some(selection) => asks_for_entries(tables, work, selection),
+        None => {
+            work.pass(Reason::Undecided);
+            false
+        }
+    }
+}
+
 #[inline(always)]
-fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>) {
+fn asks_for_entries<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    selection: &Selection,
+) -> bool {
+    let way = &Way::of(work.listener, selection, work.segment.protocol);
     let resets = work.segment.flags & RST != 0;
     match way.action {
         Action::Steer => {}
-        _ if resets => return work.pass(Reason::StrayReset),
-        Action::Refuse => return refused(work, Reason::Refused),
-        Action::Pass => return work.pass(Reason::Undecided),
+        _ if resets => {
+            work.pass(Reason::StrayReset);
+            return false;
+        }
+        Action::Refuse => {
+            refused(work, Reason::Refused);
+            return false;
+        }
+        Action::Pass => {
+            work.pass(Reason::Undecided);
+            return false;
+        }
     }
     let own_port_be = work.key.client_port_be;
     if !flow::aim(tables, work, own_port_be, way.target) {
         // An endpoint that is there has no address of this family.
-        return match tables.endpoint(way.target) {
+        match tables.endpoint(way.target) {
             None => work.pass(Reason::Undecided),
             Some(_) if resets => work.pass(Reason::StrayReset),
             Some(_) => refused(work, Reason::NoAddress),
-        };
+        }
+        return false;
     }
     if resets {
         if way.own() {
@@ -368,21 +427,24 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
         } else {
             work.pass(Reason::StrayReset);
         }
-        return;
+        return false;
     }
     // More of a flow that was reset a moment ago may have been on its way, and the last
     // acknowledgment of one that was closed.
     if !begins(&work.segment) && way.at_previous(tables, work, |work| recent::ended(tables, work)) {
         let previous = way.selection.previous.get();
         if way.loses(tables, previous) {
-            return refused(work, Reason::EndpointDown);
+            refused(work, Reason::EndpointDown);
+        } else {
+            flow::aim(tables, work, own_port_be, previous);
+            there(work, previous);
         }
-        flow::aim(tables, work, own_port_be, previous);
-        return there(work, previous);
+        return false;
     }
     let relays = work.forward == FORWARD_FULL_NAT;
     if relays && !way.own() && !begins(&work.segment) {
-        return refused(work, Reason::FlowLost);
+        refused(work, Reason::FlowLost);
+        return false;
     }
     let noted = if relays && !way.own() {
         false
@@ -391,21 +453,18 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
     } else {
         way.alone || recent::ended(tables, work)
     };
-    if !noted {
-        match enter(tables, work, way) {
-            Entered::Port(_) => {}
-            // Not ours to refuse.
-            _ if way.own() => return work.pass(Reason::Direct),
-            Entered::Clash if relays => return refused(work, Reason::PortsExhausted),
-            Entered::Full if relays => return refused(work, Reason::TableFull),
-            Entered::Clash => return refused(work, Reason::TupleClash),
-            Entered::Full => {
-                work.back_key.client_port_be = own_port_be;
-                recent::put(tables, work, way.target, RecentState::Open);
-            }
-        }
+    if noted {
+        there(work, way.target);
+        return false;
     }
-    there(work, way.target);
+    let established = if begins(&work.segment) {
+        0
+    } else {
+        FLOW_ESTABLISHED
+    };
+    work.target = way.target;
+    work.state = way.side_bit() | established;
+    true
 }
 
 /// A client opens a connection: leaves a note, unless its tuple is taken. Tells whether
@@ -436,33 +495,47 @@ fn stamp<A: Family, T: Tables<A>>(tables: &T) -> u64 {
     tables.clock() as u64 | 1 << 32
 }
 
-/// Writes a flow's entries at once: for datagrams, for segments in mid-connection, and
-/// where the client's port has to change.
-#[inline(always)]
-fn enter<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>) -> Entered {
-    let opens = begins(&work.segment);
-    let state = way.side_bit() | if opens { 0 } else { FLOW_ESTABLISHED };
-    let entered = flow::open(tables, work, way.target, state);
-    match entered {
+/// What becomes of a segment whose flow got its entries, or got none. Those are written
+/// at once for datagrams, for segments in mid-connection, with full NAT, and where the
+/// client's port has to change.
+#[inline(never)]
+fn entered<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    let id = work.target;
+    let own = work.listener.kind == LISTENER_OWN;
+    let relays = work.forward == FORWARD_FULL_NAT;
+    let own_port_be = work.key.client_port_be;
+    match Entered::of(work.entered) {
         Entered::Port(client_port_be) => {
-            if client_port_be != work.key.client_port_be && work.forward != FORWARD_FULL_NAT {
+            if client_port_be != own_port_be && !relays {
                 // Before the client can send what would be steered by the slot alone.
-                way.selection.exceptions.set(stamp(tables));
+                if let Some(selection) = tables.selection(work.listener.service) {
+                    selection.exceptions.set(stamp(tables));
+                }
                 tables.count(Reason::PortChanged);
             }
-            if !opens && !way.own() {
+            if work.state & FLOW_ESTABLISHED != 0 && !own {
                 tables.count(Reason::Adopted);
             }
         }
-        _ if way.own() => {}
+        // Not ours to refuse.
+        _ if own => return work.pass(Reason::Direct),
         Entered::Full => {
+            tell(tables, work, EventKind::TableFull, id);
+            if relays {
+                return refused(work, Reason::TableFull);
+            }
             tables.count(Reason::TableFull);
-            tell(tables, work, EventKind::TableFull, way.target);
+            work.back_key.client_port_be = own_port_be;
+            recent::put(tables, work, id, RecentState::Open);
         }
-        Entered::Clash if work.forward == FORWARD_FULL_NAT => {
-            tell(tables, work, EventKind::PortsExhausted, way.target);
+        Entered::Clash if relays => {
+            tell(tables, work, EventKind::PortsExhausted, id);
+            return refused(work, Reason::PortsExhausted);
         }
-        Entered::Clash => tell(tables, work, EventKind::TupleClash, way.target),
+        Entered::Clash => {
+            tell(tables, work, EventKind::TupleClash, id);
+            return refused(work, Reason::TupleClash);
+        }
     }
-    entered
+    there(work, id);
 }

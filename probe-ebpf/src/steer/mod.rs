@@ -105,6 +105,12 @@ pub struct Work<A: Address> {
     pub macs: [[u8; 6]; 2],
     /// [`crate::abi::Endpoint::forward`] of the endpoint of `back_key`.
     forward: u32,
+    /// The endpoint of a flow that is to be written down.
+    target: u32,
+    /// Its `FLOW_*` bits.
+    state: u32,
+    /// What became of it, see [`flow::Entered`].
+    entered: u32,
     forth: ForwardFlow,
     back: ReverseFlow<A>,
 }

@@ -85,8 +85,9 @@ pub fn peek<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
     }
 }
 
-/// What an endpoint sends to the source of full NAT goes on to the client.
-#[inline(always)]
+/// What an endpoint sends to the source of full NAT goes on to the client. A function of
+/// its own, for the stack's sake.
+#[inline(never)]
 pub fn reply<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     work.back_key = key(&work.segment);
     let Some(flow) = tables.reverse(&work.back_key) else {

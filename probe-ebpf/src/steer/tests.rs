@@ -15,7 +15,6 @@ use std::{
     boxed::Box,
     cell::{Cell, RefCell},
     collections::HashMap,
-    vec,
     vec::Vec,
 };
 
@@ -128,7 +127,9 @@ impl Host {
             recent: std::iter::repeat_with(RecentSet::default)
                 .take(V4::RECENT_SETS as usize)
                 .collect(),
-            ports: vec![PortLine([const { Shared::new(0) }; 64]); LINES_A_POOL as usize],
+            ports: std::iter::repeat_with(PortLine::default)
+                .take(LINES_A_POOL as usize)
+                .collect(),
             // SAFETY: zeros are a valid value, as in map memory.
             work: Box::into_raw(unsafe { Box::<Work<V4>>::new_zeroed().assume_init() }),
             now_ns: Cell::new(1_000_000_000),
@@ -1012,10 +1013,7 @@ fn full_nat_hides_the_client_and_finds_it_again() {
     assert_eq!((there.addr_be, there.client_be), (MASTER_ADDR, SOURCE));
     let port = u16::from_be(there.client_port_be);
     assert!(port >= 1024);
-    assert_eq!(
-        host.ports[port as usize / 64].0[port as usize % 64].get(),
-        PORT_USED
-    );
+    assert_eq!(host.ports[port as usize / 64].get(port.into()), PORT_USED);
     // Repeated, and later: the same way.
     for flags in [SYN, ACK] {
         assert_eq!(
@@ -1035,7 +1033,7 @@ fn full_nat_hides_the_client_and_finds_it_again() {
     forward(&host, &answer(RST));
     assert_eq!(host.flows(), (0, 0));
     assert_eq!(
-        host.ports[port as usize / 64].0[port as usize % 64].get(),
+        host.ports[port as usize / 64].get(port.into()),
         PORT_RESTING
     );
     assert_eq!(

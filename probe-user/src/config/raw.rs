@@ -46,6 +46,8 @@ pub struct Datapath {
     pub xdp: Option<String>,
     pub flows: Option<String>,
     pub learn: Option<String>,
+    pub source: Option<OneOrMany>,
+    pub xdp_send: Option<String>,
     pub log: Option<String>,
 }
 
@@ -82,6 +84,7 @@ pub struct Service {
     pub failback: Failback,
     pub all_down: Option<String>,
     pub on_marked_down: Option<String>,
+    pub forward: Option<String>,
 }
 
 /// One of a service's `endpoints`.

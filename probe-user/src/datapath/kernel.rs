@@ -6,6 +6,7 @@
 //! [`Datapath::commit`] undoes what it made, if it made it.
 
 use std::{
+    collections::HashSet,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,7 +29,8 @@ use probe_ebpf::{
 
 use super::{
     Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, LogLevel, OBJECT,
-    Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode, XdpWay,
+    Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode, XdpSend,
+    XdpWay,
     attach::{self, Interface},
     detach, first_line,
     node::Node,
@@ -53,6 +55,12 @@ pub struct Options {
     /// After a start without anything pinned, for how long every packet may make known
     /// a flow that was there before.
     pub learn: Duration,
+    /// Source of [`super::Forward::FullNat`] in IPv4.
+    pub source_v4: Option<Ipv4Addr>,
+    /// Source of [`super::Forward::FullNat`] in IPv6.
+    pub source_v6: Option<Ipv6Addr>,
+    /// May XDP programs send?
+    pub xdp_send: XdpSend,
 }
 
 /// The loaded datapath.
@@ -69,6 +77,8 @@ pub struct Datapath {
     xdp_degraded: Option<String>,
     /// Nothing was pinned before, and the start is not yet complete.
     undo: bool,
+    /// Uplinks whose other end may not take what XDP programs send.
+    deaf: HashSet<u32>,
     _lock: Lock,
 }
 
@@ -89,6 +99,7 @@ impl Datapath {
         let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
         let tables = Tables::take(&mut ebpf, learned)?;
         let node = tables::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
+        node.set_sources(options.source_v4, options.source_v6);
         undo.keep();
         Ok(Self {
             ebpf,
@@ -101,6 +112,7 @@ impl Datapath {
             xdp,
             xdp_degraded,
             undo: fresh,
+            deaf: HashSet::new(),
             _lock: lock,
         })
     }
@@ -125,16 +137,33 @@ impl Datapath {
             xdp.map(|program| (program, self.options.xdp)),
             self.options.tc,
         )?;
+        if attached.xdp == XdpWay::Native && is_virtual(name) {
+            self.deaf.insert(ifindex);
+        } else {
+            self.deaf.remove(&ifindex);
+        }
+        self.allow_sending();
         if attached.xdp != XdpWay::None {
             attached.degraded.extend(self.xdp_degraded.clone());
         }
         Ok(attached)
     }
 
+    /// Tells the XDP programs whether they may send.
+    fn allow_sending(&self) {
+        self.node.allow_sending(match self.options.xdp_send {
+            XdpSend::On => true,
+            XdpSend::Off => false,
+            XdpSend::Auto => self.deaf.is_empty(),
+        });
+    }
+
     /// The interface is gone, and the kernel has detached from it: drop its pins.
     pub fn forget(&mut self, ifindex: u32) {
         detach::unpin_links(&self.pins, ifindex);
         self.tables.forget_qdisc(ifindex);
+        self.deaf.remove(&ifindex);
+        self.allow_sending();
     }
 
     /// The interface is still there and shall no longer be steered.
@@ -247,6 +276,14 @@ impl Steering for Datapath {
     }
 }
 
+/// Has the interface no device behind it?
+fn is_virtual(name: &str) -> bool {
+    !Path::new("/sys/class/net")
+        .join(name)
+        .join("device")
+        .exists()
+}
+
 /// Loads the maps, pinned ones from their pins.
 fn load(pins: &Pins, options: &Options) -> Result<Ebpf, Error> {
     let level = options.log as u8;
@@ -277,7 +314,11 @@ fn load_programs(
     ebpf: &mut Ebpf,
     mode: XdpMode,
 ) -> Result<(Option<&'static str>, Option<String>), Error> {
-    for name in [names::PROGRAM_TC_FORWARD, names::PROGRAM_TC_REVERSE] {
+    for name in [
+        names::PROGRAM_TC_FORWARD,
+        names::PROGRAM_TC_REVERSE,
+        names::PROGRAM_TC_RELAY,
+    ] {
         attach::program::<SchedClassifier>(ebpf, name)
             .load()
             .map_err(|e| Error::failed(format!("loading program {name}"), e))?;

@@ -3,18 +3,22 @@
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     mem::offset_of,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use nix::time::{ClockId, clock_gettime};
-use probe_ebpf::abi::{Node as Words, seen};
+use probe_ebpf::abi::{Node as Words, V4, V6, seen};
 
 use super::{Error, mapping::Mapping};
 
 const SEED: usize = offset_of!(Words, seed) / 8;
 const CLOCK: usize = offset_of!(Words, clock) / 4;
+const SOURCE_V6: usize = offset_of!(Words, source_v6) / 4;
+const SOURCE_V4: usize = offset_of!(Words, source_v4) / 4;
+const MAY_SEND: usize = offset_of!(Words, may_send) / 4;
 const PRESSURE: usize = offset_of!(Words, pressure) / 4;
 
 /// Time between two ticks: less than the unit of the clock.
@@ -50,6 +54,23 @@ impl Node {
     pub fn tick(&self) -> Result<(), Error> {
         self.0.half(CLOCK).store(now()?, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Sets the sources of full NAT.
+    pub fn set_sources(&self, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) {
+        let words = v6.map_or([0; 4], |ip| V6::from_bytes(ip.octets()).0);
+        for (i, word) in words.into_iter().enumerate() {
+            self.0.half(SOURCE_V6 + i).store(word, Ordering::Relaxed);
+        }
+        let word = v4.map_or(0, |ip| V4::from_bytes(ip.octets()).0);
+        self.0.half(SOURCE_V4).store(word, Ordering::Relaxed);
+    }
+
+    /// Tells XDP programs whether they may send.
+    pub fn allow_sending(&self, allowed: bool) {
+        self.0
+            .half(MAY_SEND)
+            .store(allowed.into(), Ordering::Relaxed);
     }
 
     /// Tells the programs whether the flow tables run full.

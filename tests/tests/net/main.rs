@@ -6,6 +6,7 @@ mod bystander;
 mod detach;
 mod failback;
 mod failover;
+mod full_nat;
 mod firewall;
 mod interfaces;
 mod kernels;

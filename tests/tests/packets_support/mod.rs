@@ -12,10 +12,10 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FlowKey,
-        ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
-        ListenerKey, NO_ENDPOINT, Plain, Reason, ReverseFlow, SLOT_ALONE, SLOT_ALONE_DIRECT,
-        Selection, V4, V6,
+        Action, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6,
+        FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
+        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Plain, Reason, ReverseFlow,
+        SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -203,6 +203,8 @@ impl Programs {
                 tier,
                 service: SERVICE,
                 state: ENDPOINT_UP,
+                forward: FORWARD_NAT,
+                pool: 0,
             };
             programs
                 .array(names::MAP_ENDPOINTS)
@@ -411,9 +413,10 @@ impl Programs {
             self.family_tables(family, true);
         }
         // Notes are found by a keyed hash: with another key they are not.
-        let mut node = self.array::<[u64; 2]>(names::MAP_NODE);
-        let [seed, clock] = node.get(&0, 0).expect("there");
-        node.set(0, [seed.wrapping_add(0x9e37_79b9_7f4a_7c15), clock], 0)
+        let mut node = self.array::<[u64; 5]>(names::MAP_NODE);
+        let [seed, rest @ ..] = node.get(&0, 0).expect("there");
+        let seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        node.set(0, [seed, rest[0], rest[1], rest[2], rest[3]], 0)
             .expect("there");
     }
 
