@@ -15,12 +15,17 @@ pub const PROGRAM_TC_FORWARD: &str = "probe_forward";
 /// TC program at the egress towards clients: gives replies the VIP back.
 pub const PROGRAM_TC_REVERSE: &str = "probe_reverse";
 
+/// TC program at the ingress of an uplink that has an XDP program: sends on what that could
+/// not.
+pub const PROGRAM_TC_RELAY: &str = "probe_relay";
+
 /// Every program name, for tools that look for what is ours.
-pub const PROGRAMS: [&str; 4] = [
+pub const PROGRAMS: [&str; 5] = [
     PROGRAM_XDP_FORWARD,
     PROGRAM_XDP_FORWARD_FRAGS,
     PROGRAM_TC_FORWARD,
     PROGRAM_TC_REVERSE,
+    PROGRAM_TC_RELAY,
 ];
 
 /// Hash: [`crate::abi::ListenerKey<V4>`](crate::abi::ListenerKey) to [`crate::abi::Listener`].
@@ -47,6 +52,8 @@ pub const MAP_REVERSE_V6: &str = "REVERSE_V6";
 pub const MAP_RECENT_V4: &str = "RECENT_V4";
 /// The same, IPv6.
 pub const MAP_RECENT_V6: &str = "RECENT_V6";
+/// Array of [`crate::abi::PortLine`]: source ports of full NAT; user space maps it.
+pub const MAP_PORTS: &str = "PORTS";
 /// Array of one [`crate::abi::Node`]; user space maps it.
 pub const MAP_NODE: &str = "NODE";
 /// LRU hash: [`crate::abi::FragmentKey<V4>`](crate::abi::FragmentKey) to [`crate::abi::FragmentTrack<V4>`](crate::abi::FragmentTrack).
@@ -72,7 +79,7 @@ pub const PIN_MAPS: &str = "maps";
 pub const PIN_LINKS: &str = "links";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 18] = [
+pub const PINNED_MAPS: [&str; 19] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SELECTIONS,
@@ -86,6 +93,7 @@ pub const PINNED_MAPS: [&str; 18] = [
     MAP_RECENT_V4,
     MAP_RECENT_V6,
     MAP_NODE,
+    MAP_PORTS,
     MAP_FRAGMENTS_V4,
     MAP_FRAGMENTS_V6,
     MAP_ENDPOINT_COUNTERS,

@@ -82,6 +82,8 @@ pub struct ReverseFlow<A> {
     pub endpoint: u32,
     /// Its service.
     pub service: u32,
+    /// The client, which the endpoint does not see with [`super::FORWARD_FULL_NAT`].
+    pub client_be: A,
     /// The VIP the client talks to.
     pub vip_be: A,
     /// The VIP's port.

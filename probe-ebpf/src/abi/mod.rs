@@ -23,9 +23,10 @@ pub use report::{
 };
 pub use service::{
     Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
-    FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-    LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Name, Node, SLOT_ALONE,
-    SLOT_ALONE_DIRECT, Selection, Straight,
+    FAMILY_V4, FAMILY_V6, FIRST_SOURCE_PORT, FORWARD_FULL_NAT, FORWARD_NAT, KEEP_FLOWS_OF_DOWN,
+    LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
+    ListenerKey, MAX_POOLS, NO_ENDPOINT, Name, Node, PORT_FREE, PORT_RESTING, PORT_USED,
+    PORTS_A_LINE, PortLine, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
 };
 pub use shared::{Shared, Word};
 
@@ -74,14 +75,15 @@ plain! {
     ListenerKey<V6> = 20;
     Listener = 16;
     Selection = 64;
-    Node = 32;
-    Endpoint = 32;
+    Node = 56;
+    PortLine = 64;
+    Endpoint = 40;
     Name = 64;
     FlowKey<V4> = 16;
     FlowKey<V6> = 40;
     ForwardFlow = 24;
-    ReverseFlow<V4> = 28;
-    ReverseFlow<V6> = 40;
+    ReverseFlow<V4> = 32;
+    ReverseFlow<V6> = 56;
     RecentSet<V4> = 64;
     RecentSet<V6> = 128;
     FragmentKey<V4> = 16;
@@ -136,8 +138,8 @@ mod tests {
         assert_eq!(offset_of!(FlowKey<V4>, client_port_be), 8);
         assert_eq!(offset_of!(FlowKey<V6>, client_port_be), 32);
         assert_eq!(offset_of!(ForwardFlow, endpoint), 12);
-        assert_eq!(offset_of!(ReverseFlow<V4>, vip_be), 20);
-        assert_eq!(offset_of!(ReverseFlow<V6>, vip_be), 20);
+        assert_eq!(offset_of!(ReverseFlow<V4>, vip_be), 24);
+        assert_eq!(offset_of!(ReverseFlow<V6>, vip_be), 36);
         assert_eq!(offset_of!(Event, client), 24);
     }
 

@@ -95,6 +95,12 @@ reasons! {
     ErrorTranslated = 22, "steer", "icmp_translated";
     /// A datagram that had to be refused; UDP has no RST.
     DatagramRefused = 23, "drop", "datagram_refused";
+    /// All source ports towards the endpoint are in use.
+    PortsExhausted = 24, "reset", "ports_exhausted";
+    /// A packet in mid-connection of a flow whose source port is not known any more.
+    FlowLost = 25, "reset", "flow_lost";
+    /// The kernel's routes do not lead on. Its own path takes the packet unchanged.
+    NotForwarded = 26, "pass", "not_forwarded";
 }
 
 /// What an [`Event`] tells.
@@ -109,15 +115,18 @@ pub enum EventKind {
     TableFull = 2,
     /// A new flow found no free port at its endpoint.
     TupleClash = 3,
+    /// A new flow found all source ports towards its endpoint in use.
+    PortsExhausted = 4,
 }
 
 impl EventKind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::EndpointRefused,
         Self::FlowReset,
         Self::TableFull,
         Self::TupleClash,
+        Self::PortsExhausted,
     ];
 
     /// The kind of this number, if this version knows it.
@@ -132,6 +141,7 @@ impl EventKind {
             Self::FlowReset => "flow_reset",
             Self::TableFull => "table_full",
             Self::TupleClash => "tuple_clash",
+            Self::PortsExhausted => "ports_exhausted",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the agent writes: listeners, decisions, endpoints, names.
 
-use super::{NAME_LEN, Shared, V4, V6};
+use super::{Address, NAME_LEN, Shared, V4, V6};
 
 /// Where clients connect to: VIP, port and protocol.
 #[repr(C)]
@@ -207,6 +207,13 @@ pub struct Node {
     /// The agent's clock in the unit of [`super::seen`]: it stands still while no agent
     /// runs. A load costs a hundredth of asking the kernel for the time.
     pub clock: Shared<u32>,
+    /// The source of [`FORWARD_FULL_NAT`] in IPv6; zero if there is none.
+    pub source_v6: <V6 as Address>::Cells,
+    /// The source of [`FORWARD_FULL_NAT`] in IPv4; zero if there is none.
+    pub source_v4: <V4 as Address>::Cells,
+    /// Not zero if XDP programs may send packets back out of their interface
+    /// (`XDP_TX`), which not every driver's peer takes.
+    pub may_send: Shared<u32>,
     /// Zero.
     pub pad: u32,
 }
@@ -257,6 +264,96 @@ pub struct Endpoint {
     pub service: u32,
     /// [`ENDPOINT_FREE`], [`ENDPOINT_UP`], [`ENDPOINT_DOWN`] or [`ENDPOINT_DRAINED`].
     pub state: u32,
+    /// [`FORWARD_NAT`] or [`FORWARD_FULL_NAT`].
+    pub forward: u32,
+    /// Number of the pool that its source ports come from, see [`PortLine`].
+    pub pool: u32,
+}
+
+/// [`Endpoint::forward`]: only the server's address is translated. The endpoint sees its
+/// client's address, and its replies must cross this node.
+pub const FORWARD_NAT: u32 = 0;
+/// [`Endpoint::forward`]: the source becomes [`Node::source_v4`] or `source_v6` too, so
+/// replies come back to this node from wherever the endpoint is.
+pub const FORWARD_FULL_NAT: u32 = 1;
+
+/// Source ports of one pool are those from here on.
+pub const FIRST_SOURCE_PORT: u16 = 1024;
+/// Endpoints with source ports of their own.
+pub const MAX_POOLS: u32 = 64;
+/// Ports of one [`PortLine`].
+pub const PORTS_A_LINE: u32 = 64;
+/// Lines of a pool.
+pub const LINES_A_POOL: u32 = 65_536 / PORTS_A_LINE;
+
+/// [`PortLine`]: nobody uses the port.
+pub const PORT_FREE: u8 = 0;
+/// [`PortLine`]: a flow uses the port.
+pub const PORT_USED: u8 = 1;
+/// [`PortLine`], and every value above: a flow used the port until lately, and its
+/// endpoint may still hold the connection (TIME_WAIT). The agent counts such ports up and
+/// frees them; they are taken before that only if no other is free.
+pub const PORT_RESTING: u8 = 2;
+
+/// What 64 ports of a pool are used for, a byte each: bytes can be written alone. It
+/// says where to try; whether a port is free the reverse table decides.
+///
+/// Ports are looked for eight at a time, and without a loop over bytes, of which the
+/// kernel's verifier would follow each way.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct PortLine([Shared<u64>; PORTS_A_LINE as usize / 8]);
+
+/// One in every byte.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+impl PortLine {
+    /// Words of a line.
+    pub const WORDS: usize = PORTS_A_LINE as usize / 8;
+
+    /// A free port among the eight of a word, by its place in the line.
+    #[inline(always)]
+    pub fn free(&self, word: usize) -> Option<u32> {
+        let ports = self.0[word % Self::WORDS].get();
+        first(word, ports.wrapping_sub(ONES) & !ports)
+    }
+
+    /// A port that rests, as [`PortLine::free`].
+    #[inline(always)]
+    pub fn resting(&self, word: usize) -> Option<u32> {
+        let resting = self.0[word % Self::WORDS].get() & !ONES;
+        let low = 0x7f * ONES;
+        first(word, ((resting & low) + low) | resting)
+    }
+
+    /// Writes what a port is used for.
+    #[inline(always)]
+    pub fn mark(&self, place: u32, mark: u8) {
+        let bytes = self.0.as_ptr().cast::<Shared<u8>>();
+        // SAFETY: within the line by the modulo; bytes of shared words are shared bytes.
+        unsafe { (*bytes.add((place % PORTS_A_LINE) as usize)).set(mark) }
+    }
+
+    /// What a port is used for.
+    #[inline(always)]
+    pub fn get(&self, place: u32) -> u8 {
+        let bytes = self.0.as_ptr().cast::<Shared<u8>>();
+        // SAFETY: as in `mark`.
+        unsafe { (*bytes.add((place % PORTS_A_LINE) as usize)).get() }
+    }
+}
+
+/// The first byte whose highest bit is set, by its place in the line.
+#[inline(always)]
+fn first(word: usize, marks: u64) -> Option<u32> {
+    let marks = u64::from_le(marks) & (0x80 * ONES);
+    if marks == 0 {
+        return None;
+    }
+    // The lowest mark alone times this has the number of its byte on top.
+    let alone = (marks & marks.wrapping_neg()) >> 7;
+    let byte = alone.wrapping_mul(0x0001_0203_0405_0607) >> 56;
+    Some((word % PortLine::WORDS) as u32 * 8 + byte as u32)
 }
 
 /// A name of at most [`NAME_LEN`] bytes, filled up with zeros.

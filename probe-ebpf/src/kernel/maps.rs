@@ -9,9 +9,9 @@ use aya_ebpf::{
 use probe_ebpf::{
     abi::{
         Address, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters, Event,
-        EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
-        ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_REASONS, MAX_SERVICES, Name,
-        Node, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
+        EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL,
+        Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS,
+        MAX_SERVICES, Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -52,6 +52,8 @@ static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
 static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
 static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static PORTS: Array<PortLine> = Array::with_max_entries(MAX_POOLS * LINES_A_POOL, BPF_F_MMAPABLE);
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -123,6 +125,12 @@ fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// See [`Node::may_send`].
+#[inline(always)]
+pub fn may_send() -> bool {
+    NODE.get(0).is_some_and(|node| node.may_send.get() != 0)
+}
+
 /// Least time between two log messages of one CPU.
 const LOG_GAP_NS: u64 = 1_000_000_000;
 
@@ -153,6 +161,7 @@ trait FamilyMaps: Address {
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>>;
     const RECENT: &'static Array<RecentSet<Self>>;
     const WORK: &'static PerCpuArray<Work<Self>>;
+    fn source(node: &Node) -> &Self::Cells;
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>>;
 }
 
@@ -162,6 +171,11 @@ impl FamilyMaps for V4 {
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V4;
     const RECENT: &'static Array<RecentSet<Self>> = &RECENT_V4;
     const WORK: &'static PerCpuArray<Work<Self>> = &WORK_V4;
+
+    #[inline(always)]
+    fn source(node: &Node) -> &Self::Cells {
+        &node.source_v4
+    }
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V4;
 }
 
@@ -171,6 +185,11 @@ impl FamilyMaps for V6 {
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V6;
     const RECENT: &'static Array<RecentSet<Self>> = &RECENT_V6;
     const WORK: &'static PerCpuArray<Work<Self>> = &WORK_V6;
+
+    #[inline(always)]
+    fn source(node: &Node) -> &Self::Cells {
+        &node.source_v6
+    }
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V6;
 }
 
@@ -266,6 +285,17 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn remove_reverse(&self, key: &FlowKey<A>) -> bool {
         A::REVERSE.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn source(&self) -> A {
+        NODE.get(0)
+            .map_or_else(A::default, |node| A::from_cells(A::source(node)))
+    }
+
+    #[inline(always)]
+    fn ports(&self, number: u32) -> Option<&PortLine> {
+        PORTS.get(number)
     }
 
     #[inline(always)]

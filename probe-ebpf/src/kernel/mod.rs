@@ -2,5 +2,6 @@
 
 mod direct;
 mod maps;
+mod route;
 mod tc;
 mod xdp;

@@ -22,7 +22,7 @@ use aya_ebpf::{
     cty::c_void,
     helpers::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
-        bpf_skb_store_bytes,
+        bpf_skb_store_bytes, generated::bpf_redirect_neigh,
     },
     macros::classifier,
     programs::TcContext,
@@ -37,8 +37,8 @@ use probe_ebpf::{
         parse::{HEADERS_LEN, IPV4_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{
-            self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, Side, TCP_CHECKSUM, Translation,
-            UDP_CHECKSUM,
+            self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, IPV4_TTL, IPV6_HOP_LIMIT, Side,
+            TCP_CHECKSUM, Translation, UDP_CHECKSUM,
         },
     },
     steer::{self, Fate, Ruling, Tables, Work},
@@ -47,6 +47,7 @@ use probe_ebpf::{
 use super::{
     direct::Direct,
     maps::{self, Maps},
+    route::{self, Route},
 };
 
 /// At the ingress of a client's interface.
@@ -61,9 +62,21 @@ pub fn probe_reverse(ctx: TcContext) -> i32 {
     run::<Reverse>(&ctx)
 }
 
-/// What the two programs do differently.
+/// At the ingress of an uplink that has an XDP program: sends on what that left to us.
+#[classifier]
+pub fn probe_relay(ctx: TcContext) -> i32 {
+    match whole::<Relay>(&ctx) {
+        TOO_SHORT => TC_ACT_UNSPEC,
+        action => action,
+    }
+}
+
+/// What the programs do differently.
 trait Direction {
     const SIDE: Side;
+    /// Acts only on what is sent on from here; everything else was looked at, and counted,
+    /// by an XDP program.
+    const ONLY_RELAYS: bool = false;
     fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
     where
         Maps: Tables<A>;
@@ -78,6 +91,41 @@ trait Direction {
 
 struct Forward;
 struct Reverse;
+struct Relay;
+
+impl Direction for Relay {
+    const SIDE: Side = Side::Destination;
+    const ONLY_RELAYS: bool = true;
+
+    #[inline(always)]
+    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
+    where
+        Maps: Tables<A>,
+    {
+        steer::forward_fast(&Maps, segment)
+    }
+
+    #[inline(always)]
+    fn decide_slow<A: Family>(work: &mut Work<A>)
+    where
+        Maps: Tables<A>,
+    {
+        steer::forward_slow(&Maps, work);
+    }
+
+    #[inline(always)]
+    fn decide_error<A: Family>(work: &mut Work<A>)
+    where
+        Maps: Tables<A>,
+    {
+        steer::forward_error(&Maps, work);
+    }
+
+    #[inline(always)]
+    fn count(endpoint: u32, bytes: u64) {
+        maps::count_forward(endpoint, bytes);
+    }
+}
 
 impl Direction for Forward {
     const SIDE: Side = Side::Destination;
@@ -145,22 +193,43 @@ impl Direction for Reverse {
     }
 }
 
+/// Most packets take a glance. What takes more is looked at anew, by functions that then
+/// have the stack for themselves.
 #[inline(always)]
 fn run<D: Direction>(ctx: &TcContext) -> i32 {
-    let mut action = attempt::<D>(ctx);
-    if action == TOO_SHORT {
-        // Headers may lie outside the linear part of the buffer: bring them in, look again. It
-        // costs next to nothing if they were there.
-        let wanted = ctx.len().min(HEADERS_LEN as u32);
-        if ctx.pull_data(wanted).is_ok() {
-            action = attempt::<D>(ctx);
+    let skb = ctx.skb.skb;
+    let glance = match network(&direct(ctx)) {
+        Ok(Network::V4(l3)) => glance_v4::<D>(skb, l3),
+        Ok(Network::V6(l3)) => glance_v6::<D>(skb, l3),
+        Err(reason) => pass(reason),
+    };
+    if glance != BEYOND && glance != TOO_SHORT {
+        return glance;
+    }
+    match whole::<D>(ctx) {
+        TOO_SHORT => {
+            maps::count(Reason::Malformed);
+            TC_ACT_UNSPEC
         }
+        action => action,
     }
-    if action == TOO_SHORT {
-        maps::count(Reason::Malformed);
-        return TC_ACT_UNSPEC;
+}
+
+/// Everything about a packet. Its headers may lie outside the linear part of the buffer;
+/// then they are brought in.
+#[inline(always)]
+fn whole<D: Direction>(ctx: &TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let wanted = ctx.len().min(HEADERS_LEN as u32);
+    if ctx.data() + wanted as usize > ctx.data_end() {
+        // If it fails, parsing finds out what is missing.
+        let _ = ctx.pull_data(wanted);
     }
-    action
+    match network(&direct(ctx)) {
+        Ok(Network::V4(l3)) => v4::<D>(skb, l3),
+        Ok(Network::V6(l3)) => v6::<D>(skb, l3),
+        Err(reason) => pass(reason),
+    }
 }
 
 /// Stands for [`Reason::Malformed`] until it is clear that nothing can be done about it.
@@ -184,24 +253,6 @@ fn direct(ctx: &TcContext) -> Direct<usize> {
     unsafe {
         let end = &raw const (*ctx.skb.skb).data_end;
         Direct::new(ctx.data(), end, ctx.len() as usize)
-    }
-}
-
-/// Most packets take a glance. What takes more is looked at anew, by functions that then
-/// have the stack for themselves.
-#[inline(always)]
-fn attempt<D: Direction>(ctx: &TcContext) -> i32 {
-    let skb = ctx.skb.skb;
-    match network(&direct(ctx)) {
-        Ok(Network::V4(l3)) => match glance_v4::<D>(skb, l3) {
-            BEYOND => v4::<D>(skb, l3),
-            action => action,
-        },
-        Ok(Network::V6(l3)) => match glance_v6::<D>(skb, l3) {
-            BEYOND => v6::<D>(skb, l3),
-            action => action,
-        },
-        Err(reason) => pass(reason),
     }
 }
 
@@ -239,7 +290,7 @@ fn v6<D: Direction>(skb: *mut __sk_buff, l3: usize) -> i32 {
 /// Acts on a TCP segment that takes no more than one look.
 struct Glance<'a, D>(&'a TcContext, PhantomData<D>);
 
-impl<D: Direction, A: Family + Answer + Rewrite> Content<A> for Glance<'_, D>
+impl<D: Direction, A: Family + Answer + Rewrite + Route> Content<A> for Glance<'_, D>
 where
     Maps: Tables<A>,
 {
@@ -274,6 +325,15 @@ where
             Fate::Pass => Err(reason),
             Fate::Translate => {
                 let bytes = ctx.len() as u64;
+                // The compiler cannot see that this is so, and would look whether it changes.
+                let client_be = match D::SIDE {
+                    Side::Destination => segment.src_be,
+                    Side::Source => segment.dst_be,
+                };
+                let translation = Translation {
+                    client_be,
+                    ..translation
+                };
                 translate(ctx, &segment, D::SIDE, &translation).ok_or(Reason::RewriteFailed)?;
                 D::count(endpoint, bytes);
                 Ok(TC_ACT_UNSPEC)
@@ -286,7 +346,7 @@ where
 /// Acts on whatever a packet carries.
 struct Steer<'a, D>(&'a TcContext, PhantomData<D>);
 
-impl<D: Direction, A: Family + Answer + Rewrite> Content<A> for Steer<'_, D>
+impl<D: Direction, A: Family + Answer + Rewrite + Route> Content<A> for Steer<'_, D>
 where
     Maps: Tables<A>,
 {
@@ -294,6 +354,9 @@ where
 
     #[inline(always)]
     fn error(self, quoted: Quoted<A>) -> Result<i32, Reason> {
+        if D::ONLY_RELAYS {
+            return Ok(TC_ACT_UNSPEC);
+        }
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.quoted = quoted;
         Ok(error::<D, A>(self.0.skb.skb))
@@ -301,6 +364,9 @@ where
 
     #[inline(always)]
     fn piece(self, piece: Piece<A>) -> Result<i32, Reason> {
+        if D::ONLY_RELAYS {
+            return Ok(TC_ACT_UNSPEC);
+        }
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.piece = piece;
         Ok(follow::<D, A>(self.0.skb.skb))
@@ -310,8 +376,17 @@ where
     fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.segment = segment;
+        if D::ONLY_RELAYS && !steer::relays(&Maps, work) {
+            return Ok(TC_ACT_UNSPEC);
+        }
         decide::<D, A>();
-        Ok(act::<D, A>(self.0.skb.skb))
+        let skb = self.0.skb.skb;
+        Ok(match act::<D, A>(skb) {
+            // Not within `act`, for the stack's sake.
+            RELAY => relay::<A>(skb, Side::Destination),
+            REPLY => relay::<A>(skb, Side::Source),
+            action => action,
+        })
     }
 }
 
@@ -379,9 +454,53 @@ where
     }
 }
 
+/// Translates the segment in [`Tables::work`] and hands it to the kernel to be sent, which
+/// finds out the next hop's hardware address if need be.
+#[inline(never)]
+fn relay<A: Family + Rewrite + Route>(skb: *mut __sk_buff, side: Side) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let Translation {
+        addr_be, client_be, ..
+    } = work.ruling.translation;
+    let (from, to) = match side {
+        Side::Destination => (client_be, addr_be),
+        Side::Source => (addr_be, client_be),
+    };
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let ifindex = unsafe { (*skb).ifindex };
+    // What is too long for the way is cut up, or was a super-packet.
+    let (found, params) = route::find(skb.cast(), ifindex, from, to, 0);
+    if found != route::FOUND && found != route::NO_NEIGHBOUR {
+        return pass(Reason::NotForwarded);
+    }
+    let bytes = ctx.len() as u64;
+    let done = A::age(ctx, work.segment.l3)
+        .and_then(|()| translate(ctx, &work.segment, side, &work.ruling.translation));
+    if done.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    match side {
+        Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
+        Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
+    }
+    // SAFETY: only numbers are passed; without parameters the kernel asks its routes again.
+    unsafe { bpf_redirect_neigh(params.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// No action: [`relay`] has to do it.
+const RELAY: i32 = i32::MIN + 2;
+/// The same, towards the client.
+const REPLY: i32 = i32::MIN + 3;
+
 /// Does to the segment what was ruled.
 #[inline(never)]
-fn act<D: Direction, A: Family + Answer + Rewrite>(skb: *mut __sk_buff) -> i32
+fn act<D: Direction, A: Family + Answer + Rewrite + Route>(skb: *mut __sk_buff) -> i32
 where
     Maps: Tables<A>,
 {
@@ -401,6 +520,8 @@ where
             D::count(ruling.endpoint, bytes);
             TC_ACT_UNSPEC
         }
+        Fate::Relay => RELAY,
+        Fate::Reply => REPLY,
         Fate::Drop => {
             maps::count(ruling.reason);
             TC_ACT_SHOT
@@ -437,8 +558,10 @@ trait Rewrite: Sized {
         segment: &Segment<Self>,
         side: Side,
         change: &Change,
-        new: Self,
+        translation: &Translation<Self>,
     ) -> Option<()>;
+    /// Takes one from the time to live; `None` if none would be left.
+    fn age(ctx: &TcContext, l3: usize) -> Option<()>;
     /// Changes the IP header's checksum, if there is one.
     fn header_checksum(ctx: &TcContext, l3: usize, delta: Sum) -> Option<()>;
     /// Writes an address, with the flags of `bpf_skb_store_bytes`.
@@ -452,19 +575,39 @@ impl Rewrite for V4 {
         segment: &Segment<Self>,
         side: Side,
         change: &Change,
-        new: Self,
+        translation: &Translation<Self>,
     ) -> Option<()> {
         let l3 = segment.l3;
         if segment.l4 == l3 + IPV4_LEN {
             // No options: checksum, both addresses and both ports stand in a row, and each call
             // of a helper costs more than what it writes.
             let sum = rewrite::ipv4_checksum(&direct(ctx), l3, change.address)?;
-            let bytes = rewrite::ipv4_ends(sum, segment, side, new, change.ports_be);
+            let (new, client) = (translation.addr_be, translation.client_be);
+            let bytes = rewrite::ipv4_ends(sum, side, new, client, change.ports_be);
             return store(ctx, l3 + IPV4_CHECKSUM, &bytes, 0);
         }
         Self::header_checksum(ctx, l3, change.address)?;
-        store(ctx, change.addr_at, &new.bytes(), 0)?;
+        store(ctx, change.addr_at, &translation.addr_be.bytes(), 0)?;
+        if change.client_changes {
+            let at = l3 + Self::addr_at(side.other());
+            store(ctx, at, &translation.client_be.bytes(), 0)?;
+        }
         store_ports(ctx, segment.l4, change)
+    }
+
+    #[inline(always)]
+    fn age(ctx: &TcContext, l3: usize) -> Option<()> {
+        let frame = direct(ctx);
+        let ip = frame.window::<IPV4_LEN>(l3)?;
+        let left = ip.u8::<IPV4_TTL>();
+        if left < 2 {
+            return None;
+        }
+        let old_be = ip.u16_be::<IPV4_TTL>();
+        let new = [left - 1, ip.u8::<{ IPV4_TTL + 1 }>()];
+        let change = Sum::new().replace_u16(old_be, u16::from_ne_bytes(new));
+        Self::header_checksum(ctx, l3, change)?;
+        store(ctx, l3 + IPV4_TTL, &new, 0)
     }
 
     #[inline(always)]
@@ -487,13 +630,28 @@ impl Rewrite for V6 {
     fn ends(
         ctx: &TcContext,
         segment: &Segment<Self>,
-        _side: Side,
+        side: Side,
         change: &Change,
-        new: Self,
+        translation: &Translation<Self>,
     ) -> Option<()> {
         let flags = BPF_F_RECOMPUTE_CSUM as u64;
-        store(ctx, change.addr_at, &new.bytes(), flags)?;
+        store(ctx, change.addr_at, &translation.addr_be.bytes(), flags)?;
+        if change.client_changes {
+            let at = segment.l3 + Self::addr_at(side.other());
+            store(ctx, at, &translation.client_be.bytes(), flags)?;
+        }
         store_ports(ctx, segment.l4, change)
+    }
+
+    #[inline(always)]
+    fn age(ctx: &TcContext, l3: usize) -> Option<()> {
+        let frame = direct(ctx);
+        let left = frame.window::<IPV4_LEN>(l3)?.u8::<IPV6_HOP_LIMIT>();
+        if left < 2 {
+            return None;
+        }
+        let flags = BPF_F_RECOMPUTE_CSUM as u64;
+        store(ctx, l3 + IPV6_HOP_LIMIT, &[left - 1], flags)
     }
 
     #[inline(always)]
@@ -526,7 +684,7 @@ fn translate<A: Family + Rewrite>(
     translation: &Translation<A>,
 ) -> Option<()> {
     let change = rewrite::change(segment, side, translation);
-    A::ends(ctx, segment, side, &change, translation.addr_be)?;
+    A::ends(ctx, segment, side, &change, translation)?;
     // A UDP checksum of zero means that there is none; with this flag the helper leaves it, and
     // never makes one that looks like it.
     let (checksum, none_is_zero) = if segment.protocol == UDP {

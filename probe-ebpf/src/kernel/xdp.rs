@@ -13,7 +13,7 @@ use aya_log_ebpf::warn;
 use probe_ebpf::{
     abi::Reason,
     packet::{
-        Content, Network, Piece, Quoted, Segment, network,
+        Content, FrameMut as _, Network, Piece, Quoted, Segment, network,
         parse::{content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{self, Family, Side, Translation},
@@ -24,6 +24,7 @@ use probe_ebpf::{
 use super::{
     direct::{Direct, Length},
     maps::{self, Maps},
+    route::{self, Route},
 };
 
 /// For single-buffer packets.
@@ -149,6 +150,7 @@ where
                 let mut frame = direct(self.ctx, self.length);
                 // The compiler cannot see that this is so, and would sum up the change.
                 let translation = Translation {
+                    client_be: segment.src_be,
                     client_port_be: segment.src_port_be,
                     ..translation
                 };
@@ -176,7 +178,7 @@ struct Steer<'a, L> {
     length: L,
 }
 
-impl<A: Family + Answer, L: Length + Copy> Content<A> for Steer<'_, L>
+impl<A: Family + Answer + Route, L: Length + Copy> Content<A> for Steer<'_, L>
 where
     Maps: Tables<A>,
 {
@@ -200,6 +202,9 @@ where
     fn segment(self, segment: Segment<A>) -> Result<u32, Reason> {
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.segment = segment;
+        if steer::relays(&Maps, work) {
+            return Ok(relay::<A, L>(self.ctx.ctx, self.length));
+        }
         decide::<A>();
         Ok(act::<A, L>(self.ctx.ctx, self.length))
     }
@@ -250,6 +255,42 @@ where
     }
 }
 
+/// Sends the segment in [`Tables::work`] on, if it leaves by the interface that it came by
+/// and its next hop's hardware address is known. Else it passes untouched: `probe_relay`
+/// behind us asks the kernel to find that out, and sends it.
+#[inline(always)]
+fn relay<A: Family + Answer + Route, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    if !maps::may_send() || !lead::<A>(ctx) {
+        return xdp_action::XDP_PASS;
+    }
+    decide::<A>();
+    act::<A, L>(ctx, length)
+}
+
+/// Finds out where the segment would leave, and lays its hardware addresses down.
+#[inline(never)]
+fn lead<A: Family + Route>(ctx: *mut xdp_md) -> bool
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return false;
+    };
+    // SAFETY: of the context that the kernel called us with.
+    let ifindex = unsafe { (*ctx).ingress_ifindex };
+    let (to, from) = (
+        work.ruling.translation.addr_be,
+        work.ruling.translation.client_be,
+    );
+    let length = (work.segment.end - work.segment.l3 as u32) as u16;
+    let (found, params) = route::find(ctx.cast(), ifindex, from, to, length);
+    work.macs = [params.dmac, params.smac];
+    found == route::FOUND && params.ifindex == ifindex
+}
+
 /// Decides about the segment in [`Tables::work`].
 #[inline(never)]
 fn decide<A: Family>()
@@ -259,6 +300,39 @@ where
     if let Some(work) = Tables::<A>::work(&Maps) {
         steer::forward_slow(&Maps, work);
     }
+}
+
+/// Translates and sends.
+#[inline(always)]
+fn send<A: Family, L: Length + Copy>(ctx: &XdpContext, length: L, side: Side) -> u32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let mut frame = direct(ctx, length);
+    let l3 = work.segment.l3;
+    let sent = rewrite::age::<A, _>(&mut frame, l3)
+        .and_then(|()| {
+            let translation = &work.ruling.translation;
+            rewrite::apply(&mut frame, &work.segment, side, translation)
+        })
+        .and_then(|()| {
+            let macs = frame.window_mut::<12>(0)?;
+            macs[..6].copy_from_slice(&work.macs[0]);
+            macs[6..].copy_from_slice(&work.macs[1]);
+            Some(())
+        });
+    if sent.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    let bytes = work.segment.end as u64;
+    match side {
+        Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
+        Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
+    }
+    xdp_action::XDP_TX
 }
 
 /// Does to the segment what was ruled.
@@ -285,6 +359,8 @@ where
             maps::count_forward(ruling.endpoint, segment.end as u64);
             xdp_action::XDP_PASS
         }
+        Fate::Relay => send::<A, L>(ctx, length, Side::Destination),
+        Fate::Reply => send::<A, L>(ctx, length, Side::Source),
         Fate::Drop => {
             maps::count(ruling.reason);
             xdp_action::XDP_DROP

@@ -188,6 +188,12 @@ pub fn network<F: Frame + ?Sized>(frame: &F) -> Result<Network, Reason> {
     let ethernet = frame.window::<ETHERNET_LEN>(0).ok_or(Reason::Malformed)?;
     let mut kind = u16::from_be(ethernet.u16_be::<12>());
     let mut at = ETHERNET_LEN;
+    // Most frames have no tag.
+    match kind {
+        0x0800 => return Ok(Network::V4(at)),
+        0x86dd => return Ok(Network::V6(at)),
+        _ => {}
+    }
     if is_tag(kind) {
         let tag = frame.window::<TAG_LEN>(at).ok_or(Reason::Malformed)?;
         kind = u16::from_be(tag.u16_be::<2>());
@@ -259,9 +265,13 @@ pub fn content_v4<F: Frame + ?Sized, C: Content<V4>>(
     l3: usize,
     content: C,
 ) -> Result<C::Outcome, Reason> {
-    let ip = ipv4(frame, l3)?;
-    if C::GLANCE && (ip.protocol != TCP || ip.more || ip.later) {
-        return content.beyond();
+    let mut ip = ipv4(frame, l3)?;
+    if C::GLANCE {
+        if ip.protocol != TCP || ip.more || ip.later || ip.header != IPV4_LEN {
+            return content.beyond();
+        }
+        // Known, but the compiler forgets.
+        ip.header = IPV4_LEN;
     }
     let total = match ip.total as usize {
         // A GSO super-packet of more than 64 KiB has no length (Linux 6.3, BIG TCP).

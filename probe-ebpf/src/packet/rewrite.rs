@@ -24,6 +24,17 @@ pub enum Side {
     Source,
 }
 
+impl Side {
+    /// The client's side.
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Destination => Self::Source,
+            Self::Source => Self::Destination,
+        }
+    }
+}
+
 /// The new addresses of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation<A> {
@@ -31,6 +42,8 @@ pub struct Translation<A> {
     pub addr_be: A,
     /// The server's new port.
     pub port_be: u16,
+    /// The client's address from here on. Errors about a segment keep theirs.
+    pub client_be: A,
     /// The client's port from here on.
     pub client_port_be: u16,
 }
@@ -42,6 +55,7 @@ impl<A: Address> Translation<A> {
         Self {
             addr_be: A::default(),
             port_be: 0,
+            client_be: A::default(),
             client_port_be: 0,
         }
     }
@@ -49,11 +63,18 @@ impl<A: Address> Translation<A> {
     /// Does it leave the segment as it is?
     #[inline(always)]
     pub fn is_identity(&self, segment: &Segment<A>, side: Side) -> bool {
-        let (addr_be, port_be, client_port_be) = match side {
-            Side::Destination => (segment.dst_be, segment.dst_port_be, segment.src_port_be),
-            Side::Source => (segment.src_be, segment.src_port_be, segment.dst_port_be),
+        let [ours, client_be] = match side {
+            Side::Destination => [segment.dst_be, segment.src_be],
+            Side::Source => [segment.src_be, segment.dst_be],
         };
-        self.addr_be == addr_be && self.port_be == port_be && self.client_port_be == client_port_be
+        let [port_be, client_port_be] = match side {
+            Side::Destination => [segment.dst_port_be, segment.src_port_be],
+            Side::Source => [segment.src_port_be, segment.dst_port_be],
+        };
+        self.addr_be == ours
+            && self.port_be == port_be
+            && self.client_be == client_be
+            && self.client_port_be == client_port_be
     }
 }
 
@@ -64,7 +85,9 @@ pub struct Change {
     pub addr_at: usize,
     /// Source and destination port as they shall stand, in this order.
     pub ports_be: [u16; 2],
-    /// Sum of the change of the address; it counts in the IPv4 header's checksum
+    /// Does the client's address change?
+    pub client_changes: bool,
+    /// Sum of the change of both addresses; it counts in the IPv4 header's checksum
     /// and, by the pseudo-header, in TCP's.
     pub address: Sum,
     /// Sum of the change of both ports; it counts in TCP's checksum only.
@@ -169,21 +192,29 @@ impl Family for V6 {
 /// What `translation` changes in `segment`.
 #[inline(always)]
 pub fn change<A: Family>(segment: &Segment<A>, side: Side, translation: &Translation<A>) -> Change {
-    let (old, ports_be) = match side {
+    let (old, old_client, ports_be) = match side {
         Side::Destination => (
             segment.dst_be,
+            segment.src_be,
             [translation.client_port_be, translation.port_be],
         ),
         Side::Source => (
             segment.src_be,
+            segment.dst_be,
             [translation.port_be, translation.client_port_be],
         ),
     };
+    let client_changes = translation.client_be != old_client;
+    let mut address = A::change(old, translation.addr_be);
+    if client_changes {
+        address = address.add(A::change(old_client, translation.client_be));
+    }
     let [src, dst] = ports_be;
     Change {
         addr_at: segment.l3 + A::addr_at(side),
         ports_be,
-        address: A::change(old, translation.addr_be),
+        client_changes,
+        address,
         ports: Sum::new()
             .replace_u16(segment.src_port_be, src)
             .replace_u16(segment.dst_port_be, dst),
@@ -224,7 +255,43 @@ pub fn apply<A: Family, F: FrameMut + ?Sized>(
         put_u16::<2, 20>(tcp, dst);
         put_u16::<TCP_CHECKSUM, 20>(tcp, old.update(delta).0);
     }
-    A::write(frame, segment.l3, side, translation.addr_be, change.address)
+    A::write(frame, segment.l3, side, translation.addr_be, change.address)?;
+    if change.client_changes {
+        // The header's checksum has both changes already.
+        let client_be = translation.client_be;
+        A::write(frame, segment.l3, side.other(), client_be, Sum::new())?;
+    }
+    Some(())
+}
+
+/// Offset of the time to live in the IPv4 header, with the protocol after it.
+pub const IPV4_TTL: usize = 8;
+/// Offset of the hop limit in the IPv6 header.
+pub const IPV6_HOP_LIMIT: usize = 7;
+
+/// Takes one from the time to live, as whoever forwards a packet does (RFC 1812 section
+/// 5.3.1). `None` if none would be left, or the frame is shorter than when it was parsed.
+#[inline(always)]
+pub fn age<A: Family, F: FrameMut + ?Sized>(frame: &mut F, l3: usize) -> Option<()> {
+    let ip = frame.window_mut::<20>(l3)?;
+    if A::VERSION == 6 {
+        let left = Window(ip).u8::<IPV6_HOP_LIMIT>();
+        if left < 2 {
+            return None;
+        }
+        ip[IPV6_HOP_LIMIT] = left - 1;
+        return Some(());
+    }
+    let old_be = Window(ip).u16_be::<IPV4_TTL>();
+    if Window(ip).u8::<IPV4_TTL>() < 2 {
+        return None;
+    }
+    ip[IPV4_TTL] -= 1;
+    let new_be = Window(ip).u16_be::<IPV4_TTL>();
+    let sum = Stored(Window(ip).u16_be::<IPV4_CHECKSUM>());
+    let sum = sum.update(Sum::new().replace_u16(old_be, new_be));
+    put_u16::<IPV4_CHECKSUM, 20>(ip, sum.0);
+    Some(())
 }
 
 /// Gives a later fragment the address that its first one got; it has no other header
@@ -369,14 +436,14 @@ pub fn ipv4_checksum<F: Frame + ?Sized>(frame: &F, l3: usize, change: Sum) -> Op
 #[inline(always)]
 pub fn ipv4_ends(
     checksum: Stored,
-    segment: &Segment<V4>,
     side: Side,
     new: V4,
+    client: V4,
     ports_be: [u16; 2],
 ) -> [u8; 14] {
     let (src_be, dst_be) = match side {
-        Side::Destination => (segment.src_be, new),
-        Side::Source => (new, segment.dst_be),
+        Side::Destination => (client, new),
+        Side::Source => (new, client),
     };
     let mut bytes = [0; 14];
     put_u16::<0, 14>(&mut bytes, checksum.0);

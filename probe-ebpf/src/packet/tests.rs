@@ -263,6 +263,7 @@ proptest! {
         addr in any::<[u8; 16]>(),
         port in any::<u16>(),
         client_port in any::<u16>(),
+        hides in any::<Option<[u8; 16]>>(),
         source in any::<bool>(),
     ) {
         let frame = wire.bytes();
@@ -272,21 +273,28 @@ proptest! {
             Network::V4(l3) => {
                 let segment = segment_v4(frame.as_slice(), l3).unwrap();
                 let addr_be = V4::from_bytes(first_four(addr));
-                let there = Translation { addr_be, port_be, client_port_be };
+                let seen = if source { segment.dst_be } else { segment.src_be };
+                let client_be = hides.map_or(seen, |addr| V4::from_bytes(first_four(addr)));
+                let there = Translation { addr_be, port_be, client_be, client_port_be };
                 translated(&frame, &segment, side, &there)
             }
             Network::V6(l3) => {
                 let segment = segment_v6(frame.as_slice(), l3).unwrap();
-                let there = Translation { addr_be: V6::from_bytes(addr), port_be, client_port_be };
+                let seen = if source { segment.dst_be } else { segment.src_be };
+                let client_be = hides.map_or(seen, V6::from_bytes);
+                let addr_be = V6::from_bytes(addr);
+                let there = Translation { addr_be, port_be, client_be, client_port_be };
                 translated(&frame, &segment, side, &there)
             }
         };
         let mut expected = wire.clone();
         if source {
             expected.src = addr;
+            expected.dst = hides.unwrap_or(expected.dst);
             expected.ports = (port, client_port);
         } else {
             expected.dst = addr;
+            expected.src = hides.unwrap_or(expected.src);
             expected.ports = (client_port, port);
         }
         prop_assert!(checksums_hold(&out));

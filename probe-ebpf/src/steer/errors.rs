@@ -38,6 +38,7 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let translation = Translation {
         addr_be: work.back_key.peer_be,
         port_be: work.back_key.peer_port_be,
+        client_be: work.quoted.inner_dst_be,
         client_port_be: work.back_key.client_port_be,
     };
     translate(work, translation, |work| &work.key);
@@ -91,12 +92,14 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         Translation {
             addr_be: flow.vip_be,
             port_be: flow.vip_port_be,
+            client_be: flow.client_be,
             client_port_be: flow.client_port_be,
         }
     } else if let Some(trace) = recent::find(tables, &work.back_key).and_then(Recent::trace) {
         Translation {
             addr_be: trace.vip_be,
             port_be: trace.vip_port_be,
+            client_be: trace.client_be,
             client_port_be: trace.client_port_be,
         }
     } else {

@@ -2,7 +2,11 @@
 
 use super::{Insert, Tables, Work, recent};
 use crate::{
-    abi::{Address, FLOW_ENDED, FLOW_FIN, FlowKey, ForwardFlow, RecentState, ReverseFlow, Shared},
+    abi::{
+        Address, FIRST_SOURCE_PORT, FLOW_ENDED, FLOW_FIN, FORWARD_FULL_NAT, FlowKey, ForwardFlow,
+        LINES_A_POOL, MAX_POOLS, PORT_RESTING, PORT_USED, PORTS_A_LINE, PortLine, RecentState,
+        ReverseFlow, Shared,
+    },
     packet::{Segment, rewrite::Family},
 };
 
@@ -76,8 +80,13 @@ pub fn aim<A: Family, T: Tables<A>>(
     let Some(addr_be) = A::of_endpoint(endpoint) else {
         return false;
     };
+    work.forward = endpoint.forward;
     work.back_key = FlowKey {
-        client_be: work.key.client_be,
+        client_be: if endpoint.forward == FORWARD_FULL_NAT {
+            tables.source()
+        } else {
+            work.key.client_be
+        },
         peer_be: addr_be,
         client_port_be,
         peer_port_be: endpoint.port_be,
@@ -111,46 +120,147 @@ pub fn taken<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
 #[inline(always)]
 fn is_of<A: Address>(back: &ReverseFlow<A>, key: &FlowKey<A>) -> bool {
     back.vip_be == key.peer_be
+        && back.client_be == key.client_be
         && back.vip_port_be == key.peer_port_be
         && back.client_port_be == key.client_port_be
 }
 
-/// Writes both entries of a new flow, under the client's own port unless another flow
-/// of this client with this endpoint has it. Both keys stand in `work`.
-#[inline(always)]
-pub fn open<A: Family, T: Tables<A>>(
-    tables: &T,
-    work: &mut Work<A>,
-    id: u32,
-    state: u32,
-) -> Entered {
-    match try_ports(tables, work, id, state) {
-        FULL => Entered::Full,
-        CLASH => Entered::Clash,
-        port_be => Entered::Port(port_be as u16),
-    }
-}
-
-/// What [`try_ports`] answers when it is not a port.
+/// [`Work::entered`] when it is not a port.
 const FULL: u32 = 1 << 16;
 /// See [`FULL`].
 const CLASH: u32 = 2 << 16;
 
-/// [`open`]. A function of its own, for the stack's sake; it answers with one word, since
-/// a call in BPF has room for no more.
+impl Entered {
+    /// From [`Work::entered`].
+    #[inline(always)]
+    pub fn of(code: u32) -> Self {
+        match code {
+            FULL => Self::Full,
+            CLASH => Self::Clash,
+            port_be => Self::Port(port_be as u16),
+        }
+    }
+}
+
+/// Writes both entries of a new flow with [`Work::target`], under the client's own port
+/// unless another flow of this client with this endpoint has it. Both keys stand in
+/// `work`; [`Work::entered`] tells what became of it.
+#[inline(always)]
+pub fn open<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    if work.forward == FORWARD_FULL_NAT {
+        allocate(tables, work);
+    } else {
+        try_ports(tables, work);
+    }
+}
+
+/// [`open`] with a port of the client's.
 #[inline(never)]
-fn try_ports<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32, state: u32) -> u32 {
+fn try_ports<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     for _ in 0..PORT_TRIES {
         if !recent::taken(tables, work) {
-            match enter(tables, work, id, state) {
-                Ok(()) => return work.back_key.client_port_be as u32,
-                Err(Insert::Full) => return FULL,
+            match enter(tables, work, work.target, work.state) {
+                Ok(()) => {
+                    work.entered = work.back_key.client_port_be as u32;
+                    return;
+                }
+                Err(Insert::Full) => {
+                    work.entered = FULL;
+                    return;
+                }
                 Err(Insert::Exists) => {}
             }
         }
         work.back_key.client_port_be = next_port(work.back_key.client_port_be);
     }
+    work.entered = CLASH;
+}
+
+/// Lines of ports that are looked at for a free one. With one port in a hundred free, 8
+/// flows in 100,000 find none there.
+const LINES: u32 = 16;
+/// Ports tried that looked free.
+const SOURCE_TRIES: u32 = 2;
+
+/// [`open`] with a source port of the node's.
+#[inline(never)]
+fn allocate<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    work.entered = CLASH;
+    let pool = match tables.endpoint(work.target) {
+        Some(endpoint) => endpoint.pool,
+        None => return,
+    };
+    for _ in 0..SOURCE_TRIES {
+        let port = free_port(tables, work, pool);
+        if port == CLASH {
+            return;
+        }
+        work.back_key.client_port_be = (port as u16).to_be();
+        let entered = enter(tables, work, work.target, work.state);
+        if let Err(Insert::Full) = entered {
+            work.entered = FULL;
+            return;
+        }
+        mark_port(tables, pool, port, PORT_USED);
+        if entered.is_ok() {
+            work.entered = work.back_key.client_port_be as u32;
+            return;
+        }
+    }
+}
+
+/// A port of the pool that looks free, in host order: one that nobody has used lately,
+/// or else one that rests; [`CLASH`] if there is neither.
+#[inline(always)]
+fn free_port<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, pool: u32) -> u32 {
+    match look_for_port(tables, work, pool, false) {
+        CLASH => look_for_port(tables, work, pool, true),
+        port => port,
+    }
+}
+
+/// Where it looks depends on the client, so that clients do not all look in one place.
+#[inline(never)]
+fn look_for_port<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &Work<A>,
+    pool: u32,
+    resting: bool,
+) -> u32 {
+    let mut hash = work.key.client_be.fold() ^ (work.key.client_port_be as u64) << 32;
+    hash = (hash ^ tables.seed()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let (line, within) = ((hash >> 40) as u32, (hash >> 32) as usize);
+    // Not line after line, or full stretches would grow together. Odd, so that all are met.
+    let step = (hash >> 50) as u32 | 1;
+    for i in 0..LINES {
+        let number = line.wrapping_add(i.wrapping_mul(step)) % LINES_A_POOL;
+        let Some(ports) = tables.ports(pool % MAX_POOLS * LINES_A_POOL + number) else {
+            return CLASH;
+        };
+        if number * PORTS_A_LINE < FIRST_SOURCE_PORT as u32 {
+            continue;
+        }
+        for j in 0..PortLine::WORDS {
+            let word = within.wrapping_add(j) % PortLine::WORDS;
+            let found = if resting {
+                ports.resting(word)
+            } else {
+                ports.free(word)
+            };
+            if let Some(place) = found {
+                return number * PORTS_A_LINE + place;
+            }
+        }
+    }
     CLASH
+}
+
+#[inline(always)]
+fn mark_port<A: Family, T: Tables<A>>(tables: &T, pool: u32, port: u32, mark: u8) {
+    let number = port / PORTS_A_LINE % LINES_A_POOL;
+    if let Some(ports) = tables.ports(pool % MAX_POOLS * LINES_A_POOL + number) {
+        ports.mark(port, mark);
+    }
 }
 
 /// Writes both entries of a flow, or none. Over old entries only if they are its own.
@@ -179,6 +289,7 @@ pub fn enter<A: Address, T: Tables<A>>(
         fin_end: Shared::new(0),
         endpoint: id,
         service,
+        client_be: key.client_be,
         vip_be: key.peer_be,
         vip_port_be: key.peer_port_be,
         client_port_be: key.client_port_be,
@@ -223,9 +334,20 @@ pub fn enter<A: Address, T: Tables<A>>(
 /// client's own port.
 #[inline(never)]
 pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then: RecentState) {
+    let relays = match tables.endpoint(id) {
+        Some(endpoint) if endpoint.forward == FORWARD_FULL_NAT => {
+            let port = u16::from_be(work.back_key.client_port_be) as u32;
+            mark_port(tables, endpoint.pool, port, PORT_RESTING);
+            true
+        }
+        _ => false,
+    };
     let changed = work.key.client_port_be != work.back_key.client_port_be;
     let mut open = true;
-    if changed && let Some(back) = tables.reverse(&work.back_key) {
+    if changed
+        && !relays
+        && let Some(back) = tables.reverse(&work.back_key)
+    {
         let state = back.state.get();
         open = state & FLOW_ENDED == 0;
         if matches!(then, RecentState::Closed) {
@@ -240,7 +362,9 @@ pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then:
             }
         }
     }
-    recent::put(tables, work, id, then);
+    if !relays {
+        recent::put(tables, work, id, then);
+    }
     tables.remove_forward(&work.key);
     // The reverse entry decides whether a flow was still open, so that two CPUs that end one
     // flow count it once.

@@ -3,14 +3,14 @@
 use super::{
     Fate, Ruling, Tables, Work,
     flow::{self, Entered},
-    recent,
+    recent, reverse,
 };
 use crate::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, Endpoint, EventKind,
-        FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN,
-        LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason,
-        RecentState, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
+        FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, ForwardFlow,
+        KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
+        Reason, RecentState, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
         Segment,
@@ -131,7 +131,11 @@ pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling
         pad: 0,
     };
     let Some(listener) = tables.listener(&key) else {
-        return Ruling::pass(Reason::NotListener);
+        return if is_source(tables, segment.dst_be) {
+            Ruling::plain(Fate::Slow, Reason::NotListener)
+        } else {
+            Ruling::pass(Reason::NotListener)
+        };
     };
     let Some(selection) = tables.selection(listener.service) else {
         return Ruling::pass(Reason::Undecided);
@@ -175,6 +179,7 @@ fn selected<A: Family, T: Tables<A>>(
                 Translation {
                     addr_be: A::from_word(to.addr_be).unwrap_or_default(),
                     port_be: to.port_be,
+                    client_be: segment.src_be,
                     client_port_be: segment.src_port_be,
                 },
                 to.endpoint,
@@ -193,6 +198,34 @@ fn selected<A: Family, T: Tables<A>>(
 /// Everything that takes more than the slot.
 #[inline(always)]
 pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    // One after the other, and what they tell each other in memory: so the verifier follows
+    // each once, and each has the stack for itself.
+    match by_entry(tables, work) {
+        Outlook::Reply => reverse::reply(tables, work),
+        Outlook::Unknown if unknown(tables, work) => {
+            flow::open(tables, work);
+            entered(tables, work);
+        }
+        Outlook::Ruled | Outlook::Unknown => {}
+    }
+}
+
+/// How far [`by_entry`] came.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Outlook {
+    /// It is ruled.
+    Ruled,
+    /// No entry knows the segment.
+    Unknown,
+    /// Nobody listens there, but replies of endpoints behind full NAT come there.
+    Reply,
+}
+
+/// What the flow's entry says, if there is one. A function of its own, as [`unknown`], for
+/// the stack's sake.
+#[inline(never)]
+fn by_entry<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> Outlook {
     work.key = flow::forward_key(&work.segment);
     let at = ListenerKey {
         addr_be: work.key.peer_be,
@@ -201,10 +234,15 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         pad: 0,
     };
     let Some(listener) = tables.listener(&at) else {
-        return work.pass(Reason::NotListener);
+        if is_source(tables, work.segment.dst_be) {
+            return Outlook::Reply;
+        }
+        work.pass(Reason::NotListener);
+        return Outlook::Ruled;
     };
     let Some(selection) = tables.selection(listener.service) else {
-        return work.pass(Reason::Undecided);
+        work.pass(Reason::Undecided);
+        return Outlook::Ruled;
     };
     work.listener = listener;
     let way = Way::of(work.listener, selection, work.segment.protocol);
@@ -226,7 +264,8 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         };
         if stays {
             known(tables, work, flow);
-            return there(work, id);
+            there(work, id);
+            return Outlook::Ruled;
         }
         let then = if anew {
             RecentState::GivenUp
@@ -236,21 +275,27 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         flow::close(tables, work, id, then);
         if !anew {
             tell(tables, work, EventKind::FlowReset, id);
-            return refused(work, Reason::EndpointDown);
+            refused(work, Reason::EndpointDown);
+            return Outlook::Ruled;
         }
     }
-    unknown(tables, work, &way);
+    Outlook::Unknown
 }
 
-/// Rules that the segment goes to the endpoint of [`Work::back_key`].
-#[inline(always)]
+/// Rules that the segment goes to the endpoint of [`Work::back_key`]. A function of its own,
+/// for the stack's sake.
+#[inline(never)]
 fn there<A: Family>(work: &mut Work<A>, id: u32) {
     let translation = Translation {
         addr_be: work.back_key.peer_be,
         port_be: work.back_key.peer_port_be,
+        client_be: work.back_key.client_be,
         client_port_be: work.back_key.client_port_be,
     };
     work.steer(Side::Destination, translation, id);
+    if work.forward == FORWARD_FULL_NAT {
+        work.ruling.fate = Fate::Relay;
+    }
 }
 
 /// Rules that the segment is refused, as its protocol can.
@@ -272,6 +317,13 @@ fn tell<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, kind: EventKind, id
     tables.event(kind, service, id, segment.src_be, segment.src_port_be);
 }
 
+/// Do replies of endpoints behind full NAT come to this address?
+#[inline(always)]
+pub fn is_source<A: Family, T: Tables<A>>(tables: &T, addr_be: A) -> bool {
+    let source = tables.source();
+    addr_be == source && source != A::default()
+}
+
 /// By the slot alone: no entry, no clock. TCP only.
 #[inline(always)]
 fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u32) -> Ruling<A> {
@@ -284,6 +336,7 @@ fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u
     let translation = Translation {
         addr_be,
         port_be: endpoint.port_be,
+        client_be: segment.src_be,
         client_port_be: segment.src_port_be,
     };
     Ruling::translate(translation, target)
@@ -327,24 +380,50 @@ fn known<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, flow: &ForwardFlow
 }
 
 /// A segment that no entry knows: the first of a connection, or one whose flow was lost,
-/// or never got an entry.
+/// or never got an entry. Tells whether it shall get entries; else it is ruled.
+#[inline(never)]
+fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    match tables.selection(work.listener.service) {
+        Some(selection) => asks_for_entries(tables, work, selection),
+        None => {
+            work.pass(Reason::Undecided);
+            false
+        }
+    }
+}
+
 #[inline(always)]
-fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>) {
+fn asks_for_entries<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    selection: &Selection,
+) -> bool {
+    let way = &Way::of(work.listener, selection, work.segment.protocol);
     let resets = work.segment.flags & RST != 0;
     match way.action {
         Action::Steer => {}
-        _ if resets => return work.pass(Reason::StrayReset),
-        Action::Refuse => return refused(work, Reason::Refused),
-        Action::Pass => return work.pass(Reason::Undecided),
+        _ if resets => {
+            work.pass(Reason::StrayReset);
+            return false;
+        }
+        Action::Refuse => {
+            refused(work, Reason::Refused);
+            return false;
+        }
+        Action::Pass => {
+            work.pass(Reason::Undecided);
+            return false;
+        }
     }
     let own_port_be = work.key.client_port_be;
     if !flow::aim(tables, work, own_port_be, way.target) {
         // An endpoint that is there has no address of this family.
-        return match tables.endpoint(way.target) {
+        match tables.endpoint(way.target) {
             None => work.pass(Reason::Undecided),
             Some(_) if resets => work.pass(Reason::StrayReset),
             Some(_) => refused(work, Reason::NoAddress),
-        };
+        }
+        return false;
     }
     if resets {
         if way.own() {
@@ -360,36 +439,62 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
         } else {
             work.pass(Reason::StrayReset);
         }
-        return;
+        return false;
     }
     // More of a flow that was reset a moment ago may have been on its way, and the last
     // acknowledgment of one that was closed.
     if !begins(&work.segment) && way.at_previous(tables, work, |work| recent::ended(tables, work)) {
         let previous = way.selection.previous.get();
         if way.loses(tables, previous) {
-            return refused(work, Reason::EndpointDown);
+            refused(work, Reason::EndpointDown);
+        } else {
+            flow::aim(tables, work, own_port_be, previous);
+            there(work, previous);
         }
-        flow::aim(tables, work, own_port_be, previous);
-        return there(work, previous);
+        return false;
     }
-    let noted = if work.segment.opens() {
+    let relays = work.forward == FORWARD_FULL_NAT;
+    if relays && !way.own() && !begins(&work.segment) {
+        refused(work, Reason::FlowLost);
+        return false;
+    }
+    let noted = if relays && !way.own() {
+        false
+    } else if work.segment.opens() {
         announce(tables, work, way)
     } else {
         way.alone || recent::ended(tables, work)
     };
-    if !noted {
-        match enter(tables, work, way) {
-            Entered::Port(_) => {}
-            // Not ours to refuse.
-            _ if way.own() => return work.pass(Reason::Direct),
-            Entered::Clash => return refused(work, Reason::TupleClash),
-            Entered::Full => {
-                work.back_key.client_port_be = own_port_be;
-                recent::put(tables, work, way.target, RecentState::Open);
-            }
-        }
+    if noted {
+        there(work, way.target);
+        return false;
     }
-    there(work, way.target);
+    let established = if begins(&work.segment) {
+        0
+    } else {
+        FLOW_ESTABLISHED
+    };
+    // Anybody can forge datagrams. Those straight to the endpoint have to be known.
+    if work.key.protocol == UDP && !way.own() && !relays && !tables.grant() {
+        without_entries(tables, work, way.target);
+        there(work, way.target);
+        return false;
+    }
+    work.target = way.target;
+    work.state = way.side_bit() | established;
+    true
+}
+
+/// The flow has no room and goes by its note: its client's segments shall make its entries,
+/// or renew the note.
+#[inline(always)]
+fn without_entries<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32) {
+    tables.count(Reason::TableFull);
+    if let Some(selection) = tables.selection(work.listener.service) {
+        selection.exceptions.set(flow::stamp(tables));
+    }
+    tell(tables, work, EventKind::TableFull, id);
+    recent::put(tables, work, id, RecentState::Open);
 }
 
 /// A client opens a connection: leaves a note, unless its tuple is taken. Tells whether
@@ -414,37 +519,46 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
     true
 }
 
-/// Writes a flow's entries at once: for datagrams, for segments in mid-connection, and
-/// where the client's port has to change.
-#[inline(always)]
-fn enter<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>) -> Entered {
-    let opens = begins(&work.segment);
-    let state = way.side_bit() | if opens { 0 } else { FLOW_ESTABLISHED };
-    // Anybody can forge datagrams. Those straight to the endpoint have to be known.
-    let room = work.key.protocol != UDP || way.own() || tables.grant();
-    let entered = if room {
-        flow::open(tables, work, way.target, state)
-    } else {
-        Entered::Full
-    };
-    match entered {
+/// What becomes of a segment whose flow got its entries, or got none. Those are written
+/// at once for datagrams, for segments in mid-connection, with full NAT, and where the
+/// client's port has to change.
+#[inline(never)]
+fn entered<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    let id = work.target;
+    let own = work.listener.kind == LISTENER_OWN;
+    let relays = work.forward == FORWARD_FULL_NAT;
+    let own_port_be = work.key.client_port_be;
+    match Entered::of(work.entered) {
         Entered::Port(client_port_be) => {
-            if client_port_be != work.key.client_port_be {
+            if client_port_be != own_port_be && !relays {
                 // Before the client can send what would be steered by the slot alone.
-                way.selection.exceptions.set(flow::stamp(tables));
+                if let Some(selection) = tables.selection(work.listener.service) {
+                    selection.exceptions.set(flow::stamp(tables));
+                }
                 tables.count(Reason::PortChanged);
             }
-            if !opens && !way.own() {
+            if work.state & FLOW_ESTABLISHED != 0 && !own {
                 tables.count(Reason::Adopted);
             }
         }
-        _ if way.own() => {}
+        // Not ours to refuse.
+        _ if own => return work.pass(Reason::Direct),
         Entered::Full => {
-            tables.count(Reason::TableFull);
-            way.selection.exceptions.set(flow::stamp(tables));
-            tell(tables, work, EventKind::TableFull, way.target);
+            if relays {
+                tell(tables, work, EventKind::TableFull, id);
+                return refused(work, Reason::TableFull);
+            }
+            work.back_key.client_port_be = own_port_be;
+            without_entries(tables, work, id);
         }
-        Entered::Clash => tell(tables, work, EventKind::TupleClash, way.target),
+        Entered::Clash if relays => {
+            tell(tables, work, EventKind::PortsExhausted, id);
+            return refused(work, Reason::PortsExhausted);
+        }
+        Entered::Clash => {
+            tell(tables, work, EventKind::TupleClash, id);
+            return refused(work, Reason::TupleClash);
+        }
     }
-    entered
+    there(work, id);
 }

@@ -34,11 +34,13 @@ mod flow;
 mod forward;
 mod fragments;
 mod recent;
+mod relay;
 mod reverse;
 mod tables;
 
 pub use errors::{forward as forward_error, reverse as reverse_error};
 pub use fragments::follow;
+pub use relay::concerns as relays;
 pub use tables::{Insert, Tables};
 
 #[cfg(doc)]
@@ -60,6 +62,9 @@ pub enum Verdict<A> {
     Drop(Reason),
     /// It goes on with other addresses, counted for this endpoint.
     Translate(Translation<A>, u32),
+    /// As `Translate`, and it is sent on from here: the kernel would not forward a packet
+    /// that comes in with an address of its own.
+    Relay(Translation<A>, u32),
 }
 
 /// A [`Verdict`] of which every field is always there.
@@ -97,6 +102,16 @@ pub struct Work<A: Address> {
     key: FlowKey<A>,
     /// What the endpoint's segments are known by.
     back_key: FlowKey<A>,
+    /// Hardware addresses for what is sent on from here: destination and source.
+    pub macs: [[u8; 6]; 2],
+    /// [`crate::abi::Endpoint::forward`] of the endpoint of `back_key`.
+    forward: u32,
+    /// The endpoint of a flow that is to be written down.
+    target: u32,
+    /// Its `FLOW_*` bits.
+    state: u32,
+    /// What became of it, see [`flow::Entered`].
+    entered: u32,
     forth: ForwardFlow,
     back: ReverseFlow<A>,
 }
@@ -112,6 +127,10 @@ pub enum Fate {
     Drop,
     /// See [`Verdict::Translate`].
     Translate,
+    /// See [`Verdict::Relay`]; from a client to an endpoint.
+    Relay,
+    /// See [`Verdict::Relay`]; from an endpoint to a client.
+    Reply,
     /// Not decided yet: what is to be done takes room.
     Slow,
 }
@@ -149,6 +168,7 @@ impl<A: Family> Ruling<A> {
             Fate::Reset => Verdict::Reset(self.reason),
             Fate::Drop => Verdict::Drop(self.reason),
             Fate::Translate | Fate::Slow => Verdict::Translate(self.translation, self.endpoint),
+            Fate::Relay | Fate::Reply => Verdict::Relay(self.translation, self.endpoint),
         }
     }
 }

@@ -52,6 +52,7 @@ fn translation<A: Family>(flow: &ReverseFlow<A>) -> Translation<A> {
     Translation {
         addr_be: flow.vip_be,
         port_be: flow.vip_port_be,
+        client_be: flow.client_be,
         client_port_be: flow.client_port_be,
     }
 }
@@ -70,12 +71,40 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     }
 }
 
+/// [`super::relays`] for what an endpoint sends to the source of full NAT.
+#[inline(always)]
+pub fn peek<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    work.back_key = key(&work.segment);
+    match tables.reverse(&work.back_key) {
+        Some(flow) => {
+            work.ruling.translation.addr_be = flow.client_be;
+            work.ruling.translation.client_be = flow.vip_be;
+            true
+        }
+        None => false,
+    }
+}
+
+/// What an endpoint sends to the source of full NAT goes on to the client. A function of
+/// its own, for the stack's sake.
+#[inline(never)]
+pub fn reply<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    work.back_key = key(&work.segment);
+    let Some(flow) = tables.reverse(&work.back_key) else {
+        return work.pass(Reason::NotSteered);
+    };
+    flow::touch(&flow.seen, tables.clock());
+    work.steer(Side::Source, translation(flow), flow.endpoint);
+    work.ruling.fate = Fate::Reply;
+    progress(tables, work, flow);
+}
+
 /// A segment that may change the state of its flow.
 #[inline(never)]
 fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &ReverseFlow<A>) {
     let id = flow.endpoint;
     work.key = FlowKey {
-        client_be: work.back_key.client_be,
+        client_be: flow.client_be,
         peer_be: flow.vip_be,
         client_port_be: flow.client_port_be,
         peer_port_be: flow.vip_port_be,
@@ -153,6 +182,7 @@ fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let translation = Translation {
         addr_be: work.key.peer_be,
         port_be: work.key.peer_port_be,
+        client_be: work.key.client_be,
         client_port_be: work.key.client_port_be,
     };
     work.steer(Side::Source, translation, id);

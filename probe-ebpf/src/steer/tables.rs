@@ -3,7 +3,7 @@
 use super::Work;
 use crate::abi::{
     Address, Endpoint, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
-    ListenerKey, Reason, RecentSet, ReverseFlow, Selection,
+    ListenerKey, PortLine, Reason, RecentSet, ReverseFlow, Selection,
 };
 
 /// Why a flow could not be written.
@@ -62,6 +62,11 @@ pub trait Tables<A: Address> {
     fn remove_forward(&self, key: &FlowKey<A>);
     /// Forgets a reverse flow, if it is there. Tells whether it was.
     fn remove_reverse(&self, key: &FlowKey<A>) -> bool;
+
+    /// The source of full NAT, or zero.
+    fn source(&self) -> A;
+    /// A line of ports. `None` only if the number is out of range.
+    fn ports(&self, number: u32) -> Option<&PortLine>;
 
     /// A set of notes. `None` only if the number is out of range.
     fn recent(&self, number: u32) -> Option<&RecentSet<A>>;

@@ -3,9 +3,10 @@
 use super::*;
 use crate::abi::{
     Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_UP, Endpoint, EventKind,
-    FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FLOW_ENDED, FLOW_FIN, FRAGMENT_LIFE, FlowKey,
-    ForwardFlow, FragmentKey, FragmentTrack, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN,
-    LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, RecentSet, ReverseFlow,
+    FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FLOW_ENDED, FLOW_FIN, FORWARD_FULL_NAT, FORWARD_NAT,
+    FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, KEEP_FLOWS_OF_DOWN,
+    LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
+    ListenerKey, NO_ENDPOINT, PORT_RESTING, PORT_USED, PortLine, RecentSet, ReverseFlow,
     SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Shared, Straight, V4, V6, seen,
 };
 use crate::packet::parse::{ACK, FIN, RST, SYN, TCP, UDP};
@@ -20,6 +21,7 @@ use std::{
 const VIP: V4 = V4::from_bytes([10, 96, 0, 10]);
 const OTHER_VIP: V4 = V4::from_bytes([10, 96, 0, 11]);
 const CLIENT: V4 = V4::from_bytes([10, 0, 1, 2]);
+const SOURCE: V4 = V4::from_bytes([10, 0, 9, 9]);
 const MASTER: u32 = 3;
 const BACKUP: u32 = 4;
 const MASTER_ADDR: V4 = V4::from_bytes([10, 0, 2, 2]);
@@ -34,6 +36,7 @@ struct Host {
     reverse: RefCell<HashMap<FlowKey<V4>, &'static ReverseFlow<V4>>>,
     fragments: RefCell<HashMap<FragmentKey<V4>, FragmentTrack<V4>>>,
     recent: Vec<RecentSet<V4>>,
+    ports: Vec<PortLine>,
     work: *mut Work<V4>,
     now_ns: Cell<u64>,
     grants: Cell<u32>,
@@ -52,6 +55,8 @@ fn endpoint(addr: V4, port: u16, state: u32) -> Endpoint {
         tier: 0,
         service: 1,
         state,
+        forward: FORWARD_NAT,
+        pool: 0,
     }
 }
 
@@ -122,6 +127,9 @@ impl Host {
             recent: std::iter::repeat_with(RecentSet::default)
                 .take(V4::RECENT_SETS as usize)
                 .collect(),
+            ports: std::iter::repeat_with(PortLine::default)
+                .take(LINES_A_POOL as usize)
+                .collect(),
             // SAFETY: zeros are a valid value, as in map memory.
             work: Box::into_raw(unsafe { Box::<Work<V4>>::new_zeroed().assume_init() }),
             now_ns: Cell::new(1_000_000_000),
@@ -187,6 +195,12 @@ impl Tables<V4> for Host {
     }
     fn selection(&self, service: u32) -> Option<&Selection> {
         (service == 1).then_some(&self.selection)
+    }
+    fn source(&self) -> V4 {
+        SOURCE
+    }
+    fn ports(&self, number: u32) -> Option<&PortLine> {
+        self.ports.get(number as usize)
     }
     fn recent(&self, number: u32) -> Option<&RecentSet<V4>> {
         self.recent.get(number as usize)
@@ -1170,4 +1184,90 @@ fn later_fragments_follow_their_first_for_a_while() {
     elsewhere.id_be = 79;
     forward(&host, &elsewhere);
     assert_eq!(follow(&host, &piece(79), there), None);
+}
+
+/// The master behind full NAT.
+fn full_nat() -> Host {
+    let mut host = Host::new();
+    host.endpoints.get_mut(&MASTER).unwrap().forward = FORWARD_FULL_NAT;
+    host
+}
+
+#[test]
+fn full_nat_hides_the_client_and_finds_it_again() {
+    let host = full_nat();
+    let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+        panic!("not sent on");
+    };
+    assert_eq!((there.addr_be, there.client_be), (MASTER_ADDR, SOURCE));
+    let port = u16::from_be(there.client_port_be);
+    assert!(port >= 1024);
+    assert_eq!(host.ports[port as usize / 64].get(port.into()), PORT_USED);
+    // Repeated, and later: the same way.
+    for flags in [SYN, ACK] {
+        assert_eq!(
+            forward(&host, &from_client(flags)),
+            Verdict::Relay(there, MASTER)
+        );
+    }
+    let answer = |flags| segment((MASTER_ADDR, 8080), (SOURCE, port), flags);
+    for flags in [SYN | ACK, ACK] {
+        // It comes to an address of the node's, like what clients send.
+        let Verdict::Relay(back, MASTER) = forward(&host, &answer(flags)) else {
+            panic!("not sent back");
+        };
+        assert_eq!((back.addr_be, back.client_be), (VIP, CLIENT));
+        assert_eq!(u16::from_be(back.client_port_be), 40000);
+    }
+    forward(&host, &answer(RST));
+    assert_eq!(host.flows(), (0, 0));
+    assert_eq!(
+        host.ports[port as usize / 64].get(port.into()),
+        PORT_RESTING
+    );
+    assert_eq!(
+        forward(&host, &answer(ACK)),
+        Verdict::Pass(Reason::NotSteered)
+    );
+    assert_eq!(
+        forward(&host, &from_client(ACK)),
+        Verdict::Reset(Reason::FlowLost)
+    );
+}
+
+#[test]
+fn full_nat_gives_every_flow_a_port_of_its_own_until_there_is_none() {
+    let mut host = full_nat();
+    host.capacity = 100_000;
+    let mut ports = std::collections::HashSet::new();
+    let mut refused = 0;
+    for n in 0..64_512u32 {
+        let client = V4((0x0a01_0000 + n / 1000).to_be());
+        let syn = segment((client, 10_000 + (n % 1000) as u16), (VIP, 80), SYN);
+        match forward(&host, &syn) {
+            Verdict::Relay(there, MASTER) => {
+                assert!(u16::from_be(there.client_port_be) >= 1024);
+                assert!(ports.insert(there.client_port_be), "a live port again");
+            }
+            Verdict::Reset(Reason::PortsExhausted) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+        if n == 60_000 {
+            assert_eq!(refused, 0, "with 60,000 flows");
+        }
+    }
+    assert!(ports.len() > 64_000, "{} of 64,512 ports used", ports.len());
+    assert_eq!(host.events.borrow().len(), refused);
+    // A port that rests is taken when no other is free.
+    let one = *ports.iter().next().unwrap();
+    let answer = segment((MASTER_ADDR, 8080), (SOURCE, u16::from_be(one)), RST);
+    forward(&host, &answer);
+    let again = (0..u16::MAX).find_map(|n| {
+        let syn = segment((V4(77), n), (VIP, 80), SYN);
+        match forward(&host, &syn) {
+            Verdict::Relay(there, _) => Some(there.client_port_be),
+            _ => None,
+        }
+    });
+    assert!(again.is_some());
 }

@@ -3,13 +3,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use probe_ebpf::abi;
 
 use super::{address::Address, error::Fault, valid::Service};
-use crate::datapath::{Protocol, Vip};
+use crate::datapath::{Forward, Protocol, Vip};
 
 /// Refuses services that contradict themselves or each other.
 pub fn check(services: &[Service]) -> Result<(), Fault> {
@@ -87,6 +87,58 @@ fn listeners(services: &[Service]) -> Result<(), Fault> {
                         "a VIP:port at which no endpoint listens",
                     ));
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses full NAT without a source in every family of the listeners, or with one that is
+/// somebody's VIP or endpoint.
+pub fn sources(
+    services: &[Service],
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+) -> Result<(), Fault> {
+    let is_source = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => v4 == Some(ip),
+        IpAddr::V6(ip) => v6 == Some(ip),
+    };
+    let accepted = "an address that is not a source of full NAT";
+    for (field, owner, at) in all_listeners(services) {
+        if is_source(at.address.ip()) {
+            let problem = format!("the address of this listener of {owner} is in datapath.source");
+            return Err(Fault::new(field, at, problem, accepted));
+        }
+    }
+    for (s, service) in services.iter().enumerate() {
+        for (e, endpoint) in service.endpoints().iter().enumerate() {
+            if let Some(at) = literals(endpoint.address()).find(|at| is_source(at.ip())) {
+                let field = format!("services[{s}].endpoints[{e}].address");
+                return Err(Fault::new(
+                    field,
+                    at,
+                    "this address is in datapath.source",
+                    accepted,
+                ));
+            }
+        }
+        if service.forward() != Forward::FullNat {
+            continue;
+        }
+        let all = service.listeners().iter();
+        for listener in all.chain(service.endpoints().iter().flat_map(|e| e.listeners())) {
+            let (missing, family) = match listener.address {
+                SocketAddr::V4(_) => (v4.is_none(), "IPv4"),
+                SocketAddr::V6(_) => (v6.is_none(), "IPv6"),
+            };
+            if missing {
+                return Err(Fault::new(
+                    format!("services[{s}].forward"),
+                    "full-nat",
+                    format!("datapath.source has no {family} address, and {listener} is {family}"),
+                    "a source in every family of the service's listeners, or forward: nat",
+                ));
             }
         }
     }

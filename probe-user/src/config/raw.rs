@@ -48,6 +48,8 @@ pub struct Datapath {
     pub learn: Option<String>,
     #[serde(default)]
     pub timeouts: Timeouts,
+    pub source: Option<OneOrMany>,
+    pub xdp_send: Option<String>,
     pub log: Option<String>,
 }
 
@@ -96,6 +98,7 @@ pub struct Service {
     pub all_down: Option<String>,
     pub on_marked_down: Option<String>,
     pub drain: Option<String>,
+    pub forward: Option<String>,
 }
 
 /// One of a service's `endpoints`.

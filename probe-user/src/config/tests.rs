@@ -110,13 +110,13 @@ fn each_bad_input_has_its_one_message() {
             "services:",
             "datapath: {tcp: auto}\nservices:",
             "datapath.tcp: `datapath: {tcp: auto}`: unknown field `tcp` at line 4, column 12; \
-             accepted: bpffs, tc, xdp, flows, learn, timeouts, log",
+             accepted: bpffs, tc, xdp, flows, learn, timeouts, source, xdp_send, log",
         ),
         (
             "    check:",
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
-             listeners, endpoints, check, failback, all_down, on_marked_down, drain",
+             listeners, endpoints, check, failback, all_down, on_marked_down, drain, forward",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
@@ -127,6 +127,31 @@ fn each_bad_input_has_its_one_message() {
             "[\"veth*\"]",
             "[\"veth*\"",
             "interfaces.edge: `services:`: illegal placement of ':' indicator at line 4, column 9",
+        ),
+        // Full NAT.
+        (
+            "    check:",
+            "    forward: full-nat\n    check:",
+            "services[0].forward: `full-nat`: datapath.source has no IPv4 address, and 10.96.0.10:8079 \
+             is IPv4; accepted: a source in every family of the service's listeners, or forward: nat",
+        ),
+        (
+            "services:",
+            "datapath: {source: [10.0.0.5, 10.0.0.6]}\nservices:",
+            "datapath.source[1]: `10.0.0.6`: a second address of this family; accepted: at most one \
+             IPv4 and one IPv6 address of this node that nothing else on it uses",
+        ),
+        (
+            "services:",
+            "datapath: {source: 127.0.0.1}\nservices:",
+            "datapath.source[0]: `127.0.0.1`: not an address that packets can come back to; accepted: \
+             at most one IPv4 and one IPv6 address of this node that nothing else on it uses",
+        ),
+        (
+            "services:",
+            "datapath: {source: 10.96.0.10}\nservices:",
+            "services[0].listeners[0]: `10.96.0.10:8079`: the address of this listener of service sense \
+             is in datapath.source; accepted: an address that is not a source of full NAT",
         ),
         // Durations and counts.
         (

@@ -2,7 +2,7 @@
 //! values contradict each other.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use super::{
     scalar::{self, duration, number, word},
 };
 use crate::{
-    datapath::{Limits, LogLevel, TcMode, Vip, XdpMode},
+    datapath::{Forward, Limits, LogLevel, TcMode, Vip, XdpMode, XdpSend},
     interfaces::Pattern,
 };
 
@@ -51,6 +51,9 @@ pub struct Datapath {
     log: LogLevel,
     learn: Duration,
     timeouts: Limits,
+    source_v4: Option<Ipv4Addr>,
+    source_v6: Option<Ipv6Addr>,
+    xdp_send: XdpSend,
 }
 
 /// A service.
@@ -64,6 +67,7 @@ pub struct Service {
     all_down: AllDown,
     keep_flows_of_down: bool,
     drain: Option<Duration>,
+    forward: Forward,
 }
 
 /// An endpoint of a service.
@@ -174,6 +178,7 @@ impl Config {
             None => DEFAULT_RESOLVE,
         };
         conflicts::check(&services)?;
+        conflicts::sources(&services, datapath.source_v4, datapath.source_v6)?;
         Ok(Self {
             edge,
             uplink,
@@ -259,6 +264,18 @@ impl Datapath {
     pub fn timeouts(&self) -> Limits {
         self.timeouts
     }
+    /// The source of full NAT in IPv4.
+    pub fn source_v4(&self) -> Option<Ipv4Addr> {
+        self.source_v4
+    }
+    /// The source of full NAT in IPv6.
+    pub fn source_v6(&self) -> Option<Ipv6Addr> {
+        self.source_v6
+    }
+    /// May XDP programs send?
+    pub fn xdp_send(&self) -> XdpSend {
+        self.xdp_send
+    }
     /// Which messages of the datapath are logged.
     pub fn log(&self) -> LogLevel {
         self.log
@@ -283,6 +300,7 @@ impl Datapath {
             ("info", LogLevel::Info),
             ("debug", LogLevel::Debug),
         ];
+        let (source_v4, source_v6) = sources(&raw.source)?;
         Ok(Self {
             bpffs: path("datapath.bpffs", &raw.bpffs, DEFAULT_BPFFS)?,
             tc: word("datapath.tc", raw.tc.as_deref().unwrap_or("auto"), &tc)?,
@@ -292,6 +310,17 @@ impl Datapath {
                 Some(text) => number("datapath.flows", text, 1024..=16_777_216)?,
                 None => probe_ebpf::abi::DEFAULT_FLOWS,
             },
+            source_v4,
+            source_v6,
+            xdp_send: word(
+                "datapath.xdp_send",
+                raw.xdp_send.as_deref().unwrap_or("auto"),
+                &[
+                    ("auto", XdpSend::Auto),
+                    ("on", XdpSend::On),
+                    ("off", XdpSend::Off),
+                ],
+            )?,
             learn: match &raw.learn {
                 Some(text) => duration("datapath.learn", text, Duration::ZERO)?,
                 None => DEFAULT_LEARN,
@@ -328,6 +357,36 @@ fn timeouts(raw: &raw::Timeouts) -> Result<Limits, Fault> {
     })
 }
 
+/// At most one address of each family.
+fn sources(raw: &Option<raw::OneOrMany>) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Fault> {
+    let list = match raw {
+        None => &[][..],
+        Some(raw::OneOrMany::One(one)) => std::slice::from_ref(one),
+        Some(raw::OneOrMany::Many(many)) => many,
+    };
+    let accepted =
+        "at most one IPv4 and one IPv6 address of this node that nothing else on it uses";
+    let (mut v4, mut v6) = (None, None);
+    for (i, text) in list.iter().enumerate() {
+        let fault = |problem| {
+            let field = format!("datapath.source[{i}]");
+            Err(Fault::new(field, text, problem, accepted))
+        };
+        let twice = match text.parse() {
+            Ok(ip) if IpAddr::is_unspecified(&ip) || ip.is_multicast() || ip.is_loopback() => {
+                return fault("not an address that packets can come back to");
+            }
+            Ok(IpAddr::V4(ip)) => v4.replace(ip).is_some(),
+            Ok(IpAddr::V6(ip)) => v6.replace(ip).is_some(),
+            Err(_) => return fault("not an IP address"),
+        };
+        if twice {
+            return fault("a second address of this family");
+        }
+    }
+    Ok((v4, v6))
+}
+
 impl Service {
     /// Unique among services.
     pub fn name(&self) -> &str {
@@ -352,6 +411,10 @@ impl Service {
     /// What it does without a healthy endpoint.
     pub fn all_down(&self) -> AllDown {
         self.all_down
+    }
+    /// How connections reach the endpoints.
+    pub fn forward(&self) -> Forward {
+        self.forward
     }
     /// Flows of an endpoint that is down go on to it.
     pub fn keep_flows_of_down(&self) -> bool {
@@ -386,6 +449,7 @@ impl Service {
             .enumerate()
             .map(|(i, endpoint)| Endpoint::parse(&format!("{field}.endpoints[{i}]"), i, endpoint))
             .collect::<Result<Vec<_>, _>>()?;
+        let forward = [("nat", Forward::Nat), ("full-nat", Forward::FullNat)];
         let on_marked_down = [("reset", false), ("keep", true)];
         let all_down = [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)];
         Ok(Self {
@@ -398,6 +462,11 @@ impl Service {
                 &format!("{field}.all_down"),
                 raw.all_down.as_deref().unwrap_or("keep"),
                 &all_down,
+            )?,
+            forward: word(
+                &format!("{field}.forward"),
+                raw.forward.as_deref().unwrap_or("nat"),
+                &forward,
             )?,
             keep_flows_of_down: word(
                 &format!("{field}.on_marked_down"),

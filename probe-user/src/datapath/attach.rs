@@ -94,15 +94,19 @@ pub fn attach(
         None => unpin(pins, interface, Hook::Xdp),
     }
     let mut hooks = vec![(Hook::Egress, names::PROGRAM_TC_REVERSE)];
-    if attached.xdp == XdpWay::None {
-        hooks.push((Hook::Ingress, names::PROGRAM_TC_FORWARD));
-    } else {
+    let ingress = match attached.xdp {
+        XdpWay::None => Some(names::PROGRAM_TC_FORWARD),
+        _ if tables.relays() => Some(names::PROGRAM_TC_RELAY),
+        _ => None,
+    };
+    hooks.extend(ingress.map(|program| (Hook::Ingress, program)));
+    if ingress.is_none() {
         unpin(pins, interface, Hook::Ingress);
-        detach::remove_filter(
-            interface.name,
-            TcAttachType::Ingress,
-            names::PROGRAM_TC_FORWARD,
-        )?;
+    }
+    for program in [names::PROGRAM_TC_FORWARD, names::PROGRAM_TC_RELAY] {
+        if ingress != Some(program) {
+            detach::remove_filter(interface.name, TcAttachType::Ingress, program)?;
+        }
     }
     for (hook, program) in hooks {
         attach_tc(

@@ -6,6 +6,7 @@
 //! [`Datapath::commit`] undoes what it made, if it made it.
 
 use std::{
+    collections::HashSet,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,7 +30,7 @@ use probe_ebpf::{
 use super::{
     Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, Limits, LogLevel,
     Mark, OBJECT, Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
-    XdpWay,
+    XdpSend, XdpWay,
     attach::{self, Interface},
     detach, first_line,
     node::Node,
@@ -56,6 +57,12 @@ pub struct Options {
     pub learn: Duration,
     /// How long flows may be idle.
     pub timeouts: Limits,
+    /// Source of [`super::Forward::FullNat`] in IPv4.
+    pub source_v4: Option<Ipv4Addr>,
+    /// Source of [`super::Forward::FullNat`] in IPv6.
+    pub source_v6: Option<Ipv6Addr>,
+    /// May XDP programs send?
+    pub xdp_send: XdpSend,
 }
 
 /// The loaded datapath.
@@ -72,6 +79,8 @@ pub struct Datapath {
     xdp_degraded: Option<String>,
     /// Nothing was pinned before, and the start is not yet complete.
     undo: bool,
+    /// Uplinks whose other end may not take what XDP programs send.
+    deaf: HashSet<u32>,
     _lock: Lock,
 }
 
@@ -92,6 +101,7 @@ impl Datapath {
         let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
         let tables = Tables::take(&mut ebpf, learned)?;
         let node = tables::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
+        node.set_sources(options.source_v4, options.source_v6);
         undo.keep();
         Ok(Self {
             ebpf,
@@ -104,6 +114,7 @@ impl Datapath {
             xdp,
             xdp_degraded,
             undo: fresh,
+            deaf: HashSet::new(),
             _lock: lock,
         })
     }
@@ -128,16 +139,33 @@ impl Datapath {
             xdp.map(|program| (program, self.options.xdp)),
             self.options.tc,
         )?;
+        if attached.xdp == XdpWay::Native && is_virtual(name) {
+            self.deaf.insert(ifindex);
+        } else {
+            self.deaf.remove(&ifindex);
+        }
+        self.allow_sending();
         if attached.xdp != XdpWay::None {
             attached.degraded.extend(self.xdp_degraded.clone());
         }
         Ok(attached)
     }
 
+    /// Tells the XDP programs whether they may send.
+    fn allow_sending(&self) {
+        self.node.allow_sending(match self.options.xdp_send {
+            XdpSend::On => true,
+            XdpSend::Off => false,
+            XdpSend::Auto => self.deaf.is_empty(),
+        });
+    }
+
     /// The interface is gone, and the kernel has detached from it: drop its pins.
     pub fn forget(&mut self, ifindex: u32) {
         detach::unpin_links(&self.pins, ifindex);
         self.tables.forget_qdisc(ifindex);
+        self.deaf.remove(&ifindex);
+        self.allow_sending();
     }
 
     /// The interface is still there and shall no longer be steered.
@@ -253,6 +281,14 @@ impl Steering for Datapath {
     }
 }
 
+/// Has the interface no device behind it?
+fn is_virtual(name: &str) -> bool {
+    !Path::new("/sys/class/net")
+        .join(name)
+        .join("device")
+        .exists()
+}
+
 /// Loads the maps, pinned ones from their pins.
 fn load(pins: &Pins, options: &Options) -> Result<Ebpf, Error> {
     let level = options.log as u8;
@@ -283,7 +319,11 @@ fn load_programs(
     ebpf: &mut Ebpf,
     mode: XdpMode,
 ) -> Result<(Option<&'static str>, Option<String>), Error> {
-    for name in [names::PROGRAM_TC_FORWARD, names::PROGRAM_TC_REVERSE] {
+    for name in [
+        names::PROGRAM_TC_FORWARD,
+        names::PROGRAM_TC_REVERSE,
+        names::PROGRAM_TC_RELAY,
+    ] {
         attach::program::<SchedClassifier>(ebpf, name)
             .load()
             .map_err(|e| Error::failed(format!("loading program {name}"), e))?;

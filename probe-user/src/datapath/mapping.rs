@@ -4,7 +4,7 @@ use std::{
     num::NonZeroUsize,
     os::fd::AsFd,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64},
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64},
 };
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -52,6 +52,13 @@ impl Mapping {
         assert!(at < self.words, "the caller knows the table's size");
         // SAFETY: inside the mapping by the assertion; aligned, since it starts on a page.
         unsafe { self.base.add(at).as_ref() }
+    }
+
+    /// A byte, for those that are never used in words; numbered from the start of the table.
+    pub fn byte(&self, at: usize) -> &AtomicU8 {
+        assert!(at < 8 * self.words, "the caller knows the table's size");
+        // SAFETY: as in `word`.
+        unsafe { self.base.cast::<AtomicU8>().add(at).as_ref() }
     }
 
     /// The half of a word, for those that are never used whole; numbered from the start

@@ -17,6 +17,7 @@ mod mapping;
 mod netlink;
 mod node;
 mod pins;
+mod ports;
 mod reader;
 mod selections;
 mod sweep;
@@ -66,6 +67,32 @@ pub enum XdpMode {
     Generic,
     /// No XDP: uplinks are steered by TC at their ingress.
     Off,
+}
+
+/// May XDP programs send packets back out of their interface?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpSend {
+    /// Where the other end takes them: not on a virtual link in native mode, whose other
+    /// end may lack what that needs, and drops them without a word.
+    #[default]
+    Auto,
+    /// Yes.
+    On,
+    /// No: TC at the uplink's ingress sends them.
+    Off,
+}
+
+/// How connections reach the endpoints of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forward {
+    /// The server's address is translated; the endpoint sees its client's. Replies must
+    /// cross this node.
+    #[default]
+    Nat,
+    /// The source becomes the node's too, so replies come back to it from anywhere.
+    FullNat,
 }
 
 /// Which messages the programs send. Chosen at load: the others are not even there.
@@ -168,6 +195,8 @@ pub struct ServicePlan {
     pub endpoints: Vec<EndpointPlan>,
     /// Flows of an endpoint that is down keep going to it instead of being reset.
     pub keep_flows_of_down: bool,
+    /// How connections reach the endpoints.
+    pub forward: Forward,
 }
 
 /// An endpoint as the datapath needs it.

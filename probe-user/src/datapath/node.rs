@@ -4,13 +4,14 @@
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     mem::offset_of,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use nix::time::{ClockId, clock_gettime};
-use probe_ebpf::abi::{Node as Words, seen};
+use probe_ebpf::abi::{Node as Words, V4, V6, seen};
 
 use super::{Error, mapping::Mapping};
 
@@ -18,6 +19,9 @@ const SEED: usize = offset_of!(Words, seed) / 8;
 const CLOCK: usize = offset_of!(Words, clock) / 4;
 const GRANTED: usize = offset_of!(Words, granted) / 8;
 const LIMIT: usize = offset_of!(Words, limit) / 8;
+const SOURCE_V6: usize = offset_of!(Words, source_v6) / 4;
+const SOURCE_V4: usize = offset_of!(Words, source_v4) / 4;
+const MAY_SEND: usize = offset_of!(Words, may_send) / 4;
 
 /// Time between two ticks: less than the unit of the clock.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -59,5 +63,22 @@ impl Node {
     pub fn grant(&self, flows: u64) {
         let granted = self.0.word(GRANTED).load(Ordering::Relaxed);
         self.0.word(LIMIT).store(granted + flows, Ordering::Relaxed);
+    }
+
+    /// Sets the sources of full NAT.
+    pub fn set_sources(&self, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) {
+        let words = v6.map_or([0; 4], |ip| V6::from_bytes(ip.octets()).0);
+        for (i, word) in words.into_iter().enumerate() {
+            self.0.half(SOURCE_V6 + i).store(word, Ordering::Relaxed);
+        }
+        let word = v4.map_or(0, |ip| V4::from_bytes(ip.octets()).0);
+        self.0.half(SOURCE_V4).store(word, Ordering::Relaxed);
+    }
+
+    /// Tells XDP programs whether they may send.
+    pub fn allow_sending(&self, allowed: bool) {
+        self.0
+            .half(MAY_SEND)
+            .store(allowed.into(), Ordering::Relaxed);
     }
 }

@@ -18,8 +18,9 @@ use nix::{
 use probe_ebpf::{
     abi::{
         ABI_VERSION, Address as _, Endpoint, EndpointCounters, FlowKey, ForwardFlow, FragmentKey,
-        FragmentTrack, Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS,
-        MAX_REASONS, MAX_SERVICES, Name, Node, RecentSet, ReverseFlow, Selection, V4, V6,
+        FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS,
+        MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_SERVICES, Name, Node, PortLine, RecentSet,
+        ReverseFlow, Selection, V4, V6,
     },
     names,
 };
@@ -113,6 +114,7 @@ pub fn shape(name: &str, flows: u32) -> Shape {
         names::MAP_REVERSE_V6 => hash::<FlowKey<V6>, ReverseFlow<V6>>(flows),
         names::MAP_RECENT_V4 => array::<RecentSet<V4>>(V4::RECENT_SETS, BPF_F_MMAPABLE),
         names::MAP_RECENT_V6 => array::<RecentSet<V6>>(V6::RECENT_SETS, BPF_F_MMAPABLE),
+        names::MAP_PORTS => array::<PortLine>(MAX_POOLS * LINES_A_POOL, BPF_F_MMAPABLE),
         names::MAP_NODE => array::<Node>(1, BPF_F_MMAPABLE),
         names::MAP_FRAGMENTS_V4 => lru::<FragmentKey<V4>, FragmentTrack<V4>>(MAX_FRAGMENTS),
         names::MAP_FRAGMENTS_V6 => lru::<FragmentKey<V6>, FragmentTrack<V6>>(MAX_FRAGMENTS),

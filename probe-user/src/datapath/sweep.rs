@@ -85,6 +85,8 @@ pub struct Swept {
     pub exceptions: HashSet<u32>,
     /// Services with a flow that came by a side way.
     pub side: HashSet<u32>,
+    /// Source ports of full NAT that flows have, by endpoint.
+    pub(super) source_ports: Map<u32, HashSet<u16>>,
     /// Flows by where they come from and go to.
     per_way: Map<Way, u64>,
 }
@@ -109,6 +111,7 @@ impl Swept {
             removed: 0,
             exceptions: HashSet::new(),
             side: HashSet::new(),
+            source_ports: Map::new(),
             per_way: Map::from([(Way { endpoint, vip }, flows)]),
         }
     }
@@ -204,6 +207,7 @@ impl Sweeper {
             removed: removed_v4 + removed_v6,
             exceptions: found.exceptions,
             side: found.side,
+            source_ports: found.source_ports,
             per_way: found.per_way,
         })
     }
@@ -234,6 +238,7 @@ struct Found {
     per_way: Map<Way, u64>,
     exceptions: HashSet<u32>,
     side: HashSet<u32>,
+    source_ports: Map<u32, HashSet<u16>>,
 }
 
 /// Judges idleness in the unit of [`seen`].
@@ -373,13 +378,17 @@ impl<'a, A: Address> Plan<'a, A> {
 
     fn reverse(&mut self, key: FlowKey<A>, flow: &ReverseFlow<A>) {
         // This entry names the client's port and the VIP, which make the forward key.
-        if key.client_port_be != flow.client_port_be {
+        if key.client_be != flow.client_be {
+            let ports = self.found.source_ports.entry(flow.endpoint).or_default();
+            ports.insert(u16::from_be(key.client_port_be));
+        } else if key.client_port_be != flow.client_port_be {
             self.found.exceptions.insert(flow.service);
         }
         if flow.state.get() & FLOW_SIDE != 0 {
             self.found.side.insert(flow.service);
         }
         let forward = FlowKey {
+            client_be: flow.client_be,
             peer_be: flow.vip_be,
             peer_port_be: flow.vip_port_be,
             client_port_be: flow.client_port_be,
@@ -450,6 +459,7 @@ mod tests {
     fn back(seen: u32, client_port_be: u16) -> ReverseFlow<V4> {
         ReverseFlow {
             seen: Shared::new(seen),
+            client_be: V4::from_bytes([10, 0, 1, 2]),
             vip_be: VIP,
             vip_port_be: 80,
             client_port_be,

@@ -21,17 +21,19 @@ use aya::{
 use probe_ebpf::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
-        EndpointCounters, FAMILY_V4, FAMILY_V6, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT,
-        LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS,
-        MAX_LISTENERS, MAX_SERVICES, Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6,
+        EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_FULL_NAT, FORWARD_NAT, KEEP_FLOWS_OF_DOWN,
+        LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
+        MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, Name, SLOT_ALONE, SLOT_ALONE_DIRECT,
+        Straight, V4, V6,
     },
     names,
     packet::parse::{TCP, UDP},
 };
 
 use super::{
-    AppliedService, Choice, EndpointId, EndpointPlan, Error, Image, Mark, Protocol, ServiceId,
-    ServicePlan, Swept, Vip,
+    AppliedService, Choice, EndpointId, EndpointPlan, Error, Forward, Image, Mark, Protocol,
+    ServiceId, ServicePlan, Swept, Vip,
+    ports::Ports,
     selections::{Selections, Stamp},
 };
 
@@ -57,6 +59,8 @@ pub struct Tables {
     services: BTreeMap<ServiceId, String>,
     endpoints: BTreeMap<EndpointId, Known>,
     settings: Map<ServiceId, Setting>,
+    ports: Ports,
+    forwards: Map<ServiceId, Forward>,
     /// From when on every flow is known that anybody still uses.
     learned: Instant,
 }
@@ -115,6 +119,8 @@ impl Tables {
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             settings: Map::new(),
+            forwards: Map::new(),
+            ports: take_mapped(ebpf, names::MAP_PORTS, |fd| Ports::map(fd))?,
             learned,
         };
         tables.read()?;
@@ -152,6 +158,7 @@ impl Tables {
         let mut wanted = Map::new();
         for service in plan {
             let id = self.service_id(&service.name)?;
+            self.forwards.insert(id, service.forward);
             let mut endpoints = Vec::with_capacity(service.endpoints.len());
             let mut moved = Map::new();
             for endpoint in &service.endpoints {
@@ -263,6 +270,7 @@ impl Tables {
             .map(|(id, known)| (*id, known.value));
         if let Some((id, mut value)) = before
             && same_addresses(&value, plan)
+            && value.forward == self.forward(service)
         {
             if value.tier != plan.tier {
                 value.tier = plan.tier;
@@ -323,6 +331,14 @@ impl Tables {
             .map(EndpointId)
             .find(|id| !self.endpoints.contains_key(id))
             .ok_or_else(|| full(format!("endpoint {}", plan.name), MAX_ENDPOINTS))?;
+        let forward = self.forward(service);
+        let pool = if forward == FORWARD_FULL_NAT {
+            let taken: HashSet<_> = self.endpoints.values().filter_map(pool).collect();
+            let free = (0..MAX_POOLS).find(|pool| !taken.contains(pool));
+            free.ok_or_else(|| full(format!("endpoint {} of full NAT", plan.name), MAX_POOLS))?
+        } else {
+            0
+        };
         let failed = |e| Error::failed(format!("adding endpoint {}", plan.name), e);
         let cpus = nr_cpus().map_err(|(what, e)| Error::failed(what, e))?;
         let zeros = PerCpuValues::try_from(vec![Image(EndpointCounters::default()); cpus])
@@ -343,6 +359,8 @@ impl Tables {
             tier: plan.tier,
             service: service.0,
             state: ENDPOINT_UP,
+            forward,
+            pool,
         };
         self.write_endpoint(id, value)?;
         self.endpoints.insert(
@@ -354,6 +372,19 @@ impl Tables {
             },
         );
         Ok(id)
+    }
+
+    /// [`Endpoint::forward`] of a service's endpoints.
+    fn forward(&self, service: ServiceId) -> u32 {
+        match self.forwards.get(&service) {
+            Some(Forward::FullNat) => FORWARD_FULL_NAT,
+            Some(Forward::Nat) | None => FORWARD_NAT,
+        }
+    }
+
+    /// Is anything sent on from here instead of being left to the kernel's forwarding?
+    pub fn relays(&self) -> bool {
+        self.endpoints.values().any(|known| pool(known).is_some())
     }
 
     fn write_endpoint(&mut self, id: EndpointId, value: Endpoint) -> Result<(), Error> {
@@ -485,6 +516,11 @@ impl Tables {
     pub fn settle(&mut self, swept: &Swept) {
         // A flow that a stamp is about may have had no entry yet when the sweep began.
         let limit = swept.settled;
+        for (id, known) in &self.endpoints {
+            if let Some(pool) = pool(known) {
+                self.ports.settle(pool, swept.source_ports.get(&id.0));
+            }
+        }
         let ids: Vec<_> = self.settings.keys().copied().collect();
         for service in ids {
             if !swept.exceptions.contains(&service.0) {
@@ -510,7 +546,8 @@ impl Tables {
         let Some(setting) = self.settings.get(&service) else {
             return 0;
         };
-        if swept.began < self.learned {
+        // Flows of full NAT are found by their entries only.
+        if swept.began < self.learned || self.forward(service) == FORWARD_FULL_NAT {
             return 0;
         }
         let Some(Choice::Endpoint(selected)) = setting.choice else {
@@ -695,6 +732,11 @@ impl Tables {
         // Mostly it is not there: TCX needs none.
         let _ = self.qdiscs.remove(&ifindex);
     }
+}
+
+/// The pool of an endpoint's source ports, if it has one.
+fn pool(known: &Known) -> Option<u32> {
+    (known.value.forward == FORWARD_FULL_NAT).then_some(known.value.pool)
 }
 
 fn full(what: String, most: u32) -> Error {

@@ -203,6 +203,7 @@ fn translation<A: Ip>(case: &Case) -> Translation<A> {
     Translation {
         addr_be: A::of(case.address),
         port_be: case.port.to_be(),
+        client_be: A::default(),
         client_port_be: case.client_port.to_be(),
     }
 }
@@ -216,6 +217,12 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
     let mut after = Box::<[u8]>::from(frame);
     let in_cut = match carried {
         Carried::Segment(segment) => {
+            // The client keeps its address here; the packet library's own tests hide it.
+            let client_be = match side {
+                Side::Destination => segment.src_be,
+                Side::Source => segment.dst_be,
+            };
+            let there = Translation { client_be, ..there };
             rewrite::apply(&mut *after, &segment, side, &there).expect("it was parsed");
             check_segment(frame, &after, &segment, side, &there);
             let back = match side {
@@ -225,7 +232,11 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
             let Carried::Segment(seen) = again::<A>(&after) else {
                 panic!("a translated segment is none any more");
             };
-            rewrite::apply(&mut *after, &seen, side, &translation_of(back)).expect("it was parsed");
+            let back = Translation {
+                client_be,
+                ..translation_of(back)
+            };
+            rewrite::apply(&mut *after, &seen, side, &back).expect("it was parsed");
             check_back(frame, &after, &sums(&segment));
             if segment.protocol == TCP && segment.flags & RST == 0 {
                 let mut answer = Box::<[u8]>::from(frame);
@@ -285,10 +296,11 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
     }
 }
 
-fn translation_of<A>((addr_be, port_be, client_port_be): (A, u16, u16)) -> Translation<A> {
+fn translation_of<A: Ip>((addr_be, port_be, client_port_be): (A, u16, u16)) -> Translation<A> {
     Translation {
         addr_be,
         port_be,
+        client_be: A::default(),
         client_port_be,
     }
 }

@@ -90,6 +90,7 @@ fn aimed(frame: &[u8]) -> Option<Vec<u8>> {
         let vip = Translation {
             addr_be: A::vip(),
             port_be: VIP_PORT.to_be(),
+            client_be: segment.src_be,
             client_port_be: segment.src_port_be,
         };
         rewrite::apply(out.as_mut_slice(), segment, Side::Destination, &vip)?;
@@ -177,6 +178,7 @@ fn whatever_is_for_a_listener_is_translated_there_and_back() {
         let there = Translation {
             addr_be: A::master(),
             port_be: MASTER_PORT.to_be(),
+            client_be: segment.src_be,
             client_port_be: segment.src_port_be,
         };
         check_segment(frame, &out, &segment, Side::Destination, &there);
@@ -192,6 +194,7 @@ fn whatever_is_for_a_listener_is_translated_there_and_back() {
         let back = Translation {
             addr_be: A::vip(),
             port_be: VIP_PORT.to_be(),
+            client_be: segment.src_be,
             client_port_be: segment.src_port_be,
         };
         check_segment(&answer, &out, &seen, Side::Source, &back);
@@ -341,6 +344,7 @@ fn errors_about_a_flow_are_translated_and_no_others() {
         let there = Translation {
             addr_be: to.0,
             port_be: to.1.to_be(),
+            client_be: to.0,
             client_port_be: CLIENT_PORT.to_be(),
         };
         check_error(frame, &out, quoted, side, &there);

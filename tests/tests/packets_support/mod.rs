@@ -12,10 +12,10 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FlowKey,
-        ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
-        ListenerKey, NO_ENDPOINT, Plain, Reason, ReverseFlow, SLOT_ALONE, SLOT_ALONE_DIRECT,
-        Selection, V4, V6,
+        Action, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6,
+        FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
+        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Plain, Reason, ReverseFlow,
+        SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -203,6 +203,8 @@ impl Programs {
                 tier,
                 service: SERVICE,
                 state: ENDPOINT_UP,
+                forward: FORWARD_NAT,
+                pool: 0,
             };
             programs
                 .array(names::MAP_ENDPOINTS)
@@ -213,8 +215,8 @@ impl Programs {
         programs.decide(steer(MASTER));
         // As an agent does that has swept: unknown clients may have entries.
         programs
-            .array::<[u64; 4]>(names::MAP_NODE)
-            .set(0, [0, 0, u64::MAX, 0], 0)
+            .array::<[u64; 7]>(names::MAP_NODE)
+            .set(0, [0, 0, u64::MAX, 0, 0, 0, 0], 0)
             .expect("there is one");
         Some(programs)
     }
@@ -416,12 +418,10 @@ impl Programs {
             self.family_tables(family, true);
         }
         // Notes are found by a keyed hash: with another key they are not.
-        let mut node = self.array::<[u64; 4]>(names::MAP_NODE);
-        let [seed, rest @ ..] = node.get(&0, 0).expect("there");
-        let [granted, limit, clock] = rest;
-        let seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        node.set(0, [seed, granted, limit, clock], 0)
-            .expect("there");
+        let mut node = self.array::<[u64; 7]>(names::MAP_NODE);
+        let mut words = node.get(&0, 0).expect("there");
+        words[0] = words[0].wrapping_add(0x9e37_79b9_7f4a_7c15);
+        node.set(0, words, 0).expect("there");
     }
 
     /// Compares every map that would be pinned with what the agent expects of a pin.

@@ -554,6 +554,7 @@ fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
             .map(|(endpoint, at)| endpoint_plan(endpoint, at))
             .collect(),
         keep_flows_of_down: service.keep_flows_of_down(),
+        forward: service.forward(),
     }
 }
 

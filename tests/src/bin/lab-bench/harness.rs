@@ -14,8 +14,8 @@ use aya::{
 };
 use probe_ebpf::names;
 use probe_user::datapath::{
-    AppliedService, Choice, EndpointPlan, Limits, LogLevel, Mark, ServicePlan, Steering, TcMode,
-    XdpMode,
+    AppliedService, Choice, EndpointPlan, Forward, Limits, LogLevel, Mark, ServicePlan, Steering,
+    TcMode, XdpMode, XdpSend,
     kernel::{Datapath, Options},
 };
 
@@ -58,6 +58,9 @@ impl Instance {
             flows,
             log: LogLevel::Warn,
             learn: Duration::ZERO,
+            source_v4: None,
+            source_v6: None,
+            xdp_send: XdpSend::Auto,
         })?;
         let endpoint = |name: &str, tier, v4, v6| EndpointPlan {
             name: name.to_owned(),
@@ -80,6 +83,7 @@ impl Instance {
                 endpoint("backup", 1, BACKUP_V4, BACKUP_V6),
             ],
             keep_flows_of_down: false,
+            forward: Forward::Nat,
         };
         let service = datapath
             .apply(&[plan])?

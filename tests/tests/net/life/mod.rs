@@ -245,7 +245,7 @@ impl Reverse {
 pub struct Tables {
     forward: HashMap<MapData, [u8; 16], [u32; 6]>,
     reverse: HashMap<MapData, [u8; 16], [u32; 7]>,
-    node: Array<MapData, [u64; 4]>,
+    node: Array<MapData, [u64; 7]>,
 }
 
 fn open<T: TryFrom<Map, Error = aya::maps::MapError>>(name: &str) -> Result<T> {
@@ -327,7 +327,7 @@ impl Tables {
 
     /// How many flows may get their entries before their client has shown that it is there.
     pub fn grants(&self) -> Result<u64> {
-        let [_, granted, limit, _] = self.node.get(&0, 0)?;
+        let [_, granted, limit, ..] = self.node.get(&0, 0)?;
         Ok(limit.saturating_sub(granted))
     }
 }

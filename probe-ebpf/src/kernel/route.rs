@@ -1,0 +1,63 @@
+//! Where the kernel's routes lead.
+
+use aya_ebpf::{
+    bindings::bpf_fib_lookup as Params, cty::c_void, helpers::generated::bpf_fib_lookup,
+};
+use probe_ebpf::{
+    abi::{V4, V6},
+    packet::rewrite::Family,
+};
+
+/// Not in the bindings: `AF_INET` and `AF_INET6`.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// What [`find`] answers if the next hop's hardware address is known.
+pub const FOUND: i64 = 0;
+/// What it answers if it is not; the interface is known all the same (Linux 5.11).
+pub const NO_NEIGHBOUR: i64 = 7;
+
+/// An address family as routes want it.
+pub trait Route: Family {
+    /// Writes family, source and destination.
+    fn ask(params: &mut Params, from: Self, to: Self);
+}
+
+impl Route for V4 {
+    #[inline(always)]
+    fn ask(params: &mut Params, from: Self, to: Self) {
+        params.family = AF_INET;
+        params.__bindgen_anon_3.ipv4_src = from.0;
+        params.__bindgen_anon_4.ipv4_dst = to.0;
+    }
+}
+
+impl Route for V6 {
+    #[inline(always)]
+    fn ask(params: &mut Params, from: Self, to: Self) {
+        params.family = AF_INET6;
+        params.__bindgen_anon_3.ipv6_src = from.0;
+        params.__bindgen_anon_4.ipv6_dst = to.0;
+    }
+}
+
+/// Asks the kernel's routes, as for a packet that came in by `ifindex`. `length` is that of
+/// the IP packet, or zero if it is cut up later. Answers one of the codes above, or another
+/// if there is no way for the packet.
+#[inline(always)]
+pub fn find<A: Route>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    from: A,
+    to: A,
+    length: u16,
+) -> (i64, Params) {
+    // SAFETY: integers and unions of such: zeros are a value.
+    let mut params: Params = unsafe { core::mem::zeroed() };
+    A::ask(&mut params, from, to);
+    params.ifindex = ifindex;
+    params.__bindgen_anon_1.tot_len = length;
+    // SAFETY: the context is the program's; the parameters live on the stack, with their size.
+    let found = unsafe { bpf_fib_lookup(ctx, &raw mut params, size_of::<Params>() as i32, 0) };
+    (found, params)
+}
