@@ -244,7 +244,7 @@ impl Reverse {
 /// The IPv4 tables, by their pins.
 pub struct Tables {
     forward: HashMap<MapData, [u8; 16], [u32; 6]>,
-    reverse: HashMap<MapData, [u8; 16], [u32; 7]>,
+    reverse: HashMap<MapData, [u8; 16], [u32; 8]>,
     node: Array<MapData, [u64; 7]>,
 }
 
@@ -290,7 +290,7 @@ impl Tables {
         for entry in self.reverse.iter() {
             let (key, value) = entry.context("the reverse table")?;
             let (client, endpoint) = ends(&key);
-            let own_port = u16::from_be((value[6] >> 16) as u16);
+            let own_port = u16::from_be((value[7] >> 16) as u16);
             if own_port == port && IpAddr::V4(*client.ip()) == lab::topology::CLIENT_V4 {
                 found.push(Reverse {
                     client,
