@@ -2,7 +2,12 @@
 
 mod packet;
 
-use std::{io::Write, mem::offset_of, sync::Once};
+use std::{
+    io::Write,
+    mem::offset_of,
+    os::fd::{AsFd, AsRawFd},
+    sync::Once,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -12,10 +17,10 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6,
+        Action, Address, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6,
         FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Plain, Reason, ReverseFlow,
-        SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
+        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Plain, Reason, RecentSet,
+        ReverseFlow, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -417,11 +422,23 @@ impl Programs {
         for family in Family::BOTH {
             self.family_tables(family, true);
         }
-        // Notes are found by a keyed hash: with another key they are not.
-        let mut node = self.array::<[u64; 7]>(names::MAP_NODE);
-        let mut words = node.get(&0, 0).expect("there");
-        words[0] = words[0].wrapping_add(0x9e37_79b9_7f4a_7c15);
-        node.set(0, words, 0).expect("there");
+        for (name, sets, size) in [
+            (
+                names::MAP_RECENT_V4,
+                V4::RECENT_SETS,
+                size_of::<RecentSet<V4>>(),
+            ),
+            (
+                names::MAP_RECENT_V6,
+                V6::RECENT_SETS,
+                size_of::<RecentSet<V6>>(),
+            ),
+        ] {
+            let Some(Map::Array(data)) = self.ebpf.map(name) else {
+                panic!("{name} is an array");
+            };
+            erase(data, sets as usize * size);
+        }
     }
 
     /// Compares every map that would be pinned with what the agent expects of a pin.
@@ -454,5 +471,21 @@ pub fn alone(endpoint: u32) -> Decision {
     Decision {
         flags: SLOT_ALONE | SLOT_ALONE_DIRECT,
         ..steer(endpoint)
+    }
+}
+
+/// Overwrites a mapped array with zeros. (Another key of the hash that finds notes would be
+/// less: after some hundred keys one finds an old note again.)
+fn erase(map: &MapData, length: usize) {
+    let (read_write, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let fd = map.fd().as_fd().as_raw_fd();
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), length, read_write, shared, fd, 0) };
+    assert_ne!(at, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+    // SAFETY: the mapping is that long and writable, nobody else uses it, and it is unmapped
+    // once.
+    unsafe {
+        at.cast::<u8>().write_bytes(0, length);
+        libc::munmap(at, length);
     }
 }

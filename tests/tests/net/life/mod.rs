@@ -232,6 +232,7 @@ pub struct Reverse {
     pub endpoint: SocketAddrV4,
     /// The client's own port.
     pub own_port: u16,
+    pub protocol: u8,
     pub state: u32,
 }
 
@@ -269,9 +270,12 @@ impl Tables {
     pub fn forward(&self, port: u16) -> Result<Vec<Forward>> {
         let mut found = Vec::new();
         for entry in self.forward.iter() {
-            // An entry may go while it is looked at, and the walk with it.
+            // Where an entry goes meanwhile, the walk begins anew and sees others twice.
             let (key, value) = entry.context("the forward table")?;
             let (client, vip) = ends(&key);
+            found.retain(|old: &Forward| {
+                (old.client, old.vip, old.protocol) != (client, vip, key[12])
+            });
             if client.port() == port && IpAddr::V4(*client.ip()) == lab::topology::CLIENT_V4 {
                 found.push(Forward {
                     client,
@@ -290,12 +294,16 @@ impl Tables {
         for entry in self.reverse.iter() {
             let (key, value) = entry.context("the reverse table")?;
             let (client, endpoint) = ends(&key);
+            found.retain(|old: &Reverse| {
+                (old.client, old.endpoint) != (client, endpoint) || old.protocol != key[12]
+            });
             let own_port = u16::from_be((value[7] >> 16) as u16);
             if own_port == port && IpAddr::V4(*client.ip()) == lab::topology::CLIENT_V4 {
                 found.push(Reverse {
                     client,
                     endpoint,
                     own_port,
+                    protocol: key[12],
                     state: value[1],
                 });
             }
