@@ -55,6 +55,9 @@ pub enum Action {
     Steer = 1,
     /// Answer with a RST: no endpoint is fit and the service says so.
     Refuse = 2,
+    /// Steer to one of several endpoints, as the [`super::Ring`] of number
+    /// [`Decision::target`] says.
+    Spread = 3,
 }
 
 /// Bit of [`Decision::flags`]: flows of an endpoint that is down keep going to
@@ -113,6 +116,7 @@ impl Decision {
             action: match (word >> 32) as u8 {
                 1 => Action::Steer,
                 2 => Action::Refuse,
+                3 => Action::Spread,
                 _ => Action::Pass,
             },
             flags: (word >> 40) as u8,
@@ -122,7 +126,8 @@ impl Decision {
     }
 }
 
-/// [`Selection::previous`] of a service that never switched.
+/// [`Selection::previous`] of a service that never switched, or came from
+/// [`Action::Spread`].
 pub const NO_ENDPOINT: u32 = u32::MAX;
 
 /// One service's slot, a cache line of its own.
@@ -141,8 +146,9 @@ pub struct Selection {
     /// The endpoint selected before this one, or [`NO_ENDPOINT`]: its unanswered SYNs
     /// are given up when they are repeated.
     pub previous: Shared<u32>,
-    /// Zero.
-    pub pad: u32,
+    /// While endpoints share the new connections: for how long a client's stay with one,
+    /// counted from its last, in the unit of [`Node::clock`]; zero for not at all.
+    pub affinity: Shared<u32>,
     /// Counts the switches of this service. A cluster-wide decision will compare it.
     pub epoch: Shared<u64>,
     /// CLOCK_BOOTTIME after which the decision lapses; zero for never. Reserved: no
@@ -230,7 +236,8 @@ pub struct Endpoint {
     pub port_be: u16,
     /// [`FAMILY_V4`] and [`FAMILY_V6`] bits.
     pub families: u8,
-    /// 0 is the master's tier, 1 and up are backups.
+    /// 0 is the master's tier, 1 and up are backups. [`super::NO_TIER`] if it takes no new
+    /// connections.
     pub tier: u8,
     /// The service it belongs to.
     pub service: u32,

@@ -3,7 +3,7 @@
 use super::{
     Fate, Ruling, Tables, Work,
     flow::{self, Entered},
-    recent,
+    recent, spread,
 };
 use crate::{
     abi::{
@@ -25,6 +25,7 @@ struct Way<'a> {
     selection: &'a Selection,
     decision: Decision,
     action: Action,
+    /// Where new flows go; of [`Action::Spread`], what [`Way::now`] says.
     target: u32,
     /// Segments in mid-connection need no entry.
     alone: bool,
@@ -65,6 +66,16 @@ impl<'a> Way<'a> {
     #[inline(always)]
     fn main(&self) -> bool {
         self.listener.flags & LISTENER_MAIN != 0
+    }
+
+    /// The endpoint that a flow of [`Work::key`] goes to if it begins now.
+    #[inline(always)]
+    fn now<A: Family, T: Tables<A>>(&self, tables: &T, work: &Work<A>) -> u32 {
+        if self.action == Action::Spread {
+            spread::target(tables, work, self.selection)
+        } else {
+            self.target
+        }
     }
 
     /// Do flows of an endpoint that is down go on to it?
@@ -203,7 +214,7 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         return work.pass(Reason::Undecided);
     };
     work.listener = listener;
-    let way = Way::of(work.listener, selection, work.segment.protocol);
+    let mut way = Way::of(work.listener, selection, work.segment.protocol);
     let looks = !(way.alone && work.segment.opens());
     if looks
         && let Some(flow) = tables.forward(&work.key)
@@ -215,8 +226,7 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         let keep = way.keeps();
         let anew = begins(&work.segment);
         let stays = if anew {
-            let same_target = way.action == Action::Steer && id == way.target;
-            reopens_nothing(flow, same_target, lost)
+            reopens_nothing(flow, lost, || way.now(tables, work) == id)
         } else {
             !lost || keep || work.segment.flags & RST != 0
         };
@@ -235,6 +245,7 @@ pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
             return refused(work, Reason::EndpointDown);
         }
     }
+    way.target = way.now(tables, work);
     unknown(tables, work, &way);
 }
 
@@ -289,10 +300,10 @@ fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u
 /// an unanswered one and the selection is still the same; or if the connection is
 /// alive, so that the endpoint can challenge it (RFC 9293 section 3.10.7.4).
 #[inline(always)]
-fn reopens_nothing(flow: &ForwardFlow, same_target: bool, lost: bool) -> bool {
+fn reopens_nothing(flow: &ForwardFlow, lost: bool, same_target: impl Fn() -> bool) -> bool {
     let state = flow.state.get();
     if state & FLOW_ESTABLISHED == 0 {
-        same_target
+        same_target()
     } else {
         !lost && state & FLOW_FIN == 0
     }
@@ -326,7 +337,7 @@ fn known<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, flow: &ForwardFlow
 fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>) {
     let resets = work.segment.flags & RST != 0;
     match way.action {
-        Action::Steer => {}
+        Action::Steer | Action::Spread => {}
         _ if resets => return work.pass(Reason::StrayReset),
         Action::Refuse => return refused(work, Reason::Refused),
         Action::Pass => return work.pass(Reason::Undecided),

@@ -34,6 +34,7 @@ mod forward;
 mod fragments;
 mod recent;
 mod reverse;
+mod spread;
 mod tables;
 
 pub use errors::{forward as forward_error, reverse as reverse_error};

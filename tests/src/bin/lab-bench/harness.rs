@@ -60,6 +60,7 @@ impl Instance {
         let endpoint = |name: &str, tier, v4, v6| EndpointPlan {
             name: name.to_owned(),
             tier,
+            weight: 1,
             v4: Some(v4),
             v6: Some(v6),
             port: ENDPOINT_PORT,
@@ -78,6 +79,7 @@ impl Instance {
                 endpoint("backup", 1, BACKUP_V4, BACKUP_V6),
             ],
             keep_flows_of_down: false,
+            affinity: None,
         };
         let service = datapath
             .apply(&[plan])?
