@@ -15,3 +15,4 @@ mod refusals;
 mod restart;
 mod rig;
 mod steer;
+mod tiers;

@@ -25,13 +25,13 @@ use crate::rig::Rig;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Answers every datagram with its name until dropped.
-struct Echo {
+pub struct Echo {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Echo {
-    fn start(on: &Arc<Namespace>, name: &'static str) -> Result<Self> {
+    pub fn start(on: &Arc<Namespace>, name: &'static str) -> Result<Self> {
         let socket = on.run(|| Ok(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, VIP_V4.port()))?))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -65,7 +65,7 @@ impl Drop for Echo {
 }
 
 /// Asks until an answer comes. A connected socket takes only what comes from `to`.
-fn ask(socket: &UdpSocket, question: &[u8]) -> Result<Vec<u8>> {
+pub fn ask(socket: &UdpSocket, question: &[u8]) -> Result<Vec<u8>> {
     let begin = Instant::now();
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -78,7 +78,7 @@ fn ask(socket: &UdpSocket, question: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-fn connected(client: &Arc<Namespace>, to: SocketAddr) -> Result<UdpSocket> {
+pub fn connected(client: &Arc<Namespace>, to: SocketAddr) -> Result<UdpSocket> {
     let any: SocketAddr = if to.is_ipv4() {
         "0.0.0.0:0".parse()?
     } else {
