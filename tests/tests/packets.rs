@@ -712,7 +712,7 @@ fn an_error_about_an_unanswered_syn_finds_the_ring() {
     for family in Family::BOTH {
         for port in 50_000..50_010 {
             let sent = client(family, VIP_PORT).port(port).syn();
-            let seen = if place_of(family, port) % 2 == 0 {
+            let seen = if place_of(family, port).is_multiple_of(2) {
                 sent.clone().at_backup()
             } else {
                 sent.clone().at_master()

@@ -63,7 +63,7 @@ pub fn place<A: Address>(client_be: A, client_port_be: u16) -> usize {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     // Without a division, whose result the verifier would know nothing of.
-    ((hash >> 32) * RING_SIZE as u64 >> 32) as usize
+    (((hash >> 32) * RING_SIZE as u64) >> 32) as usize
 }
 
 /// A client of a service that keeps its endpoint.
