@@ -23,7 +23,7 @@ use crate::{
         BACKUP_V4, BACKUP_V6, MASTER_V4, MASTER_V6, VIP_BACKUP_V4, VIP_BACKUP_V6, VIP_MASTER_V4,
         VIP_MASTER_V6, VIP_V4, VIP_V6,
     },
-    wait::{GENEROUS, slowness, until},
+    wait::{generous, patience, until},
 };
 
 /// Where the agent of every lab tells its metrics, inside the node.
@@ -41,7 +41,7 @@ pub fn config(lab: &Lab) -> Value {
         Way::Edge | Way::EdgeAmongPods => json!({"edge": ["veth-*"]}),
         Way::Uplink => json!({"uplink": ["up0"]}),
     };
-    let slowness = slowness();
+    let millis = |real| format!("{}ms", patience(Duration::from_millis(real)).as_millis());
     json!({
         "interfaces": interfaces,
         "control": {"socket": lab.file("probe.sock")},
@@ -67,8 +67,8 @@ pub fn config(lab: &Lab) -> Value {
                     "host": "sense.example.com",
                     "expect": {"status": 200, "body": {"contains": "version"}},
                 },
-                "inter": format!("{}ms", 10 * slowness),
-                "timeout": format!("{}ms", 100 * slowness),
+                "inter": millis(10),
+                "timeout": millis(100),
                 "rise": 2,
                 "fall": 2,
             },
@@ -172,7 +172,7 @@ impl Agent {
     /// Waits for its end.
     pub fn wait_end(&mut self) -> Result<(ExitStatus, String)> {
         let process = self.process()?;
-        let status = process.wait(SHUTDOWN)?;
+        let status = process.wait(patience(SHUTDOWN))?;
         let printed = process.lines().join("\n");
         self.process = None;
         Ok((status, printed))
@@ -206,7 +206,7 @@ impl Agent {
     pub fn status(&self) -> Result<Value> {
         let mut stream = UnixStream::connect(&self.socket).context("no control socket")?;
         stream
-            .set_read_timeout(Some(Duration::from_secs(2)))
+            .set_read_timeout(Some(patience(Duration::from_secs(2))))
             .context("timeout")?;
         let body = http_get(&mut stream, "/v1/status")?;
         serde_json::from_str(&body).context("the status is no JSON")
@@ -220,10 +220,10 @@ impl Agent {
     /// A page of the metrics server.
     pub fn metrics_page(&self, path: &str) -> Result<String> {
         self.node.run(|| {
-            let mut stream = TcpStream::connect_timeout(&METRICS, Duration::from_secs(1))
+            let mut stream = TcpStream::connect_timeout(&METRICS, patience(Duration::from_secs(1)))
                 .context("no metrics server")?;
             stream
-                .set_read_timeout(Some(Duration::from_secs(2)))
+                .set_read_timeout(Some(patience(Duration::from_secs(2))))
                 .context("timeout")?;
             http_get(&mut stream, path)
         })
@@ -245,8 +245,8 @@ impl Agent {
             if let Some(status) = ended {
                 bail!("waiting for {what}, the agent ended: {status}");
             }
-            if begun.elapsed() > GENEROUS {
-                return Err(error.context(format!("waited {GENEROUS:?} for {what}")));
+            if begun.elapsed() > generous() {
+                return Err(error.context(format!("waited {:?} for {what}", generous())));
             }
             thread::sleep(Duration::from_millis(2));
         }

@@ -12,7 +12,7 @@ use nix::{
     sys::socket::{setsockopt, sockopt::RcvBufForce},
 };
 
-use crate::Namespace;
+use crate::{Namespace, wait::patience};
 
 /// `sll_protocol` and the socket's protocol are in network order.
 const EVERYTHING: u16 = (libc::ETH_P_ALL as u16).to_be();
@@ -90,14 +90,15 @@ impl Capture {
     /// Waits for a frame that is wanted.
     pub fn wait(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(5) {
+        let limit = patience(Duration::from_secs(5));
+        while begun.elapsed() < limit {
             match self.next()? {
                 Some(frame) if wanted(&frame) => return Ok(frame),
                 Some(_) => {}
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         }
-        bail!("waited 5 s for {what}")
+        bail!("waited {limit:?} for {what}")
     }
 }
 

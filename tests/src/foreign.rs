@@ -236,16 +236,22 @@ pub(crate) fn tcx_programs(interface: &str, hook: Hook) -> Result<u32> {
     Ok(u32::from_ne_bytes(count))
 }
 
+/// Whether the kernel takes XDP programs for packets in several buffers.
+pub(crate) fn xdp_frags() -> Result<()> {
+    const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+    load_with(BPF_PROG_TYPE_XDP, &PASS, BPF_F_XDP_HAS_FRAGS).map(drop)
+}
+
+/// An XDP program that passes everything.
+const PASS: [u64; 2] = [
+    instruction(0xb7, 0, 0, 0, XDP_PASS),
+    instruction(0x95, 0, 0, 0, 0),
+];
+
 /// Attaches an XDP program named `foreign` that passes everything.
 pub fn xdp_pass(host: &Arc<Namespace>, interface: &str, mode: Mode) -> Result<()> {
     const PIN: &str = "/sys/fs/bpf/foreign";
-    host.run(|| {
-        let program = [
-            instruction(0xb7, 0, 0, 0, XDP_PASS),
-            instruction(0x95, 0, 0, 0, 0),
-        ];
-        pin_program(&load(BPF_PROG_TYPE_XDP, &program)?, PIN)
-    })?;
+    host.run(|| pin_program(&load(BPF_PROG_TYPE_XDP, &PASS)?, PIN))?;
     host.ip([format!(
         "link set dev {interface} {} pinned {PIN}",
         mode.keyword()
@@ -269,11 +275,16 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: i32) ->
 }
 
 fn load(kind: u32, program: &[u64]) -> Result<OwnedFd> {
+    load_with(kind, program, 0)
+}
+
+fn load_with(kind: u32, program: &[u64], flags: u32) -> Result<OwnedFd> {
     Attributes::new()
         .put_u32(0, kind)
         .put_u32(4, u32::try_from(program.len())?)
         .put_pointer(8, program.as_ptr())
         .put_pointer(16, c"GPL".as_ptr())
+        .put_u32(44, flags)
         .put(48, b"foreign")
         .descriptor(BPF_PROG_LOAD)
         .context("cannot load a program")

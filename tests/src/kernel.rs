@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     Namespace,
-    foreign::{Hook, tcx_programs},
+    foreign::{self, Hook, tcx_programs},
 };
 
 /// Every trace that steering could leave: pins, qdiscs, filters, XDP and TCX programs.
@@ -61,4 +61,15 @@ fn walk(folder: &Path, found: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the kernel knows TCX; its own refusal if not.
+pub fn tcx() -> Result<()> {
+    tcx_programs("lo", Hook::Ingress).map(drop)
+}
+
+/// Whether the kernel takes XDP programs for packets in several buffers; its own
+/// refusal if not.
+pub fn xdp_frags() -> Result<()> {
+    foreign::xdp_frags()
 }

@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::Result;
 
-use crate::journal;
+use crate::{journal, kernel::tcx, wait::patience};
 
 /// No namespace test takes a fraction of this; past it, it hangs.
-const HANG: Duration = Duration::from_secs(180);
+const HANG: Duration = Duration::from_secs(90);
 
 /// One at a time: they measure time on few cores.
 static TURN: Mutex<()> = Mutex::new(());
@@ -26,22 +26,16 @@ pub fn missing() -> Option<&'static str> {
 }
 
 /// [`privileged`] for a test that orders TCX, which Linux has from 6.6 on
-/// (e420bed02507). CI may skip it: another kernel has it, or the agent's `auto` does
-/// without.
+/// (e420bed02507). The kernel itself is asked. CI may skip it: another kernel has it,
+/// or the agent's `auto` does without.
 pub fn with_tcx(test: impl FnOnce() -> Result<()>) {
-    if linux() < (6, 6) {
-        skip("needs TCX of Linux 6.6");
-    } else {
-        privileged(test);
+    if missing().is_none()
+        && let Err(error) = tcx()
+    {
+        skip(&format!("needs TCX (Linux 6.6): {error}"));
+        return;
     }
-}
-
-/// Major and minor version of the running kernel.
-fn linux() -> (u32, u32) {
-    let names = nix::sys::utsname::uname().expect("uname needs nothing");
-    let release = names.release().to_string_lossy();
-    let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    privileged(test);
 }
 
 /// Says that this test does not run, past libtest's capture, which shows nothing of a
@@ -67,8 +61,14 @@ pub fn privileged(test: impl FnOnce() -> Result<()>) {
     let name = thread::current().name().unwrap_or("test").to_owned();
     let (done, over) = mpsc::channel::<()>();
     thread::spawn(move || {
-        if over.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{name} hangs since {HANG:?}\n{}", journal::text());
+        if over.recv_timeout(patience(HANG)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // Not by `eprintln!`: libtest captures that, and what is captured is lost here.
+            let told = format!(
+                "{name} hangs since {:?}\n{}\n",
+                patience(HANG),
+                journal::text()
+            );
+            std::io::stderr().write_all(told.as_bytes()).ok();
             // Nothing is left behind: see the crate's first rule.
             process::abort();
         }

@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::journal;
+use crate::{journal, wait::patience};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -143,7 +143,7 @@ impl Process {
         if self.ended().is_none() {
             self.signal(Signal::SIGKILL)?;
         }
-        let status = self.wait(Duration::from_secs(10))?;
+        let status = self.wait(patience(Duration::from_secs(10)))?;
         if status.signal() != Some(libc::SIGKILL) {
             bail!("{} had ended before it was killed: {status}", self.name);
         }

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use crate::{
     Lab, Namespace, Process, journal,
     topology::PORT,
-    wait::{until, until_true},
+    wait::{patience, until, until_true},
 };
 
 /// Which program serves.
@@ -80,8 +80,9 @@ impl Server {
             if let Some(status) = process.ended() {
                 bail!("it ended: {status}: {:?}", process.lines());
             }
-            self.host
-                .run(|| TcpStream::connect_timeout(&me, Duration::from_secs(1)).context("connect"))
+            self.host.run(|| {
+                TcpStream::connect_timeout(&me, patience(Duration::from_secs(1))).context("connect")
+            })
         })?;
         journal::note(self.host.name(), "serves");
         self.process = Some(process);

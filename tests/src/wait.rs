@@ -1,23 +1,38 @@
 //! Waiting for a condition, with a deadline generous enough for a busy machine.
 
 use std::{
-    env, thread,
+    env,
+    sync::OnceLock,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 
 /// Far more than anything in the lab takes when it works.
-pub const GENEROUS: Duration = Duration::from_secs(20);
+pub fn generous() -> Duration {
+    patience(Duration::from_secs(20))
+}
 
-/// How many times slower this machine is than a real one: an emulated one is told so
-/// by `LAB_SLOWNESS`. Without patience, checks take healthy endpoints down there.
+/// How many times slower this machine is than a real one: `LAB_SLOWNESS` tells, which
+/// `cargo xtask vm` sets for emulated ones; else 1. Deadlines and intervals are for a
+/// real machine and go through [`patience`]; nothing else reads the variable.
 pub fn slowness() -> u32 {
-    env::var("LAB_SLOWNESS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .filter(|times| *times > 0)
-        .unwrap_or(1)
+    static TOLD: OnceLock<u32> = OnceLock::new();
+    *TOLD.get_or_init(|| {
+        let Ok(text) = env::var("LAB_SLOWNESS") else {
+            return 1;
+        };
+        text.parse()
+            .ok()
+            .filter(|times| *times > 0)
+            .unwrap_or_else(|| panic!("LAB_SLOWNESS={text}: a whole number from 1 on is accepted"))
+    })
+}
+
+/// What takes this long on a real machine takes so long here.
+pub fn patience(real: Duration) -> Duration {
+    real * slowness()
 }
 
 /// Asks until the answer is there. The last refusal is the error.
@@ -26,8 +41,8 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),
-            Err(error) if begun.elapsed() > GENEROUS => {
-                bail!("waited {GENEROUS:?} for {what}: {error:#}")
+            Err(error) if begun.elapsed() > generous() => {
+                bail!("waited {:?} for {what}: {error:#}", generous())
             }
             Err(_) => thread::sleep(Duration::from_millis(5)),
         }

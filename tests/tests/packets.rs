@@ -816,3 +816,72 @@ fn the_loaded_maps_have_the_shapes_that_pins_are_compared_with() {
     lab.check_shapes();
     assert_eq!(IpNumber::TCP.0, 6);
 }
+
+/// Where every flow goes one way, a segment in mid-connection needs no entry, and a
+/// shape that is more than a glance gets what it needs all the same.
+#[test]
+fn by_the_slot_alone() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.decide(alone(MASTER));
+    for family in Family::BOTH {
+        for program in Program::FORWARD {
+            println!("{family:?} {program:?}");
+            lab.forget_flows();
+            let adopted = lab.reason(Reason::Adopted);
+            let syn = client(family, VIP_PORT).syn();
+            let data = syn.ack(b"GET / HTTP/1.1\r\n\r\n");
+            for packet in [&syn, &data, &data.clone().vlan(&[(0x8100, 5)])] {
+                let wanted = packet.clone().at_master();
+                lab.expect(program, &packet.bytes(), Expect::changed(&wanted.bytes()));
+            }
+            assert_eq!(lab.flows(family), (0, 0));
+            assert_eq!(lab.reason(Reason::Adopted), adopted);
+            lab.answer(&syn);
+            assert_eq!(lab.flows(family), (1, 1));
+            let end = client(family, VIP_PORT).rst();
+            let wanted = end.clone().at_master();
+            lab.expect(program, &end.bytes(), Expect::changed(&wanted.bytes()));
+            assert_eq!(lab.flows(family), (0, 0));
+        }
+    }
+    assert_eq!(lab.stamps(), (false, false));
+}
+
+/// A port that had to change ends the way by the slot alone, for both connections.
+#[test]
+fn a_changed_port_is_looked_up() {
+    for family in Family::BOTH {
+        for direct_first in [true, false] {
+            let Some(mut lab) = Programs::load() else {
+                return;
+            };
+            lab.decide(alone(MASTER));
+            for program in Program::FORWARD {
+                println!("{family:?} {program:?} direct first {direct_first}");
+                lab.forget_flows();
+                let steered = client(family, VIP_PORT).syn();
+                let direct = steered.clone().at_master();
+                let (first, second) = if direct_first {
+                    (&direct, &steered)
+                } else {
+                    (&steered, &direct)
+                };
+                lab.expect(program, &first.bytes(), Expect::changed(&direct.bytes()));
+                let (_, out) = lab.run(program, &second.bytes());
+                let port = u16::from_be_bytes([out[second.l4()], out[second.l4() + 1]]);
+                assert_ne!(port, CLIENT_PORT);
+                assert_eq!(lab.stamps(), (true, true));
+                for (sent, port) in [(first, CLIENT_PORT), (second, port)] {
+                    let wanted = direct.clone().port(port).ack(b"?");
+                    lab.expect(
+                        program,
+                        &sent.ack(b"?").bytes(),
+                        Expect::changed(&wanted.bytes()),
+                    );
+                }
+            }
+        }
+    }
+}

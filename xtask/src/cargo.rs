@@ -136,8 +136,13 @@ pub fn build_binaries<const N: usize>(names: [&str; N]) -> Result<[PathBuf; N]> 
 
 /// Builds only the named binaries, optimized; returns their paths.
 pub fn build_release<const N: usize>(names: [&str; N]) -> Result<[PathBuf; N]> {
+    build_profile("release", names)
+}
+
+/// Builds only the named binaries by a profile of Cargo.toml; returns their paths.
+pub fn build_profile<const N: usize>(profile: &str, names: [&str; N]) -> Result<[PathBuf; N]> {
     let mut command = cargo("build");
-    command.args(["--release", "--package", "probe-user"]);
+    command.args(["--profile", profile, "--package", "probe-user"]);
     command.args(["--package", "probe-tests"]);
     for name in names {
         command.args(["--bin", name]);

@@ -12,6 +12,8 @@ pub struct Tally {
     pub passed: u64,
     pub failed: u64,
     pub skipped: u64,
+    /// Why, once a skipped test.
+    pub reasons: Vec<String>,
     /// It came to the line that counts.
     pub told: bool,
     /// What it did without, and why.
@@ -20,8 +22,9 @@ pub struct Tally {
 
 impl Tally {
     pub fn read(&mut self, line: &str) {
-        if line.contains(SKIPPED) {
+        if let Some((_, what)) = line.split_once(SKIPPED) {
             self.skipped += 1;
+            self.reasons.push(what.trim().to_owned());
         } else if let Some((_, what)) = line.split_once(DEGRADED) {
             self.degraded.push(what.trim().to_owned());
         } else if let Some((passed, failed)) = result_line(line) {
@@ -76,6 +79,7 @@ mod tests {
             passed: 2,
             failed: 1,
             skipped: 1,
+            reasons: vec!["needs root".to_owned()],
             told: true,
             degraded: vec!["no frags before Linux 5.18".to_owned()],
         };

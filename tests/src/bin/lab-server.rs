@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use futures_util::{SinkExt, StreamExt};
+use lab::wait::patience;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -199,7 +200,7 @@ async fn websocket(mut stream: TcpStream, key: &str, name: &str) -> Result<()> {
     stream.write_all(answer.as_bytes()).await?;
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
     socket.send(Message::text(name)).await?;
-    let mut ticks = interval(Duration::from_millis(20));
+    let mut ticks = interval(patience(Duration::from_millis(20)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut count = 0_u64;
     loop {

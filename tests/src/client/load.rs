@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::request::{Failure, request, runtime};
-use crate::{Namespace, until, wait::slowness};
+use crate::{
+    Namespace, until,
+    wait::{patience, slowness},
+};
 
 /// What is asked, how often, how patiently.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +38,7 @@ impl Plan {
         Self {
             to,
             rate: 200,
-            patience: Duration::from_secs(3),
+            patience: patience(Duration::from_secs(3)),
         }
     }
 }

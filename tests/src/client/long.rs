@@ -20,7 +20,7 @@ use tokio_tungstenite::{
 };
 
 use super::request::runtime;
-use crate::{Namespace, until};
+use crate::{Namespace, until, wait::patience};
 
 /// Longer than a packet, so that what the kernel segments and merges is steered too.
 const ECHO_BYTES: usize = 20_000;
@@ -178,7 +178,7 @@ async fn converse(
     let (mut socket, _) = client_async(format!("ws://{to}/websocket"), stream)
         .await
         .context("no websocket")?;
-    let mut beat = interval(speak);
+    let mut beat = interval(patience(speak));
     let mut look = interval(Duration::from_millis(20));
     let echo = "echo ".repeat(ECHO_BYTES / 5);
     let mut next_tick = 0_u64;

@@ -9,7 +9,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::Namespace;
+use crate::{Namespace, wait::patience};
+
+/// How long a client waits for one answer.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// What a server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +74,7 @@ pub fn get(
     to: SocketAddr,
     path: &str,
 ) -> Result<std::result::Result<Answer, Failure>> {
-    from.run(|| Ok(runtime()?.block_on(request(to, path, Duration::from_secs(2)))))
+    from.run(|| Ok(runtime()?.block_on(request(to, path, patience(ANSWER)))))
 }
 
 /// A connection that is kept over requests.
@@ -86,7 +89,7 @@ impl KeepAlive {
     pub fn connect(from: &Arc<Namespace>, to: SocketAddr) -> Result<Self> {
         let runtime = runtime()?;
         let stream = from.run(|| {
-            let stream = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2))
+            let stream = std::net::TcpStream::connect_timeout(&to, patience(ANSWER))
                 .with_context(|| format!("cannot connect to {to}"))?;
             stream.set_nonblocking(true).context("non-blocking")?;
             Ok(stream)
@@ -106,7 +109,7 @@ impl KeepAlive {
     pub fn get(&mut self, path: &str) -> std::result::Result<Answer, Failure> {
         self.runtime.block_on(async {
             timeout(
-                Duration::from_secs(2),
+                patience(ANSWER),
                 exchange(&mut self.stream, self.to, path, "keep-alive"),
             )
             .await

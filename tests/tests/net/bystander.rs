@@ -21,6 +21,7 @@ use lab::{
         BACKUP_V4, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, PORT, VIP_MASTER_V4, VIP_MASTER_V6,
         VIP_V4, VIP_V6,
     },
+    wait::patience,
 };
 
 use crate::rig::{Rig, all_by};
@@ -300,7 +301,7 @@ fn other_services_of_the_same_hosts() {
             for vip in [VIP_V4, VIP_V6] {
                 let to = SocketAddr::new(vip.ip(), 9000);
                 let near = lab.client.run(|| {
-                    std::net::TcpStream::connect_timeout(&to, Duration::from_secs(5))
+                    std::net::TcpStream::connect_timeout(&to, patience(Duration::from_secs(5)))
                         .with_context(|| format!("{to} is another service"))
                 })?;
                 let (far, peer) = listener.accept().context("accept")?;
@@ -397,6 +398,7 @@ pub mod clash {
     };
 
     use anyhow::{Context, Result};
+    use lab::wait::patience;
     use socket2::{Domain, Protocol, Socket, Type};
 
     pub struct Connection(TcpStream);
@@ -413,10 +415,10 @@ pub mod clash {
             };
             socket.bind(&me.into())?;
             socket
-                .connect_timeout(&to.into(), Duration::from_secs(3))
+                .connect_timeout(&to.into(), patience(Duration::from_secs(3)))
                 .context("cannot connect")?;
             let stream = TcpStream::from(socket);
-            stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+            stream.set_read_timeout(Some(patience(Duration::from_secs(3))))?;
             Ok(Self(stream))
         }
 

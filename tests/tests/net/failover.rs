@@ -8,7 +8,7 @@ use lab::{
     client::{Failure, KeepAlive, Load, Long, Plan, Sample, get},
     faults, privileged,
     topology::{VIP_BACKUP_V4, VIP_MASTER_V4, VIP_V4, VIP_V6},
-    wait::slowness,
+    wait::patience,
 };
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use crate::rig::{Rig, all_by, none_failed};
 
 /// Far above what a check every 10 ms needs, far below what a person notices.
 fn soon() -> Duration {
-    Duration::from_secs(2) * slowness()
+    patience(Duration::from_secs(2))
 }
 
 /// Makes the fault under load, waits for the backup, checks what clients saw.
@@ -137,8 +137,7 @@ fn answers_too_late() {
     privileged(|| {
         fails_over(Way::Edge, true, |rig| {
             // Past the check's timeout, within a client's patience.
-            rig.master
-                .set_delay(Duration::from_millis(350 + 150 * u64::from(slowness())))
+            rig.master.set_delay(patience(Duration::from_millis(500)))
         })
         .map(drop)
     });

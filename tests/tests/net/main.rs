@@ -8,6 +8,7 @@ mod failback;
 mod failover;
 mod firewall;
 mod interfaces;
+mod kernels;
 mod lab;
 mod names;
 mod protocols;

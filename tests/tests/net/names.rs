@@ -1,5 +1,7 @@
 //! Endpoints given by DNS names, which change.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use lab::{
     Agent, Lab, Namespace, Server, Way, agent,
@@ -7,6 +9,7 @@ use lab::{
     dns::Dns,
     privileged,
     topology::{BACKUP_V4, BACKUP_V6, MASTER_V4, MASTER_V6, VIP_V4, VIP_V6},
+    wait::patience,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +20,8 @@ const BACKUP: &str = "react1.domain.test";
 
 fn named(lab: &Lab) -> Value {
     let mut config = agent::config(lab);
-    config["resolve"] = json!({"every": "100ms"});
+    let every = patience(Duration::from_millis(100)).as_millis();
+    config["resolve"] = json!({"every": format!("{every}ms")});
     let endpoints = &mut config["services"][0]["endpoints"];
     endpoints[0]["address"] = json!(format!("{MASTER}:8079"));
     endpoints[1]["address"] = json!(format!("{BACKUP}:8079"));

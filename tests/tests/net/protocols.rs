@@ -14,15 +14,20 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Agent, Lab, Namespace, Way, agent, privileged,
+    Agent, Lab, Namespace, Way, agent,
+    privilege::with_tcx,
+    privileged,
     topology::{MASTER_V4, MASTER_V6, VIP_V4, VIP_V6},
+    wait::patience,
 };
 use serde_json::json;
 
 use crate::rig::Rig;
 
 /// How long anything that must happen may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+fn deadline() -> Duration {
+    patience(Duration::from_secs(10))
+}
 
 /// Answers every datagram with its name until dropped.
 pub struct Echo {
@@ -73,7 +78,7 @@ pub fn ask(socket: &UdpSocket, question: &[u8]) -> Result<Vec<u8>> {
         let answer = socket.send(question).and_then(|_| socket.recv(&mut buffer));
         match answer {
             Ok(length) => return Ok(buffer[..length].to_vec()),
-            Err(error) => ensure!(begin.elapsed() < DEADLINE, "no answer: {error}"),
+            Err(error) => ensure!(begin.elapsed() < deadline(), "no answer: {error}"),
         }
     }
 }
@@ -86,7 +91,7 @@ pub fn connected(client: &Arc<Namespace>, to: SocketAddr) -> Result<UdpSocket> {
     };
     let socket = client.run(|| Ok(UdpSocket::bind(any)?))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    socket.set_read_timeout(Some(patience(Duration::from_millis(200))))?;
     Ok(socket)
 }
 
@@ -132,7 +137,7 @@ fn datagrams(way: Way, tc: &str) -> Result<()> {
 
 #[test]
 fn datagrams_of_pods_by_tcx() {
-    privileged(|| datagrams(Way::Edge, "tcx"));
+    with_tcx(|| datagrams(Way::Edge, "tcx"));
 }
 
 #[test]
@@ -189,9 +194,9 @@ fn a_narrow_way(way: Way) -> Result<()> {
     for to in [VIP_V4, VIP_V6] {
         let mut stream = lab
             .client
-            .run(|| Ok(TcpStream::connect_timeout(&to, DEADLINE)?))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.set_write_timeout(Some(DEADLINE))?;
+            .run(|| Ok(TcpStream::connect_timeout(&to, deadline())?))?;
+        stream.set_read_timeout(Some(deadline()))?;
+        stream.set_write_timeout(Some(deadline()))?;
         stream.write_all(format!("PUT {SIZE}\r\n\r\n").as_bytes())?;
         stream
             .write_all(&vec![7; SIZE as usize])

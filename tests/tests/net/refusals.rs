@@ -12,7 +12,7 @@ use lab::{
     privileged,
     server::binary,
     topology::{MASTER_V4, VIP_V4},
-    wait::until_true,
+    wait::{patience, until_true},
 };
 use serde_json::{Value, json};
 
@@ -242,7 +242,7 @@ fn no_privilege() {
             // SAFETY: between fork and exec only one system call is made.
             unsafe { command.pre_exec(nobody) };
         })?;
-        let status = process.wait(Duration::from_secs(10))?;
+        let status = process.wait(patience(Duration::from_secs(10)))?;
         let printed = process.lines().join("\n");
         ensure!(status.code() == Some(1), "{status}: {printed}");
         ensure!(
@@ -288,7 +288,7 @@ fn the_capabilities_of_the_daemonset() {
                 *command = lab.node.command("setpriv");
                 command.arg(&bounding).arg(program).args(args);
             })?;
-            let deadline = std::time::Instant::now() + Duration::from_secs(10);
+            let deadline = std::time::Instant::now() + patience(Duration::from_secs(10));
             while get(&lab.client, VIP_V4, "/")?.is_err() {
                 ensure!(
                     std::time::Instant::now() < deadline,

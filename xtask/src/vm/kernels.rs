@@ -46,7 +46,32 @@ pub const KERNELS: &[Kernel] = &[
     },
 ];
 
+/// Something that probe uses where the kernel has it.
+pub struct Feature {
+    pub name: &'static str,
+    /// Major and minor version of the first Linux that has it.
+    pub since: (u64, u64),
+    /// What the agent does without it, said in its log and status.
+    pub instead: &'static str,
+}
+
+/// Everything that a supported kernel may lack. What a test skips or does without has
+/// to name the Linux that brought it: [`Kernel::excuse`] holds the two together.
+pub const FEATURES: &[Feature] = &[
+    Feature {
+        name: "XDP on packets in several buffers",
+        since: (5, 18),
+        instead: "generic XDP on uplinks whose MTU is too large for one buffer",
+    },
+    Feature {
+        name: "TCX",
+        since: (6, 6),
+        instead: "clsact",
+    },
+];
+
 /// An unpacked kernel.
+#[derive(Clone)]
 pub struct Image {
     /// As `uname -r` will say.
     pub release: String,
@@ -58,6 +83,26 @@ pub struct Image {
 }
 
 impl Kernel {
+    /// What it lacks.
+    pub fn lacks(&self) -> impl Iterator<Item = &'static Feature> {
+        let ours = numbers(self.version);
+        FEATURES
+            .iter()
+            .filter(move |feature| ours < vec![feature.since.0, feature.since.1])
+    }
+
+    /// Whether a test's reason for a skip is something that this kernel lacks.
+    pub fn excuse(&self, reason: &str) -> bool {
+        self.lacks().any(|feature| {
+            let (major, minor) = feature.since;
+            let first = format!("Linux {major}.{minor}");
+            // Not 6.6 in 6.60.
+            reason.match_indices(&first).any(|(at, _)| {
+                !reason[at + first.len()..].starts_with(|next: char| next.is_ascii_digit())
+            })
+        })
+    }
+
     fn folder(&self) -> PathBuf {
         root().join("target/vm").join(self.version)
     }
@@ -249,6 +294,25 @@ mod tests {
         assert_eq!(newest("5.10").as_deref(), Some("5.10.0-32-cloud-amd64"));
         assert_eq!(newest("6.1").as_deref(), Some("6.1.0-40-cloud-amd64"));
         assert_eq!(newest("7.2"), None);
+    }
+
+    #[test]
+    fn only_what_a_kernel_lacks_excuses_a_skip() {
+        let lacks = |version| {
+            kernel(version)
+                .lacks()
+                .map(|feature| feature.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lacks("5.10").len(), 2);
+        assert_eq!(lacks("6.1"), ["TCX"]);
+        assert!(lacks("6.12").is_empty());
+        let tcx = "needs TCX (Linux 6.6): Invalid argument";
+        assert!(kernel("6.1").excuse(tcx));
+        assert!(!kernel("6.12").excuse(tcx));
+        assert!(!kernel("6.1").excuse("needs Linux 5.18"));
+        assert!(!kernel("5.10").excuse("needs Linux 6.60"));
+        assert!(!kernel("5.10").excuse("needs root"));
     }
 
     #[test]

@@ -9,16 +9,22 @@ mod emulator;
 mod initramfs;
 mod kernels;
 mod qemu;
+mod report;
 mod run;
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use self::{
-    kernels::{KERNELS, Kernel},
-    run::{Outcome, Request, Suite},
+    kernels::{Image, KERNELS, Kernel},
+    report::Outcome,
+    run::{Request, Suite},
 };
 use crate::{build_ebpf, toolchain};
 
@@ -35,12 +41,24 @@ pub struct Options {
     /// Fetch the kernels anew, as they are in Debian today
     #[arg(long)]
     fresh: bool,
-    /// Show everything that the tests print
+    /// Kernels that run at once [default: one a processor]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// A summary to read, or one JSON object with every test
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+    /// Show everything that the tests print, on standard error
     #[arg(short, long)]
     verbose: bool,
     /// Show the kernels instead of booting them
     #[arg(long)]
     list: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Human,
+    Json,
 }
 
 fn known(version: &str) -> Result<&'static str, String> {
@@ -87,28 +105,76 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         verbose: options.verbose,
     };
 
-    let mut outcomes = Vec::new();
-    for kernel in wanted {
-        let image = match kernel.image(options.fresh) {
-            Ok(image) => image,
-            Err(error) => {
-                println!("Linux {}: {error:#}", kernel.version);
-                // Asked for and not tested is no success.
-                outcomes.push(Outcome {
-                    failed: 1,
-                    ..Outcome::default()
-                });
-                continue;
-            }
-        };
-        qemu::catch_signals();
-        outcomes.push(request.run(&image)?);
+    // Fetched one by one, before anything boots: apt shares its folders with nobody.
+    let mut images = Vec::new();
+    for &kernel in &wanted {
+        images.push((kernel, kernel.image(options.fresh)));
     }
-    Ok(if run::finish(&outcomes)? {
+    qemu::catch_signals();
+    let outcomes = attend(options, &request, images)?;
+    let [passed, failed, skipped] = report::sums(&outcomes);
+    match options.format {
+        Format::Human => println!("{passed} passed, {failed} failed, {skipped} skipped"),
+        Format::Json => println!("{:#}", report::json(&outcomes)),
+    }
+    if failed == 0 && passed + skipped == 0 {
+        bail!("no test ran: no name contains the filter");
+    }
+    Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Runs the kernels, some at once: a VM keeps one processor busy. Outcomes are in the
+/// order of the kernels, and shown as they come.
+fn attend(
+    options: &Options,
+    request: &Request<'_>,
+    images: Vec<(&Kernel, Result<Image>)>,
+) -> Result<Vec<Outcome>> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = options.jobs.map_or(processors, usize::from);
+    let count = images.len();
+    let queue = Mutex::new(images.into_iter().enumerate());
+    let outcomes = Mutex::new(Vec::new());
+    let locked = || outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || -> Result<()> {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((at, (kernel, image))) = next else {
+                return Ok(());
+            };
+            let outcome = match image {
+                Ok(image) => {
+                    eprintln!("xtask: booting Linux {}", image.release);
+                    request.run(kernel, &image)?
+                }
+                Err(error) => Outcome::untested(kernel.version, format!("{error:#}")),
+            };
+            // Shown while the lock is held, so that no two are mixed.
+            let mut outcomes = locked();
+            match options.format {
+                Format::Human => print!("{}", outcome.text()),
+                Format::Json => eprint!("{}", outcome.text()),
+            }
+            outcomes.push((at, outcome));
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(count)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|p| std::panic::resume_unwind(p))
+        })
+    })?;
+    let mut outcomes = outcomes
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|(at, _)| *at);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
 fn list(kernels: &[&Kernel]) {
@@ -122,5 +188,12 @@ fn list(kernels: &[&Kernel]) {
             kernel.version,
             kernel.suites.join(" or ")
         );
+        for feature in kernel.lacks() {
+            let (major, minor) = feature.since;
+            println!(
+                "      lacks {} (Linux {major}.{minor}): {} instead",
+                feature.name, feature.instead
+            );
+        }
     }
 }

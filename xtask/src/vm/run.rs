@@ -11,26 +11,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::{
     emulator::Emulator,
     initramfs::{self, READY},
-    kernels::Image,
+    kernels::{Image, Kernel},
     qemu::{End, Plan},
+    report::{MARK, Outcome, Reading, tail},
 };
-use crate::{
-    cargo::{build_binaries, cargo, executables},
-    tally::Tally,
-};
+use crate::cargo::{build_profile, cargo, executables};
 
-const MARK: &str = "probe-vm: ";
+/// Emulated code has to be optimized code; see Cargo.toml.
+const PROFILE: &str = "guest";
 /// Told to the lab, so that its checks have patience with an emulated machine.
-const SLOWNESS: u32 = 10;
+const SLOWNESS: u32 = 5;
 /// What the kernel says when it found itself in the wrong.
 const ALARMS: &[&str] = &["BUG: ", "WARNING: ", "Oops: ", "Kernel panic"];
-/// How much of the output of a program that broke off is shown.
-const TAIL: usize = 40;
 
 /// A test program of the lab that makes sense on another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -70,9 +67,9 @@ pub struct Built {
 
 /// Builds the test programs and what they start.
 pub fn build(suites: &[Suite]) -> Result<Built> {
-    let [server, probe] = build_binaries(["lab-server", "probe"])?;
+    let [server, probe] = build_profile(PROFILE, ["lab-server", "probe"])?;
     let mut command = cargo("test");
-    command.args(["--package", "probe-tests", "--no-run"]);
+    command.args(["--profile", PROFILE, "--package", "probe-tests", "--no-run"]);
     for suite in suites {
         command.args(["--test", suite.name()]);
     }
@@ -95,14 +92,6 @@ pub fn build(suites: &[Suite]) -> Result<Built> {
     })
 }
 
-/// What became of one kernel.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    pub passed: u64,
-    pub failed: u64,
-    pub skipped: u64,
-}
-
 /// How to run them.
 pub struct Request<'a> {
     pub built: &'a Built,
@@ -114,68 +103,53 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     /// Boots one kernel, runs the tests and tells the outcome.
-    pub fn run(&self, image: &Image) -> Result<Outcome> {
+    pub fn run(&self, kernel: &Kernel, image: &Image) -> Result<Outcome> {
         let begun = Instant::now();
         let initramfs = image.folder.join("initramfs");
         initramfs::write(&initramfs, image, &self.script(image))?;
+        let limits = self.built.programs.iter().map(|(suite, _)| suite.limit());
         let plan = Plan {
             image,
             emulator: self.emulator,
             initramfs: &initramfs,
-            limit: self
-                .built
-                .programs
-                .iter()
-                .map(|(suite, _)| suite.limit())
-                .sum::<Duration>()
-                + Duration::from_secs(60),
+            limit: limits.sum::<Duration>() + Duration::from_secs(60),
         };
-        println!("== Linux {}", image.release);
-        let mut reading = Reading::default();
+        let suites = self.built.programs.iter().map(|(suite, _)| suite.name());
+        let mut reading = Reading::new(suites.collect());
         let end = plan.run(|line| {
             if self.verbose && !line.starts_with(MARK) {
-                println!("{line}");
+                eprintln!("{} | {line}", kernel.version);
             }
             reading.line(line);
         });
         fs::remove_file(&initramfs).ok();
 
-        let mut outcome = Outcome::default();
-        let mut parts = Vec::new();
-        for ((suite, _), report) in self.built.programs.iter().zip(&reading.reports) {
-            report.add_to(&mut outcome, suite.name(), self.verbose);
-            parts.push(format!("{} {}", suite.name(), report.took()));
-        }
-        let told = reading.reports.len();
-        let wanted = self.built.programs.len();
         let broken = match end? {
             End::Broken(why) => Some(why),
-            End::Off if told < wanted => Some(format!("{told} of {wanted} programs ran")),
-            End::Off => None,
+            End::Off => reading.whole().err(),
         };
         let log = fs::read_to_string(plan.log()).unwrap_or_default();
-        if let Some(why) = broken {
-            outcome.failed += 1;
-            println!("{why}. The end of {}:", plan.log().display());
-            print_tail(log.lines());
-            print_tail(plan.complaints().lines());
-        } else if let Some(alarm) = log.lines().find(|line| is_alarm(line)) {
-            outcome.failed += 1;
-            println!(
-                "the kernel complains, see {}: {alarm}",
-                plan.log().display()
-            );
-        }
-        println!(
-            "Linux {}: {} passed, {} failed, {} skipped in {:.0} s ({})",
-            image.release,
-            outcome.passed,
-            outcome.failed,
-            outcome.skipped,
-            begun.elapsed().as_secs_f64(),
-            parts.join(", ")
-        );
-        Ok(outcome)
+        let trouble = if let Some(why) = broken {
+            Some(format!(
+                "{why}. The end of {}:\n{}{}",
+                plan.log().display(),
+                tail(&log),
+                tail(&plan.complaints())
+            ))
+        } else {
+            log.lines().find(|line| is_alarm(line)).map(|alarm| {
+                let log = plan.log();
+                format!("the kernel complains, see {}: {alarm}", log.display())
+            })
+        };
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Outcome::new(
+            kernel,
+            &image.release,
+            seconds,
+            reading,
+            trouble,
+        ))
     }
 
     fn script(&self, image: &Image) -> String {
@@ -203,20 +177,25 @@ impl Request<'_> {
             quoted(&self.built.server.to_string_lossy()),
             quoted(&self.built.probe.to_string_lossy()),
         );
+        // A program that neither passed nor failed hung or crashed: what every task was at
+        // goes to the kernel's log.
         for (suite, program) in &self.built.programs {
             let filter = self.filter.map(quoted).unwrap_or_default();
             writeln!(
                 script,
                 "echo '{MARK}begin'\n\
                  timeout --kill-after=5 {} {} --test-threads=1 --color=never {filter}\n\
-                 echo \"{MARK}end $?\"",
+                 code=$?\n\
+                 case $code in 0|101) ;; *) echo t > /proc/sysrq-trigger ;; esac\n\
+                 echo \"{MARK}end $code\"",
                 suite.limit().as_secs(),
                 quoted(&program.to_string_lossy()),
             )
             .expect("a string takes everything");
         }
-        // The ports are emulated at no speed: once written, it is with the host.
-        script.push_str("echo done > /dev/ttyS2\nsync\necho o > /proc/sysrq-trigger\nsleep 60\n");
+        // The ports are emulated at no speed: once written, it is with the host. Without
+        // another program: even where none can be started any more, the VM ends.
+        script.push_str("echo done > /dev/ttyS2\necho o > /proc/sysrq-trigger\nsleep 60\n");
         script
     }
 }
@@ -230,144 +209,9 @@ fn is_alarm(line: &str) -> bool {
     ALARMS.iter().any(|alarm| line.contains(alarm))
 }
 
-fn print_tail<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) {
-    let mut last: Vec<&str> = lines.rev().take(TAIL).collect();
-    last.reverse();
-    for line in last {
-        println!("    {line}");
-    }
-}
-
-/// What one test program printed.
-#[derive(Debug)]
-struct Report {
-    tally: Tally,
-    lines: Vec<String>,
-    /// Its exit code, once it ended.
-    code: Option<i32>,
-    begun: Instant,
-    seconds: f64,
-}
-
-impl Report {
-    fn good(&self) -> bool {
-        self.tally.told && self.tally.failed == 0 && self.code == Some(0)
-    }
-
-    fn took(&self) -> String {
-        format!("{:.0} s", self.seconds)
-    }
-
-    /// Adds it up and shows what failed.
-    fn add_to(&self, outcome: &mut Outcome, name: &str, shown: bool) {
-        outcome.passed += self.tally.passed.saturating_sub(self.tally.skipped);
-        outcome.failed += self.tally.failed;
-        outcome.skipped += self.tally.skipped;
-        for what in &self.tally.degraded {
-            println!("{name}: degraded: {what}");
-        }
-        if self.good() {
-            return;
-        }
-        if self.tally.failed == 0 {
-            outcome.failed += 1;
-            match self.code {
-                Some(code) => println!("{name}: the program ended with {code}"),
-                None => println!("{name}: the program did not end"),
-            }
-        }
-        if shown {
-            return;
-        }
-        // libtest repeats the output of every failed test behind this line.
-        match self.lines.iter().position(|line| line == "failures:") {
-            Some(from) => {
-                println!("{name}:");
-                for line in &self.lines[from..] {
-                    println!("    {line}");
-                }
-            }
-            None => print_tail(self.lines.iter().map(String::as_str)),
-        }
-    }
-}
-
-/// Sorts lines of output by program.
-#[derive(Default)]
-struct Reading {
-    reports: Vec<Report>,
-}
-
-impl Reading {
-    fn line(&mut self, line: &str) {
-        if line == "probe-vm: begin" {
-            self.reports.push(Report {
-                tally: Tally::default(),
-                lines: Vec::new(),
-                code: None,
-                begun: Instant::now(),
-                seconds: 0.0,
-            });
-            return;
-        }
-        let Some(report) = self.reports.last_mut() else {
-            // Before the first program: a mount that failed, say.
-            eprintln!("{line}");
-            return;
-        };
-        // A program that was killed leaves an unfinished line before the mark.
-        if let Some((rest, code)) = line.split_once("probe-vm: end ") {
-            report.code = code.trim().parse().ok();
-            report.seconds = report.begun.elapsed().as_secs_f64();
-            if rest.is_empty() {
-                return;
-            }
-            report.lines.push(rest.to_owned());
-            return;
-        }
-        report.tally.read(line);
-        report.lines.push(line.to_owned());
-    }
-}
-
-/// The sum over all kernels, and the last line.
-pub fn finish(outcomes: &[Outcome]) -> Result<bool> {
-    let sum = |pick: fn(&Outcome) -> u64| outcomes.iter().map(pick).sum::<u64>();
-    let (passed, failed, skipped) = (sum(|o| o.passed), sum(|o| o.failed), sum(|o| o.skipped));
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 && passed + skipped == 0 {
-        bail!("no test ran: no name contains the filter");
-    }
-    Ok(failed == 0)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, Reading, is_alarm, quoted};
-
-    #[test]
-    fn lines_belong_to_the_program_between_marks() {
-        let mut reading = Reading::default();
-        for line in [
-            "probe-vm: begin",
-            "test result: ok. 4 passed; 0 failed; 0 ignored",
-            "probe-vm: end 0",
-            "probe-vm: begin",
-            "test slow ... probe-vm: end 124",
-        ] {
-            reading.line(line);
-        }
-        let [good, killed] = &reading.reports[..] else {
-            panic!("{} reports", reading.reports.len());
-        };
-        assert!(good.good());
-        assert!(!killed.good());
-        assert_eq!(killed.code, Some(124));
-        let mut outcome = Outcome::default();
-        good.add_to(&mut outcome, "good", true);
-        killed.add_to(&mut outcome, "killed", true);
-        assert_eq!((outcome.passed, outcome.failed, outcome.skipped), (4, 1, 0));
-    }
+    use super::{is_alarm, quoted};
 
     #[test]
     fn words_survive_the_shell() {
