@@ -25,8 +25,8 @@ pub use report::{
 pub use service::{
     Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, ENDPOINT_UP, Endpoint, FAMILY_V4, FAMILY_V6,
     KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
-    Listener, ListenerKey, NO_ENDPOINT, Name, Node, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection,
-    Straight,
+    Listener, ListenerKey, NO_ENDPOINT, Name, Node, PREVIOUS_RING, SLOT_ALONE, SLOT_ALONE_DIRECT,
+    Selection, Straight,
 };
 pub use shared::{Shared, Word};
 pub use spread::{

@@ -126,9 +126,10 @@ impl Decision {
     }
 }
 
-/// [`Selection::previous`] of a service that never switched, or came from
-/// [`Action::Spread`].
+/// [`Selection::previous`] of a service that never switched.
 pub const NO_ENDPOINT: u32 = u32::MAX;
+/// Bit of [`Selection::previous`]: the rest is the number of a [`super::Ring`].
+pub const PREVIOUS_RING: u32 = 1 << 31;
 
 /// One service's slot, a cache line of its own.
 #[repr(C)]
@@ -143,8 +144,9 @@ pub struct Selection {
     /// Not zero if a flow with one of the service's endpoints may have come by a side
     /// way, see [`LISTENER_MAIN`]. Set and cleared like `exceptions`.
     pub side: Shared<u64>,
-    /// The endpoint selected before this one, or [`NO_ENDPOINT`]: its unanswered SYNs
-    /// are given up when they are repeated.
+    /// The endpoint selected before this one, or a ring and [`PREVIOUS_RING`], or
+    /// [`NO_ENDPOINT`]: its unanswered SYNs are given up when they are repeated. Such a ring
+    /// may be written for the next change; who looks meanwhile finds no note, or its own.
     pub previous: Shared<u32>,
     /// While endpoints share the new connections: for how long a client's stay with one,
     /// counted from its last, in the unit of [`Node::clock`]; zero for not at all.

@@ -1,6 +1,6 @@
 //! Making and forgetting the two entries of a flow.
 
-use super::{Insert, Tables, Work, recent, spread};
+use super::{Insert, Tables, Work, recent};
 use crate::{
     abi::{Address, FlowKey, ForwardFlow, RecentState, ReverseFlow, Shared},
     packet::{Segment, rewrite::Family},
@@ -146,7 +146,7 @@ fn try_ports<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32, s
 
 /// Writes both entries of a flow, or none. Over old entries only if they are its own.
 #[inline(never)]
-pub fn enter<A: Family, T: Tables<A>>(
+pub fn enter<A: Address, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     id: u32,
@@ -201,7 +201,6 @@ pub fn enter<A: Family, T: Tables<A>>(
     }
     if new && !is_direct(key, back_key) {
         tables.opened(id);
-        spread::keep(tables, work, id, service);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED,
         FLOW_FIN, FLOW_SIDE, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
+        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Reason, RecentState, SLOT_ALONE,
         SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
@@ -90,30 +90,51 @@ impl<'a> Way<'a> {
         !self.keeps() && tables.endpoint(id).is_none_or(is_down)
     }
 
-    /// Asks about the flow's note at the endpoint that was selected before; false if there
-    /// was none, or it does not matter any more.
-    #[inline(always)]
-    fn at_previous<A: Family, T: Tables<A>>(
-        &self,
-        tables: &T,
-        work: &mut Work<A>,
-        ask: impl Fn(&Work<A>) -> bool,
-    ) -> bool {
-        let previous = self.selection.previous.get();
-        if !self.follows() || self.alone || previous == self.target {
-            return false;
-        }
-        let port_be = work.key.client_port_be;
-        let answer = flow::aim(tables, work, port_be, previous) && ask(work);
-        // It was there a moment ago.
-        flow::aim(tables, work, port_be, self.target);
-        answer
-    }
-
     #[inline(always)]
     fn side_bit(&self) -> u32 {
         if self.main() { 0 } else { FLOW_SIDE }
     }
+}
+
+/// Asks about the flow's note at the endpoint that was selected before, and answers with
+/// that one; [`NO_ENDPOINT`] if there was none, or it does not matter any more, or the answer
+/// is no. To ask for a connection that `opens` is to give the note up.
+#[inline(always)]
+fn at_previous<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    way: &Way<'_>,
+    opens: bool,
+) -> u32 {
+    if !way.follows() || way.alone {
+        return NO_ENDPOINT;
+    }
+    ask_previous(tables, work, way.selection, way.target, opens)
+}
+
+/// [`at_previous`]. A function of its own, for the stack's sake.
+#[inline(never)]
+fn ask_previous<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    selection: &Selection,
+    target: u32,
+    opens: bool,
+) -> u32 {
+    let previous = spread::before(tables, work, selection);
+    if previous == target {
+        return NO_ENDPOINT;
+    }
+    let port_be = work.key.client_port_be;
+    let answer = flow::aim(tables, work, port_be, previous)
+        && if opens {
+            recent::give_up(tables, work)
+        } else {
+            recent::ended(tables, work)
+        };
+    // It was there a moment ago.
+    flow::aim(tables, work, port_be, target);
+    if answer { previous } else { NO_ENDPOINT }
 }
 
 /// Down, or no longer there?
@@ -363,13 +384,15 @@ fn unknown<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_
     }
     // More of a flow that was reset a moment ago may have been on its way, and the last
     // acknowledgment of one that was closed.
-    if !begins(&work.segment) && way.at_previous(tables, work, |work| recent::ended(tables, work)) {
-        let previous = way.selection.previous.get();
-        if way.loses(tables, previous) {
-            return refused(work, Reason::EndpointDown);
+    if !begins(&work.segment) {
+        let previous = at_previous(tables, work, way, false);
+        if previous != NO_ENDPOINT {
+            if way.loses(tables, previous) {
+                return refused(work, Reason::EndpointDown);
+            }
+            flow::aim(tables, work, own_port_be, previous);
+            return there(work, previous);
         }
-        flow::aim(tables, work, own_port_be, previous);
-        return there(work, previous);
     }
     let noted = if work.segment.opens() {
         announce(tables, work, way)
@@ -399,7 +422,7 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
         way.selection.side.set(stamp(tables));
     }
     // What the endpoint before says about its port from now on is not the client's.
-    way.at_previous(tables, work, |work| recent::give_up(tables, work));
+    at_previous(tables, work, way, true);
     let looks = !way.main() || way.selection.side.get() != 0;
     if looks && flow::taken(tables, work) {
         return false;
@@ -435,6 +458,9 @@ fn enter<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'_>)
             }
             if !opens && !way.own() {
                 tables.count(Reason::Adopted);
+            }
+            if way.follows() {
+                spread::keep(tables, work, way.target);
             }
         }
         _ if way.own() => {}

@@ -4,7 +4,7 @@ use super::{Tables, Work};
 use crate::{
     abi::{
         Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, LISTENER_SELECTION, ListenerKey,
-        NO_ENDPOINT, Selection, Shared, place,
+        NO_ENDPOINT, PREVIOUS_RING, Selection, Shared, place,
     },
     packet::rewrite::Family,
 };
@@ -26,12 +26,35 @@ pub fn target<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, selection: &S
             return id;
         }
     }
-    let port_be = if life != 0 {
+    on_ring(tables, work, decision.target, life != 0)
+}
+
+/// The same by the selection before the last switch, or change within the tier, as far as
+/// that is known.
+#[inline(never)]
+pub fn before<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, selection: &Selection) -> u32 {
+    let previous = selection.previous.get();
+    if previous & PREVIOUS_RING == 0 {
+        return previous;
+    }
+    let ring = previous & !PREVIOUS_RING;
+    on_ring(tables, work, ring, selection.affinity.get() != 0)
+}
+
+/// Where a ring sends the flow; [`NO_ENDPOINT`] if it is no ring of the service.
+#[inline(never)]
+fn on_ring<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &Work<A>,
+    ring: u32,
+    by_client_alone: bool,
+) -> u32 {
+    let port_be = if by_client_alone {
         0
     } else {
         work.key.client_port_be
     };
-    let Some(ring) = tables.ring(decision.target) else {
+    let Some(ring) = tables.ring(ring) else {
         return NO_ENDPOINT;
     };
     let Some(id) = ring.at(place(work.key.client_be, port_be)) else {
@@ -77,27 +100,27 @@ fn kept<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, tier: u8, life: u32
 /// A flow of [`Work::key`] got its entries: its client keeps the endpoint, if the service
 /// says so. Not before, so that forged SYNs drive nobody out of the table.
 #[inline(never)]
-pub fn keep<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, service: u32) {
-    let Some(selection) = tables.selection(service) else {
-        return;
-    };
-    if selection.affinity.get() == 0
-        || Decision::unpack(selection.decision.get()).action != Action::Spread
-    {
-        return;
-    }
+pub fn keep<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32) {
     let at = ListenerKey {
         addr_be: work.key.peer_be,
         port_be: work.key.peer_port_be,
         protocol: work.key.protocol,
         pad: 0,
     };
+    let service = match tables.endpoint(id) {
+        Some(endpoint) => endpoint.service,
+        None => return,
+    };
+    match tables.selection(service) {
+        Some(selection)
+            if selection.affinity.get() != 0
+                && Decision::unpack(selection.decision.get()).action == Action::Spread => {}
+        _ => return,
+    }
     // Who asked for this endpoint did not ask to keep it.
-    if tables
-        .listener(&at)
-        .is_none_or(|listener| listener.kind != LISTENER_SELECTION)
-    {
-        return;
+    match tables.listener(&at) {
+        Some(listener) if listener.kind == LISTENER_SELECTION => {}
+        _ => return,
     }
     let now = tables.clock();
     let key = key(work, service);

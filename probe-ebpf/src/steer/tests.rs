@@ -5,8 +5,9 @@ use crate::abi::{
     Action, Address, Affinity, AffinityKey, Decision, ENDPOINT_DOWN, ENDPOINT_UP, Endpoint,
     EventKind, FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FRAGMENT_LIFE, FlowKey, ForwardFlow,
     FragmentKey, FragmentTrack, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-    LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, NO_TIER, RING_SIZE, RecentSet,
-    ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Shared, Straight, V4, V6, seen,
+    LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, NO_TIER, PREVIOUS_RING, RING_SIZE,
+    RecentSet, ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Shared, Straight, V4,
+    V6, seen,
 };
 use crate::packet::parse::{ACK, FIN, RST, SYN, TCP, UDP};
 use proptest::prelude::*;
@@ -141,8 +142,15 @@ impl Host {
 
     fn decide(&self, decision: Decision) {
         let before = Decision::unpack(self.selection.decision.get());
-        if before.action == Action::Steer && before.target != decision.target {
-            self.selection.previous.set(before.target);
+        if (before.action, before.target) != (decision.action, decision.target) {
+            match before.action {
+                Action::Steer => self.selection.previous.set(before.target),
+                Action::Spread => {
+                    let ring = before.target | PREVIOUS_RING;
+                    self.selection.previous.set(ring);
+                }
+                Action::Pass | Action::Refuse => {}
+            }
         }
         self.selection.decision.set(decision.pack());
         let straight = Decision::is_alone(decision.pack()).then(|| {
@@ -1127,6 +1135,46 @@ fn an_unanswered_syn_goes_the_same_way_until_the_ring_changes() {
     assert_eq!(goes_to(forward(&host, &from_client(SYN))), other);
     // Its reset finds it too.
     assert_eq!(goes_to(forward(&host, &from_client(RST))), other);
+}
+
+#[test]
+fn the_late_answer_to_a_syn_that_moved_on_with_the_ring_is_nobodys() {
+    let mut host = Host::shared();
+    let Verdict::Translate(there, first) = forward(&host, &from_client(SYN)) else {
+        panic!("not steered");
+    };
+    let other = if first == MASTER { BACKUP } else { MASTER };
+    host.rings.insert(2, ring_of(&[other]));
+    host.decide(spread_over(2));
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), other);
+    let mut late = segment((there.addr_be, 0), (CLIENT, 40000), SYN | ACK);
+    late.src_port_be = there.port_be;
+    assert_eq!(reverse(&host, &late), Verdict::Pass(Reason::NotSteered));
+    assert_eq!(host.flows(), (0, 0));
+}
+
+#[test]
+fn the_rest_of_a_burst_to_a_lost_endpoint_is_reset_too() {
+    for keeps_clients in [0, 100] {
+        let mut host = Host::shared();
+        host.keep_clients(keeps_clients);
+        let at = host.answers(&from_client(SYN), SYN | ACK);
+        let others: Vec<u32> = [MASTER, BACKUP, THIRD]
+            .into_iter()
+            .filter(|id| *id != at)
+            .collect();
+        host.rings.insert(2, ring_of(&others));
+        host.decide(spread_over(2));
+        host.mark(at, ENDPOINT_DOWN);
+        for _ in 0..3 {
+            let verdict = forward(&host, &from_client(ACK));
+            assert_eq!(verdict, Verdict::Reset(Reason::EndpointDown));
+        }
+        assert_eq!(host.flows(), (0, 0), "nobody else takes it up");
+        // Also when the last one left goes on alone.
+        host.decide(steer_to(others[0]));
+        assert_eq!(goes_to(forward(&host, &from_port(50_000, SYN))), others[0]);
+    }
 }
 
 #[test]

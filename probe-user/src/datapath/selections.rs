@@ -10,7 +10,9 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use probe_ebpf::abi::{Action, Decision, MAX_SERVICES, NO_ENDPOINT, Selection, Straight};
+use probe_ebpf::abi::{
+    Action, Decision, MAX_SERVICES, NO_ENDPOINT, PREVIOUS_RING, Selection, Straight,
+};
 
 use super::{Error, ServiceId, mapping::Mapping};
 
@@ -101,8 +103,7 @@ impl Selections {
         let moved = (before.action, before.target) != (decision.action, decision.target);
         let previous = match before.action {
             Action::Steer => Some(before.target),
-            // No one endpoint.
-            Action::Spread => Some(NO_ENDPOINT),
+            Action::Spread => Some(before.target | PREVIOUS_RING),
             Action::Pass | Action::Refuse => None,
         };
         if let Some(previous) = previous.filter(|_| moved) {

@@ -14,8 +14,8 @@ use probe_ebpf::{
     abi::{
         Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
         FAMILY_V4, FAMILY_V6, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Plain, RING_SIZE, Reason,
-        ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6, place,
+        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, PREVIOUS_RING, Plain, RING_SIZE,
+        Reason, ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6, place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -284,6 +284,11 @@ impl Programs {
                 target,
                 ..
             } => target,
+            Decision {
+                action: Action::Spread,
+                target,
+                ..
+            } => target | PREVIOUS_RING,
             _ => NO_ENDPOINT,
         };
         let at = offset_of!(Selection, previous) / 8;
