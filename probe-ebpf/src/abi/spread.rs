@@ -4,14 +4,14 @@ use super::{Address, MAX_ENDPOINTS, Shared};
 
 /// Places of a [`Ring`]; a prime, as Maglev's permutations want it. With 16 endpoints in
 /// a tier each has 127 places, so their shares are right to one place, 0.05 % of all
-/// connections, and each connection costs one look at a page of memory.
+/// connections, and a ring is one page of memory.
 pub const RING_SIZE: usize = 2039;
 
 /// Rings of a node. A service with several endpoints in a tier has two: the one its
 /// decision names, and the one that the next change is prepared in.
 pub const MAX_RINGS: u32 = 1024;
 
-/// Endpoints that a tier may have: their shares are then still right to a place in eight.
+/// Endpoints that a tier may have: of equal weight, each then still has seven places or eight.
 pub const MAX_TIER: usize = 256;
 
 /// [`super::Endpoint::tier`] of one that takes no new connections: its weight is zero, or
@@ -30,8 +30,7 @@ pub struct Ring {
 const _: () = assert!(MAX_ENDPOINTS < 1 << 16);
 
 impl Ring {
-    /// The endpoint's id at a place, see [`place`]. What no agent has filled names none
-    /// that is there.
+    /// The endpoint's id at a place, see [`place()`].
     #[inline(always)]
     pub fn at(&self, place: usize) -> Option<u32> {
         self.places.get(place).map(|id| id.get() as u32)
