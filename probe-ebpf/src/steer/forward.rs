@@ -3,14 +3,14 @@
 use super::{
     Fate, Ruling, Tables, Work,
     flow::{self, Entered},
-    recent, reverse,
+    recent, reverse, spread,
 };
 use crate::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED,
         FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN,
-        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
-        SLOT_ALONE_DIRECT, Selection, Straight,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Reason, RecentState,
+        SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
         Segment,
@@ -25,6 +25,7 @@ struct Way<'a> {
     selection: &'a Selection,
     decision: Decision,
     action: Action,
+    /// Where new flows go; of [`Action::Spread`], what [`Way::now`] says.
     target: u32,
     /// Segments in mid-connection need no entry.
     alone: bool,
@@ -67,6 +68,16 @@ impl<'a> Way<'a> {
         self.listener.flags & LISTENER_MAIN != 0
     }
 
+    /// The endpoint that a flow of [`Work::key`] goes to if it begins now.
+    #[inline(always)]
+    fn now<A: Family, T: Tables<A>>(&self, tables: &T, work: &Work<A>) -> u32 {
+        if self.action == Action::Spread {
+            spread::target(tables, work, self.selection)
+        } else {
+            self.target
+        }
+    }
+
     /// Do flows of an endpoint that is down go on to it?
     #[inline(always)]
     fn keeps(&self) -> bool {
@@ -79,30 +90,51 @@ impl<'a> Way<'a> {
         !self.keeps() && tables.endpoint(id).is_none_or(is_down)
     }
 
-    /// Asks about the flow's note at the endpoint that was selected before; false if there
-    /// was none, or it does not matter any more.
-    #[inline(always)]
-    fn at_previous<A: Family, T: Tables<A>>(
-        &self,
-        tables: &T,
-        work: &mut Work<A>,
-        ask: impl Fn(&Work<A>) -> bool,
-    ) -> bool {
-        let previous = self.selection.previous.get();
-        if !self.follows() || self.alone || previous == self.target {
-            return false;
-        }
-        let port_be = work.key.client_port_be;
-        let answer = flow::aim(tables, work, port_be, previous) && ask(work);
-        // It was there a moment ago.
-        flow::aim(tables, work, port_be, self.target);
-        answer
-    }
-
     #[inline(always)]
     fn side_bit(&self) -> u32 {
         if self.main() { 0 } else { FLOW_SIDE }
     }
+}
+
+/// Asks about the flow's note at the endpoint that was selected before, and answers with
+/// that one; [`NO_ENDPOINT`] if there was none, or it does not matter any more, or the answer
+/// is no. To ask for a connection that `opens` is to give the note up.
+#[inline(always)]
+fn at_previous<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    way: &Way<'_>,
+    opens: bool,
+) -> u32 {
+    if !way.follows() || way.alone {
+        return NO_ENDPOINT;
+    }
+    ask_previous(tables, work, way.selection, way.target, opens)
+}
+
+/// [`at_previous`]. A function of its own, for the stack's sake.
+#[inline(never)]
+fn ask_previous<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    selection: &Selection,
+    target: u32,
+    opens: bool,
+) -> u32 {
+    let previous = spread::before(tables, work, selection);
+    if previous == target {
+        return NO_ENDPOINT;
+    }
+    let port_be = work.key.client_port_be;
+    let answer = flow::aim(tables, work, port_be, previous)
+        && if opens {
+            recent::give_up(tables, work)
+        } else {
+            recent::ended(tables, work)
+        };
+    // It was there a moment ago.
+    flow::aim(tables, work, port_be, target);
+    if answer { previous } else { NO_ENDPOINT }
 }
 
 /// Down, or no longer there?
@@ -253,8 +285,7 @@ fn by_entry<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> Outlook 
         let keep = way.keeps();
         let anew = begins(&work.segment);
         let stays = if anew {
-            let same_target = way.action == Action::Steer && id == way.target;
-            reopens_nothing(flow, same_target, lost)
+            reopens_nothing(flow, lost, || way.now(tables, work) == id)
         } else {
             !lost || keep || work.segment.flags & RST != 0
         };
@@ -342,10 +373,10 @@ fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u
 /// an unanswered one and the selection is still the same; or if the connection is
 /// alive, so that the endpoint can challenge it (RFC 9293 section 3.10.7.4).
 #[inline(always)]
-fn reopens_nothing(flow: &ForwardFlow, same_target: bool, lost: bool) -> bool {
+fn reopens_nothing(flow: &ForwardFlow, lost: bool, same_target: impl Fn() -> bool) -> bool {
     let state = flow.state.get();
     if state & FLOW_ESTABLISHED == 0 {
-        same_target
+        same_target()
     } else {
         !lost && state & FLOW_FIN == 0
     }
@@ -392,10 +423,12 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     work: &mut Work<A>,
     selection: &Selection,
 ) -> bool {
-    let way = &Way::of(work.listener, selection, work.segment.protocol);
+    let mut way = Way::of(work.listener, selection, work.segment.protocol);
+    way.target = way.now(tables, work);
+    let way = &way;
     let resets = work.segment.flags & RST != 0;
     match way.action {
-        Action::Steer => {}
+        Action::Steer | Action::Spread => {}
         _ if resets => {
             work.pass(Reason::StrayReset);
             return false;
@@ -431,15 +464,17 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     }
     // More of a flow that was reset a moment ago may have been on its way, and the last
     // acknowledgment of one that was closed.
-    if !begins(&work.segment) && way.at_previous(tables, work, |work| recent::ended(tables, work)) {
-        let previous = way.selection.previous.get();
-        if way.loses(tables, previous) {
-            refused(work, Reason::EndpointDown);
-        } else {
-            flow::aim(tables, work, own_port_be, previous);
-            there(work, previous);
+    if !begins(&work.segment) {
+        let previous = at_previous(tables, work, way, false);
+        if previous != NO_ENDPOINT {
+            if way.loses(tables, previous) {
+                refused(work, Reason::EndpointDown);
+            } else {
+                flow::aim(tables, work, own_port_be, previous);
+                there(work, previous);
+            }
+            return false;
         }
-        return false;
     }
     let relays = work.forward == FORWARD_FULL_NAT;
     if relays && !way.own() && !begins(&work.segment) {
@@ -475,7 +510,7 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
         way.selection.side.set(stamp(tables));
     }
     // What the endpoint before says about its port from now on is not the client's.
-    way.at_previous(tables, work, |work| recent::give_up(tables, work));
+    at_previous(tables, work, way, true);
     let looks = !way.main() || way.selection.side.get() != 0;
     if looks && flow::taken(tables, work) {
         return false;
@@ -515,6 +550,9 @@ fn entered<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
             }
             if work.state & FLOW_ESTABLISHED != 0 && !own {
                 tables.count(Reason::Adopted);
+            }
+            if work.listener.kind == LISTENER_SELECTION {
+                spread::keep(tables, work, id);
             }
         }
         // Not ours to refuse.

@@ -35,6 +35,7 @@ mod fragments;
 mod recent;
 mod relay;
 mod reverse;
+mod spread;
 mod tables;
 
 pub use errors::{forward as forward_error, reverse as reverse_error};

@@ -1,6 +1,6 @@
 //! What endpoints send.
 
-use super::{Fate, Ruling, Tables, Work, flow, recent};
+use super::{Fate, Ruling, Tables, Work, flow, recent, spread};
 use crate::{
     abi::{
         EventKind, FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey, Reason, Recent,
@@ -224,6 +224,8 @@ fn live<A: Family, T: Tables<A>>(
     if flow::enter(tables, work, id, FLOW_ESTABLISHED | confirmed | side).is_err() {
         tables.count(Reason::TableFull);
         tell(tables, work, EventKind::TableFull, service, id);
+    } else {
+        spread::keep(tables, work, id);
     }
     true
 }

@@ -50,7 +50,7 @@ fn what_is_scraped() {
     recorder.identified("sense", "sen2", EndpointId(0));
     recorder.identified("sense", "sen1", EndpointId(9));
     recorder.state("sense", "sen2", State::Up);
-    recorder.selected("sense", Some("sen2"));
+    recorder.selected("sense", &["sen2"]);
     let verdict = Verdict {
         kind: Kind::Refused,
         status: None,

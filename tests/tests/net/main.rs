@@ -17,3 +17,4 @@ mod refusals;
 mod restart;
 mod rig;
 mod steer;
+mod tiers;

@@ -12,10 +12,11 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6,
-        FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Plain, Reason, ReverseFlow,
-        SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
+        Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
+        FAMILY_V4, FAMILY_V6, FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, PREVIOUS_RING, Plain,
+        RING_SIZE, Reason, ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
+        place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -280,15 +281,54 @@ impl Programs {
         let mut words = [0u64; WORDS];
         words[0] = decision.pack();
         // The words before: what was decided.
-        words[offset_of!(Selection, previous) / 8] = match Decision::unpack(before[0]) {
+        let previous = match Decision::unpack(before[0]) {
             Decision {
                 action: Action::Steer,
                 target,
                 ..
-            } => u64::from(target),
-            _ => u64::from(NO_ENDPOINT),
+            } => target,
+            Decision {
+                action: Action::Spread,
+                target,
+                ..
+            } => target | PREVIOUS_RING,
+            _ => NO_ENDPOINT,
         };
+        let at = offset_of!(Selection, previous) / 8;
+        // The other half is the affinity's.
+        words[at] = before[at] >> 32 << 32 | u64::from(previous);
         slots.set(SERVICE, words, 0).expect("in range");
+    }
+
+    /// Writes a ring: what stands at each place.
+    pub fn fill(&mut self, ring: u32, at: impl Fn(usize) -> u32) {
+        const PLACES: usize = size_of::<Ring>() / 2;
+        let mut places = [0u16; PLACES];
+        for (place, id) in places.iter_mut().enumerate().take(RING_SIZE) {
+            *id = at(place) as u16;
+        }
+        self.array::<[u16; PLACES]>(names::MAP_RINGS)
+            .set(ring, places, 0)
+            .expect("in range");
+    }
+
+    /// Clients keep their endpoint for so long.
+    pub fn keep_clients(&mut self, units: u32) {
+        const WORDS: usize = size_of::<Selection>() / 8;
+        let mut slots = self.array::<[u64; WORDS]>(names::MAP_SELECTIONS);
+        let mut words = slots.get(&SERVICE, 0).expect("in range");
+        let at = offset_of!(Selection, affinity);
+        assert_eq!(at % 8, 4);
+        words[at / 8] = words[at / 8] as u32 as u64 | u64::from(units) << 32;
+        slots.set(SERVICE, words, 0).expect("in range");
+    }
+
+    /// Lets the agent's clock go on.
+    pub fn later(&mut self, units: u32) {
+        let mut node = self.array::<[u64; 5]>(names::MAP_NODE);
+        let mut words = node.get(&0, 0).expect("there");
+        words[1] += u64::from(units);
+        node.set(0, words, 0).expect("there");
     }
 
     /// Whether the way by the slot alone has ended, and whether there are side ways.
@@ -412,12 +452,37 @@ impl Programs {
         for family in Family::BOTH {
             self.family_tables(family, true);
         }
+        self.forget_clients::<AffinityKey<V4>>(names::MAP_AFFINITY_V4);
+        self.forget_clients::<AffinityKey<V6>>(names::MAP_AFFINITY_V6);
         // Notes are found by a keyed hash: with another key they are not.
         let mut node = self.array::<[u64; 5]>(names::MAP_NODE);
         let [seed, rest @ ..] = node.get(&0, 0).expect("there");
         let seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         node.set(0, [seed, rest[0], rest[1], rest[2], rest[3]], 0)
             .expect("there");
+    }
+
+    fn forget_clients<K: Plain + Copy>(&mut self, name: &str) {
+        let mut clients = self.hash::<Image<K>, [u8; size_of::<Affinity>()]>(name);
+        let keys: Vec<_> = clients.keys().map(|k| k.expect("iterates")).collect();
+        for key in keys {
+            clients.remove(&key).expect("was there");
+        }
+    }
+
+    /// Clients of a family that keep their endpoint.
+    pub fn clients(&mut self, family: Family) -> usize {
+        const SIZE: usize = size_of::<Affinity>();
+        match family {
+            Family::V4 => {
+                let map = self.hash::<Image<AffinityKey<V4>>, [u8; SIZE]>(names::MAP_AFFINITY_V4);
+                map.keys().count()
+            }
+            Family::V6 => {
+                let map = self.hash::<Image<AffinityKey<V6>>, [u8; SIZE]>(names::MAP_AFFINITY_V6);
+                map.keys().count()
+            }
+        }
     }
 
     /// Compares every map that would be pinned with what the agent expects of a pin.
@@ -450,5 +515,23 @@ pub fn alone(endpoint: u32) -> Decision {
     Decision {
         flags: SLOT_ALONE | SLOT_ALONE_DIRECT,
         ..steer(endpoint)
+    }
+}
+
+/// To several, as this ring says.
+pub fn spread(ring: u32) -> Decision {
+    Decision {
+        action: Action::Spread,
+        flags: SLOT_ALONE_DIRECT,
+        tier: 0,
+        target: ring,
+    }
+}
+
+/// A client's place in a ring.
+pub fn place_of(family: Family, client_port: u16) -> usize {
+    match family {
+        Family::V4 => place(V4::from_bytes(CLIENT_V4), client_port.to_be()),
+        Family::V6 => place(V6::from_bytes(CLIENT_V6), client_port.to_be()),
     }
 }

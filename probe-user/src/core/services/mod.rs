@@ -13,7 +13,7 @@ use crate::{
     datapath::{
         self, AppliedService, Choice, EndpointId, EndpointPlan, ServiceId, ServicePlan, Steering,
     },
-    failover::{Failover, Reason, Switch, Target},
+    failover::{Failover, Member, Reason, Switch, Target},
     health::{RiseFall, State, Verdict, http::Probe, scheduler::Report},
     resolve::{Families, Resolved, choose},
 };
@@ -27,6 +27,8 @@ struct Service {
     reason: Reason,
     since: SystemTime,
     switches: u64,
+    /// Changes within the selected tier, which are no switches.
+    members_changed: u64,
     endpoints: Vec<Endpoint>,
 }
 
@@ -152,7 +154,7 @@ impl Services {
         let mut switch = None;
         if let Some(state) = changed {
             switch = service.failover.observe(key.endpoint, state, now);
-            service.carry_out(switch, datapath)?;
+            service.carry_out(switch.as_ref(), datapath)?;
         }
         // The kernel knows; now people may.
         service.record(key.endpoint, verdict, skipped, changed, observer);
@@ -173,7 +175,7 @@ impl Services {
         for service in &mut self.all {
             if service.failover.due().is_some_and(|due| due <= now) {
                 let switch = service.failover.tick(now);
-                service.carry_out(switch, datapath)?;
+                service.carry_out(switch.as_ref(), datapath)?;
                 service.tell_switch(switch, observer);
             }
         }
@@ -198,9 +200,9 @@ impl Services {
                 return Ok(Err(Refused::No { service, reason }));
             }
         };
-        service.carry_out(switch, datapath)?;
+        service.carry_out(switch.as_ref(), datapath)?;
         service.tell_switch(switch, observer);
-        let name = service.target_name(service.failover.selected()).to_owned();
+        let name = service.target_name(service.failover.selected());
         self.reckon();
         Ok(Ok(name))
     }
@@ -253,38 +255,44 @@ impl Service {
         applied: AppliedService,
         now: Instant,
     ) -> Self {
+        // Of endpoints that are none of ours the choice says nothing.
+        let position = |id: &EndpointId| applied.endpoints.iter().position(|e| e == id);
         let inherited = applied.inherited.map(|choice| match choice {
             Choice::Refuse => Target::Refuse,
-            // A choice that is none of ours names no endpoint, and is ignored.
-            Choice::Endpoint(id) => Target::Endpoint(
-                applied
-                    .endpoints
-                    .iter()
-                    .position(|e| *e == id)
-                    .unwrap_or(usize::MAX),
-            ),
+            Choice::Endpoint(id) => Target::Endpoints(position(&id).into_iter().collect()),
+            Choice::Spread(ids) => Target::Endpoints(ids.iter().filter_map(position).collect()),
         });
         let down = |i: usize| applied.inherited_down.get(i).copied().unwrap_or(false);
-        let state = |i: usize| match inherited {
+        let state = |i: usize| match &inherited {
             _ if down(i) => State::Down,
             // It was in use: it takes `fall` failures to leave it.
-            Some(Target::Endpoint(selected)) if selected == i => State::Up,
+            Some(Target::Endpoints(serving)) if serving.contains(&i) => State::Up,
             _ => State::Unknown,
         };
         let members: Vec<_> = config
             .endpoints()
             .iter()
             .enumerate()
-            .map(|(i, endpoint)| (endpoint.tier(), state(i)))
+            .map(|(i, endpoint)| Member {
+                tier: endpoint.tier(),
+                weighs: endpoint.weight() > 0,
+                state: state(i),
+            })
             .collect();
         let failover = Failover::new(
             config.failback(),
             config.all_down(),
             &members,
-            inherited,
+            inherited.clone(),
             now,
         );
-        let reason = if inherited == Some(failover.selected()) {
+        let goes_on = match (&inherited, failover.selected()) {
+            (Some(Target::Endpoints(before)), Target::Endpoints(now)) => {
+                now.iter().all(|i| before.contains(i))
+            }
+            (before, now) => before.as_ref() == Some(now),
+        };
+        let reason = if goes_on {
             Reason::Inherited
         } else {
             Reason::Initial
@@ -299,7 +307,7 @@ impl Service {
                 id: *id,
                 at,
                 families: Families::of(config, endpoint),
-                health: RiseFall::new(check.rise(), check.fall(), members[i].1),
+                health: RiseFall::new(check.rise(), check.fall(), members[i].state),
                 since: SystemTime::now(),
                 marked_up: !down(i),
                 verdict: None,
@@ -318,42 +326,68 @@ impl Service {
             reason,
             since: SystemTime::now(),
             switches: 0,
+            members_changed: 0,
             endpoints,
         }
     }
 
     fn choice(&self) -> Choice {
-        match self.failover.selected() {
-            Target::Endpoint(i) => Choice::Endpoint(self.endpoints[i].id),
-            Target::Refuse => Choice::Refuse,
+        let Target::Endpoints(serving) = self.failover.selected() else {
+            return Choice::Refuse;
+        };
+        match serving.as_slice() {
+            // The fast way. Where clients keep their endpoint one that serves alone may do so
+            // for a while only, and who comes meanwhile shall stay.
+            [only] if self.config.affinity().is_none() || self.alone_in_tier(*only) => {
+                Choice::Endpoint(self.endpoints[*only].id)
+            }
+            serving => Choice::Spread(serving.iter().map(|i| self.endpoints[*i].id).collect()),
         }
     }
 
+    /// Is no other endpoint in its tier that may have new connections?
+    fn alone_in_tier(&self, only: usize) -> bool {
+        let endpoints = self.config.endpoints();
+        let tier = endpoints[only].tier();
+        let mut others = endpoints.iter().enumerate().filter(|(i, _)| *i != only);
+        !others.any(|(_, other)| other.tier() == tier && other.weight() > 0)
+    }
+
     /// Makes the kernel follow: the selection first, then the marks.
-    fn carry_out<D: Steering>(&mut self, switch: Option<Switch>, datapath: &mut D) -> Result {
+    fn carry_out<D: Steering>(&mut self, switch: Option<&Switch>, datapath: &mut D) -> Result {
         if let Some(switch) = switch {
             self.write_selection(datapath)?;
-            self.reason = switch.reason;
-            self.since = SystemTime::now();
-            self.switches += 1;
+            self.count(switch.reason);
         }
         self.write_marks(datapath)
     }
 
+    fn count(&mut self, reason: Reason) {
+        if reason == Reason::MembersChanged {
+            self.members_changed += 1;
+        } else {
+            self.reason = reason;
+            self.since = SystemTime::now();
+            self.switches += 1;
+        }
+    }
+
     fn write_selection<D: Steering>(&mut self, datapath: &mut D) -> Result {
-        if let Target::Endpoint(i) = self.failover.selected()
-            && !self.endpoints[i].marked_up
-        {
-            datapath.mark(self.endpoints[i].id, true)?;
-            self.endpoints[i].marked_up = true;
+        if let Target::Endpoints(serving) = self.failover.selected() {
+            for i in serving {
+                let endpoint = &mut self.endpoints[*i];
+                if !endpoint.marked_up {
+                    datapath.mark(endpoint.id, true)?;
+                    endpoint.marked_up = true;
+                }
+            }
         }
         datapath.select(self.id, self.choice())
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
-        let selected = self.failover.selected();
         for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let up = endpoint.health.state() != State::Down || selected == Target::Endpoint(i);
+            let up = endpoint.health.state() != State::Down || self.failover.serves(i);
             if up != endpoint.marked_up {
                 datapath.mark(endpoint.id, up)?;
                 endpoint.marked_up = up;
@@ -421,12 +455,14 @@ impl Service {
         endpoint.generation += 1;
         // A new id begins unmarked.
         endpoint.marked_up = true;
-        let selected = self.failover.selected() == Target::Endpoint(e);
+        let selected = self.failover.serves(e);
+        let reason = match self.choice() {
+            Choice::Spread(_) => Reason::MembersChanged,
+            Choice::Endpoint(_) | Choice::Refuse => Reason::AddressChanged,
+        };
         if selected {
             self.write_selection(datapath)?;
-            self.reason = Reason::AddressChanged;
-            self.since = SystemTime::now();
-            self.switches += 1;
+            self.count(reason);
         }
         self.write_marks(datapath)?;
         info!(
@@ -437,7 +473,7 @@ impl Service {
         );
         observer.identified(self.config.name(), self.config.endpoints()[e].name(), id);
         if selected {
-            observer.switched(self.config.name(), Reason::AddressChanged);
+            observer.switched(self.config.name(), reason);
         }
         Ok(true)
     }
@@ -494,6 +530,7 @@ fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
             .collect(),
         keep_flows_of_down: service.keep_flows_of_down(),
         forward: service.forward(),
+        affinity: service.affinity(),
     }
 }
 
@@ -501,6 +538,7 @@ fn endpoint_plan(endpoint: &config::Endpoint, at: &Resolved) -> EndpointPlan {
     EndpointPlan {
         name: endpoint.name().to_owned(),
         tier: endpoint.tier(),
+        weight: endpoint.weight(),
         v4: at.v4,
         v6: at.v6,
         port: at.port,
