@@ -2,7 +2,12 @@
 
 mod packet;
 
-use std::{io::Write, mem::offset_of, sync::Once};
+use std::{
+    io::Write,
+    mem::offset_of,
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::Once,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -454,12 +459,7 @@ impl Programs {
         }
         self.forget_clients::<AffinityKey<V4>>(names::MAP_AFFINITY_V4);
         self.forget_clients::<AffinityKey<V6>>(names::MAP_AFFINITY_V6);
-        // Notes are found by a keyed hash: with another key they are not.
-        let mut node = self.array::<[u64; 5]>(names::MAP_NODE);
-        let [seed, rest @ ..] = node.get(&0, 0).expect("there");
-        let seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        node.set(0, [seed, rest[0], rest[1], rest[2], rest[3]], 0)
-            .expect("there");
+        self.forget_notes();
     }
 
     fn forget_clients<K: Plain + Copy>(&mut self, name: &str) {
@@ -481,6 +481,35 @@ impl Programs {
             Family::V6 => {
                 let map = self.hash::<Image<AffinityKey<V6>>, [u8; SIZE]>(names::MAP_AFFINITY_V6);
                 map.keys().count()
+            }
+        }
+    }
+
+    /// Empties the tables of notes, which the kernel lets us map: thousands of tests would
+    /// wait for thousands of system calls each.
+    fn forget_notes(&mut self) {
+        for name in [names::MAP_RECENT_V4, names::MAP_RECENT_V6] {
+            let Some(Map::Array(data)) = self.ebpf.map(name) else {
+                panic!("{name} is an array");
+            };
+            let info = data.info().expect("the kernel tells");
+            let length = (info.value_size() * info.max_entries()) as usize;
+            let fd = data.fd().as_fd().as_raw_fd();
+            // SAFETY: a fresh mapping of the map's whole memory, written and unmapped here; no
+            // program runs meanwhile.
+            unsafe {
+                let access = libc::PROT_READ | libc::PROT_WRITE;
+                let notes = libc::mmap(
+                    std::ptr::null_mut(),
+                    length,
+                    access,
+                    libc::MAP_SHARED,
+                    fd,
+                    0,
+                );
+                assert_ne!(notes, libc::MAP_FAILED, "{name} can be mapped");
+                notes.cast::<u8>().write_bytes(0, length);
+                libc::munmap(notes, length);
             }
         }
     }
