@@ -334,7 +334,7 @@ impl PortLine {
 /// The first byte whose highest bit is set, by its place in the line.
 #[inline(always)]
 fn first(word: usize, marks: u64) -> Option<u32> {
-    let marks = u64::from_le(marks) & 0x80 * ONES;
+    let marks = u64::from_le(marks) & (0x80 * ONES);
     if marks == 0 {
         return None;
     }
