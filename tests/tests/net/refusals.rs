@@ -94,11 +94,6 @@ const MISTAKES: &[Mistake] = &[
         parts: &["tier", "2"],
     },
     Mistake {
-        what: "two endpoints of one tier",
-        make: |config| config["services"][0]["endpoints"][1]["tier"] = json!(0),
-        parts: &["tier", "0"],
-    },
-    Mistake {
         what: "invalid regex",
         make: |config| {
             config["services"][0]["check"]["http"]["expect"]["body"] = json!({"regex": "ver(sion"});
