@@ -2,7 +2,13 @@
 
 mod packet;
 
-use std::{io::Write, mem::offset_of, sync::Once};
+use std::{
+    io::Write,
+    mem::offset_of,
+    os::fd::{AsFd as _, AsRawFd as _},
+    ptr,
+    sync::Once,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -12,10 +18,11 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
+        Action, Address, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
         FAMILY_V4, FAMILY_V6, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
         LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, PREVIOUS_RING, Plain, RING_SIZE,
-        Reason, ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6, place,
+        Reason, RecentSet, ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
+        place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -451,11 +458,26 @@ impl Programs {
         }
         self.forget_clients::<AffinityKey<V4>>(names::MAP_AFFINITY_V4);
         self.forget_clients::<AffinityKey<V6>>(names::MAP_AFFINITY_V6);
-        // Notes are found by a keyed hash: with another key they are not.
-        let mut node = self.array::<[u64; 2]>(names::MAP_NODE);
-        let [seed, clock] = node.get(&0, 0).expect("there");
-        node.set(0, [seed.wrapping_add(0x9e37_79b9_7f4a_7c15), clock], 0)
-            .expect("there");
+        self.forget_notes::<V4>(names::MAP_RECENT_V4);
+        self.forget_notes::<V6>(names::MAP_RECENT_V6);
+    }
+
+    /// Empties a table of notes, through memory: a call an entry would take long.
+    fn forget_notes<A: Address>(&self, name: &str) {
+        let Some(Map::Array(data)) = self.ebpf.map(name) else {
+            panic!("{name} is an array");
+        };
+        let length = size_of::<RecentSet<A>>() * A::RECENT_SETS as usize;
+        let fd = data.fd().as_fd().as_raw_fd();
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh mapping of this length, which the table has; zeros are a valid value of
+        // it, no program runs meanwhile, and nobody keeps the pointer.
+        unsafe {
+            let base = libc::mmap(ptr::null_mut(), length, rights, libc::MAP_SHARED, fd, 0);
+            assert_ne!(base, libc::MAP_FAILED, "mapping {name}");
+            ptr::write_bytes(base.cast::<u8>(), 0, length);
+            libc::munmap(base, length);
+        }
     }
 
     fn forget_clients<K: Plain + Copy>(&mut self, name: &str) {
