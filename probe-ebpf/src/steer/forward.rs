@@ -9,8 +9,8 @@ use crate::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_FREE, Endpoint, EventKind, FLOW_ESTABLISHED,
         FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN,
-        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Reason, RecentState,
-        SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
+        SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
         Segment,
@@ -96,45 +96,27 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Asks about the flow's note at the endpoint that was selected before, and answers with
-/// that one; [`NO_ENDPOINT`] if there was none, or it does not matter any more, or the answer
-/// is no. To ask for a connection that `opens` is to give the note up.
+/// Asks about the flow's note at the endpoint that was selected before, which it leaves in
+/// [`Work::previous`]; false if there was none, or it does not matter any more.
 #[inline(always)]
 fn at_previous<A: Family, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     way: &Way<'_>,
-    opens: bool,
-) -> u32 {
+    ask: impl Fn(&Work<A>) -> bool,
+) -> bool {
     if !way.follows() || way.alone {
-        return NO_ENDPOINT;
+        return false;
     }
-    ask_previous(tables, work, way.selection, way.target, opens)
-}
-
-/// [`at_previous`]. A function of its own, for the stack's sake.
-#[inline(never)]
-fn ask_previous<A: Family, T: Tables<A>>(
-    tables: &T,
-    work: &mut Work<A>,
-    selection: &Selection,
-    target: u32,
-    opens: bool,
-) -> u32 {
-    let previous = spread::before(tables, work, selection);
-    if previous == target {
-        return NO_ENDPOINT;
+    work.previous = spread::before(tables, work, way.selection);
+    if work.previous == way.target {
+        return false;
     }
-    let port_be = work.key.client_port_be;
-    let answer = flow::aim(tables, work, port_be, previous)
-        && if opens {
-            recent::give_up(tables, work)
-        } else {
-            recent::ended(tables, work)
-        };
+    let (port_be, previous) = (work.key.client_port_be, work.previous);
+    let answer = flow::aim(tables, work, port_be, previous) && ask(work);
     // It was there a moment ago.
-    flow::aim(tables, work, port_be, target);
-    if answer { previous } else { NO_ENDPOINT }
+    flow::aim(tables, work, port_be, way.target);
+    answer
 }
 
 /// Down, or no longer there?
@@ -464,17 +446,16 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     }
     // More of a flow that was reset a moment ago may have been on its way, and the last
     // acknowledgment of one that was closed.
-    if !begins(&work.segment) {
-        let previous = at_previous(tables, work, way, false);
-        if previous != NO_ENDPOINT {
-            if way.loses(tables, previous) {
-                refused(work, Reason::EndpointDown);
-            } else {
-                flow::aim(tables, work, own_port_be, previous);
-                there(work, previous);
-            }
+    if !begins(&work.segment) && at_previous(tables, work, way, |work| recent::ended(tables, work))
+    {
+        let previous = work.previous;
+        if way.loses(tables, previous) {
+            refused(work, Reason::EndpointDown);
             return false;
         }
+        flow::aim(tables, work, own_port_be, previous);
+        there(work, previous);
+        return false;
     }
     let relays = work.forward == FORWARD_FULL_NAT;
     if relays && !way.own() && !begins(&work.segment) {
@@ -510,7 +491,7 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
         way.selection.side.set(stamp(tables));
     }
     // What the endpoint before says about its port from now on is not the client's.
-    at_previous(tables, work, way, true);
+    at_previous(tables, work, way, |work| recent::give_up(tables, work));
     let looks = !way.main() || way.selection.side.get() != 0;
     if looks && flow::taken(tables, work) {
         return false;

@@ -98,6 +98,8 @@ pub struct Work<A: Address> {
     /// What was decided.
     pub ruling: Ruling<A>,
     listener: Listener,
+    /// Where the flow would have gone before the last switch.
+    previous: u32,
     /// What the client's segments are known by.
     key: FlowKey<A>,
     /// What the endpoint's segments are known by.

@@ -94,6 +94,11 @@ const MISTAKES: &[Mistake] = &[
         parts: &["tier", "2"],
     },
     Mistake {
+        what: "a weight out of range",
+        make: |config| config["services"][0]["endpoints"][1]["weight"] = json!(257),
+        parts: &["weight", "257"],
+    },
+    Mistake {
         what: "invalid regex",
         make: |config| {
             config["services"][0]["check"]["http"]["expect"]["body"] = json!({"regex": "ver(sion"});

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
+    mem::offset_of,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
     thread,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, Map, MapData};
 use lab::{
     Agent, Lab, Namespace, Server, Way, agent,
     client::{Load, Long, Plan, Sample},
@@ -19,6 +21,11 @@ use lab::{
     topology::{VIP_V4, VIP_V6},
     until,
 };
+use probe_ebpf::{
+    abi::{ABI_VERSION, Action, Decision, Selection},
+    names,
+};
+use probe_user::config::DEFAULT_BPFFS;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -246,6 +253,26 @@ fn shares_of_outside_clients() {
     privileged(|| shares_and_moves(Way::Uplink, "auto"));
 }
 
+/// Action, tier and target of the service's decision, and how often it has moved.
+fn decided(node: &Namespace) -> Result<(u8, u8, u32, u64)> {
+    const WORDS: usize = size_of::<Selection>() / 8;
+    let path = format!(
+        "{DEFAULT_BPFFS}/{}/v{ABI_VERSION}/{}/{}",
+        names::PIN_ROOT,
+        names::PIN_MAPS,
+        names::MAP_SELECTIONS
+    );
+    node.run(|| {
+        let map = Map::Array(MapData::from_pin(path)?);
+        let slots: Array<_, [u64; WORDS]> = map.try_into()?;
+        // The first service of all has the first id.
+        let slot = slots.get(&0, 0)?;
+        let decision = Decision::unpack(slot[offset_of!(Selection, decision) / 8]);
+        let epoch = slot[offset_of!(Selection, epoch) / 8];
+        Ok((decision.action as u8, decision.tier, decision.target, epoch))
+    })
+}
+
 /// The agent ends and comes back: the ring stays, and with it where everybody goes.
 #[test]
 fn a_restart_takes_the_ring_over() {
@@ -254,6 +281,8 @@ fn a_restart_takes_the_ring_over() {
         let longs = tiers.longs(VIP_V4)?;
         tiers.kill("m2")?;
         tiers.wait_serving(&["master", "m3"])?;
+        let before = decided(&tiers.lab.node)?;
+        ensure!(before.0 == Action::Spread as u8, "{before:?}");
         let load = Load::start(&tiers.lab.client, Plan::steady(VIP_V4));
         for gently in [true, false] {
             if gently {
@@ -271,6 +300,9 @@ fn a_restart_takes_the_ring_over() {
                 "{selection}"
             );
             load.run_for(30)?;
+            // Not even rewritten: the very ring that stood there.
+            let after = decided(&tiers.lab.node)?;
+            ensure!(after == before, "{before:?} became {after:?}");
         }
         none_failed(&load.stop()?)?;
         let (lost, kept) = of(longs, "m2");
