@@ -34,6 +34,12 @@ pub const MAP_LISTENERS_V4: &str = "LISTENERS_V4";
 pub const MAP_LISTENERS_V6: &str = "LISTENERS_V6";
 /// Array by service id of [`crate::abi::Selection`]; user space maps it and stores one word.
 pub const MAP_SELECTIONS: &str = "SELECTIONS";
+/// Array of [`crate::abi::Ring`]; user space maps it.
+pub const MAP_RINGS: &str = "RINGS";
+/// LRU hash: [`crate::abi::AffinityKey<V4>`](crate::abi::AffinityKey) to [`crate::abi::Affinity`].
+pub const MAP_AFFINITY_V4: &str = "AFFINITY_V4";
+/// LRU hash of clients that keep their endpoint, IPv6.
+pub const MAP_AFFINITY_V6: &str = "AFFINITY_V6";
 /// Array by endpoint id of [`crate::abi::Endpoint`].
 pub const MAP_ENDPOINTS: &str = "ENDPOINTS";
 /// Array by service id of [`crate::abi::Name`]; an empty name marks a free id.
@@ -79,10 +85,13 @@ pub const PIN_MAPS: &str = "maps";
 pub const PIN_LINKS: &str = "links";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 19] = [
+pub const PINNED_MAPS: [&str; 22] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SELECTIONS,
+    MAP_RINGS,
+    MAP_AFFINITY_V4,
+    MAP_AFFINITY_V6,
     MAP_ENDPOINTS,
     MAP_SERVICE_NAMES,
     MAP_ENDPOINT_NAMES,

@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::net::if_::if_nametoindex;
+use nix::{
+    net::if_::if_nametoindex,
+    sys::resource::{RLIM_INFINITY, Resource, setrlimit},
+};
 
 use crate::Namespace;
 
@@ -341,6 +344,9 @@ impl Attributes {
 
     /// A command that answers with a descriptor.
     fn descriptor(mut self, command: u32) -> io::Result<OwnedFd> {
+        // Before Linux 5.11 maps and programs count as locked memory of the user, the agent's
+        // with them. Where it is refused, the call below tells.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let raw = self.call(command)?;
         // SAFETY: the descriptor was just made and nobody else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(raw) })

@@ -125,6 +125,24 @@ impl Lab {
         }
     }
 
+    /// One more endpoint's host, with `net`'s addresses: not steered by itself, or a pod
+    /// among pods, as master and backup are.
+    pub fn endpoint(&self, name: &str, net: u8) -> Result<Arc<Namespace>> {
+        let host = Namespace::new(name)?;
+        host.sysctl(&[("ipv4/ip_early_demux", "0")])?;
+        let link = match self.way {
+            Way::Edge | Way::Uplink => format!("ep-{name}"),
+            Way::EdgeAmongPods => format!("veth-{name}"),
+        };
+        self.join(&host, &link, net)?;
+        Ok(host)
+    }
+
+    /// The addresses of a host that was joined as `net`, with the endpoints' port.
+    pub fn addresses(net: u8) -> [SocketAddr; 2] {
+        [v4([10, net, 0, 2]), v6(u16::from(net), 2)]
+    }
+
     /// A path for a file of this lab; it vanishes with the lab.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

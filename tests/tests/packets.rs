@@ -7,7 +7,9 @@ mod packets_support;
 
 use etherparse::{IpNumber, TcpOptionElement};
 use packets_support::*;
-use probe_ebpf::abi::{Action, Decision, ENDPOINT_DOWN, ENDPOINT_UP, KEEP_FLOWS_OF_DOWN, Reason};
+use probe_ebpf::abi::{
+    Action, Decision, ENDPOINT_DOWN, ENDPOINT_UP, KEEP_FLOWS_OF_DOWN, MAX_RINGS, Reason,
+};
 
 /// Runs every program that sees what clients send over the same packet.
 fn forward_all(lab: &mut Programs, packet: &[u8], wanted: Expect) {
@@ -520,8 +522,12 @@ fn flows_of_a_down_endpoint_are_reset_or_kept() {
                 &data.bytes(),
                 Expect::changed(&data.clone().at_master().bytes()),
             );
+            lab.decide(steer(MASTER));
             lab.decide(steer(BACKUP));
-            lab.expect(program, &data.bytes(), Expect::reset(&data));
+            // The whole burst, not only what still finds the flow.
+            for _ in 0..3 {
+                lab.expect(program, &data.bytes(), Expect::reset(&data));
+            }
             lab.expect(
                 program,
                 &syn.bytes(),
@@ -615,6 +621,179 @@ fn a_direct_connection_and_a_steered_one_keep_apart() {
                         Expect::changed(&sent.answered().bytes()),
                     );
                 }
+            }
+        }
+    }
+}
+
+/// The last of all.
+const RING: u32 = MAX_RINGS - 1;
+
+#[test]
+fn a_ring_says_where_each_connection_goes() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.follow_udp(VIP_PORT);
+    for family in Family::BOTH {
+        for port in [CLIENT_PORT, 1024, u16::MAX] {
+            let mine = place_of(family, port);
+            for udp in [false, true] {
+                let mut packet = client(family, VIP_PORT).port(port).syn();
+                if udp {
+                    packet = packet.udp();
+                }
+                for program in Program::FORWARD {
+                    println!("{family:?}, port {port}, udp {udp}, {program:?}");
+                    lab.forget_flows();
+                    lab.fill(RING, |place| if place == mine { BACKUP } else { MASTER });
+                    lab.decide(spread(RING));
+                    let there = packet.clone().at_backup();
+                    // Also when it is repeated.
+                    for _ in 0..2 {
+                        lab.expect(program, &packet.bytes(), Expect::changed(&there.bytes()));
+                    }
+                    lab.expect(
+                        Program::Reverse,
+                        &there.answered().bytes(),
+                        Expect::changed(&packet.answered().bytes()),
+                    );
+                    assert_eq!(lab.flows(family), (1, 1));
+                    let other = packet.clone().port(port ^ 1);
+                    lab.expect(
+                        program,
+                        &other.bytes(),
+                        Expect::changed(&other.clone().at_master().bytes()),
+                    );
+                    // Another ring: who is answered stays.
+                    lab.fill(0, |_| MASTER);
+                    lab.decide(spread(0));
+                    let data = if udp {
+                        packet.clone()
+                    } else {
+                        packet.ack(b"more")
+                    };
+                    lab.expect(
+                        program,
+                        &data.bytes(),
+                        Expect::changed(&data.clone().at_backup().bytes()),
+                    );
+                    if !udp {
+                        lab.mark(BACKUP, ENDPOINT_DOWN);
+                        // The whole burst, not only what still finds the flow.
+                        for _ in 0..3 {
+                            lab.expect(program, &data.bytes(), Expect::reset(&data));
+                        }
+                        lab.mark(BACKUP, ENDPOINT_UP);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ring_of_nobody_steers_nothing() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    for id in [u32::from(u16::MAX), 0] {
+        lab.fill(RING, |_| id);
+        for ring in [RING, MAX_RINGS] {
+            lab.decide(spread(ring));
+            for family in Family::BOTH {
+                let packet = client(family, VIP_PORT).syn().bytes();
+                forward_all(&mut lab, &packet, Expect::passed(&packet));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_about_an_unanswered_syn_finds_the_ring() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.fill(RING, |place| if place % 2 == 0 { BACKUP } else { MASTER });
+    lab.decide(spread(RING));
+    for family in Family::BOTH {
+        for port in 50_000..50_010 {
+            let sent = client(family, VIP_PORT).port(port).syn();
+            let seen = if place_of(family, port).is_multiple_of(2) {
+                sent.clone().at_backup()
+            } else {
+                sent.clone().at_master()
+            };
+            for program in Program::FORWARD {
+                lab.forget_flows();
+                lab.run(program, &sent.bytes());
+                let (_, out) = lab.run(program, &sent.answered().too_big_by_router(8));
+                let wanted = seen.answered().too_big_by_router(8);
+                assert_eq!(
+                    hex(&without_quoted_checksum(&sent, &out)),
+                    hex(&without_quoted_checksum(&sent, &wanted))
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn clients_keep_their_endpoint() {
+    const LIFE: u32 = 100;
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.follow_udp(VIP_PORT);
+    lab.fill(1, |_| MASTER);
+    lab.fill(2, |_| BACKUP);
+    lab.decide(spread(1));
+    lab.keep_clients(LIFE);
+    for family in Family::BOTH {
+        for program in Program::FORWARD {
+            for udp in [false, true] {
+                println!("{family:?}, {program:?}, udp {udp}");
+                lab.forget_flows();
+                lab.decide(spread(1));
+                let first = client(family, VIP_PORT).syn();
+                let first = if udp { first.udp() } else { first };
+                lab.run(program, &first.bytes());
+                assert_eq!(
+                    lab.clients(family),
+                    usize::from(udp),
+                    "a SYN alone is nobody"
+                );
+                lab.answer(&first);
+                assert_eq!(lab.clients(family), 1);
+                lab.decide(spread(2));
+                let mut port = CLIENT_PORT;
+                let mut goes = |lab: &mut Programs, backup: bool| {
+                    port += 1;
+                    let next = client(family, VIP_PORT).port(port).syn();
+                    let there = if backup {
+                        next.clone().at_backup()
+                    } else {
+                        next.clone().at_master()
+                    };
+                    lab.expect(program, &next.bytes(), Expect::changed(&there.bytes()));
+                };
+                lab.later(LIFE);
+                goes(&mut lab, false);
+                // Its endpoint is down for a while.
+                lab.mark(MASTER, ENDPOINT_DOWN);
+                goes(&mut lab, true);
+                lab.mark(MASTER, ENDPOINT_UP);
+                goes(&mut lab, false);
+                // The whole tier moved, and came back.
+                lab.decide(Decision {
+                    tier: 1,
+                    ..spread(2)
+                });
+                goes(&mut lab, true);
+                lab.decide(spread(2));
+                goes(&mut lab, false);
+                lab.later(1);
+                goes(&mut lab, true);
             }
         }
     }

@@ -11,6 +11,7 @@ mod flow;
 mod report;
 mod service;
 mod shared;
+mod spread;
 
 pub use address::{Address, V4, V6};
 pub use flow::{
@@ -26,12 +27,15 @@ pub use service::{
     FAMILY_V4, FAMILY_V6, FIRST_SOURCE_PORT, FORWARD_FULL_NAT, FORWARD_NAT, KEEP_FLOWS_OF_DOWN,
     LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
     ListenerKey, MAX_POOLS, NO_ENDPOINT, Name, Node, PORT_FREE, PORT_RESTING, PORT_USED,
-    PORTS_A_LINE, PortLine, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
+    PORTS_A_LINE, PREVIOUS_RING, PortLine, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
 };
 pub use shared::{Shared, Word};
+pub use spread::{
+    Affinity, AffinityKey, MAX_AFFINITIES, MAX_RINGS, MAX_TIER, NO_TIER, RING_SIZE, Ring, place,
+};
 
 /// Version of every layout in this module and of the pins that hold them.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Most services that one node steers.
 pub const MAX_SERVICES: u32 = 4096;
@@ -90,6 +94,10 @@ plain! {
     FragmentKey<V6> = 40;
     FragmentTrack<V4> = 12;
     FragmentTrack<V6> = 24;
+    Ring = 4080;
+    AffinityKey<V4> = 8;
+    AffinityKey<V6> = 20;
+    Affinity = 8;
     EndpointCounters = 48;
     Event = 48;
     EventGate = 16;
@@ -102,7 +110,7 @@ mod tests {
 
     #[test]
     fn decision_round_trips() {
-        for action in [Action::Pass, Action::Steer, Action::Refuse] {
+        for action in [Action::Pass, Action::Steer, Action::Refuse, Action::Spread] {
             let decision = Decision {
                 action,
                 flags: 0xa5,
@@ -132,6 +140,7 @@ mod tests {
     #[test]
     fn offsets_are_what_this_version_pins() {
         assert_eq!(offset_of!(Selection, decision), 0);
+        assert_eq!(offset_of!(Selection, affinity), 28);
         assert_eq!(offset_of!(Endpoint, v4_be), 16);
         assert_eq!(offset_of!(Endpoint, port_be), 20);
         assert_eq!(offset_of!(Endpoint, state), 28);
@@ -141,6 +150,45 @@ mod tests {
         assert_eq!(offset_of!(ReverseFlow<V4>, vip_be), 24);
         assert_eq!(offset_of!(ReverseFlow<V6>, vip_be), 36);
         assert_eq!(offset_of!(Event, client), 24);
+    }
+
+    #[test]
+    fn places_are_even_over_clients_and_their_ports() {
+        // As clients come: neighbours with ports in a row, and one that uses up its ports.
+        let many = (0..512u32).flat_map(|host| (0..512u16).map(move |port| (host, port)));
+        let one = (0..=u16::MAX).map(|port| (7, port));
+        for (clients, count) in [
+            (many.collect::<std::vec::Vec<_>>(), 1 << 18),
+            (one.collect(), 1 << 16),
+        ] {
+            let mut eighths = [0u32; 8];
+            for (host, port) in clients {
+                let client = V4::from_bytes((0x0a00_0000 + host).to_be_bytes());
+                let here = place(client, (32_768 + port as u32) as u16);
+                assert!(here < RING_SIZE);
+                eighths[here * 8 / RING_SIZE] += 1;
+            }
+            for share in eighths {
+                let even = count / 8;
+                assert!(share.abs_diff(even) < even / 20, "{share} of {even}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_place_is_the_same_on_every_node() {
+        // Reckoned by other means. Another hash would send clients elsewhere wherever both versions run.
+        let v4 = V4::from_bytes([10, 0, 1, 2]);
+        let v6 = V6::from_bytes(*b"0123456789abcdef");
+        assert_eq!(
+            [
+                place(v4, 0),
+                place(v4, 40_000u16.to_be()),
+                place(v6, 0),
+                place(v6, 40_000u16.to_be())
+            ],
+            [234, 642, 326, 1958]
+        );
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub enum Action {
     Steer = 1,
     /// Answer with a RST: no endpoint is fit and the service says so.
     Refuse = 2,
+    /// Steer to one of several endpoints, as the [`super::Ring`] of number
+    /// [`Decision::target`] says.
+    Spread = 3,
 }
 
 /// Bit of [`Decision::flags`]: flows of an endpoint that is down keep going to
@@ -113,6 +116,7 @@ impl Decision {
             action: match (word >> 32) as u8 {
                 1 => Action::Steer,
                 2 => Action::Refuse,
+                3 => Action::Spread,
                 _ => Action::Pass,
             },
             flags: (word >> 40) as u8,
@@ -124,6 +128,8 @@ impl Decision {
 
 /// [`Selection::previous`] of a service that never switched.
 pub const NO_ENDPOINT: u32 = u32::MAX;
+/// Bit of [`Selection::previous`]: the rest is the number of a [`super::Ring`].
+pub const PREVIOUS_RING: u32 = 1 << 31;
 
 /// One service's slot, a cache line of its own.
 #[repr(C)]
@@ -138,11 +144,13 @@ pub struct Selection {
     /// Not zero if a flow with one of the service's endpoints may have come by a side
     /// way, see [`LISTENER_MAIN`]. Set and cleared like `exceptions`.
     pub side: Shared<u64>,
-    /// The endpoint selected before this one, or [`NO_ENDPOINT`]: its unanswered SYNs
-    /// are given up when they are repeated.
+    /// The endpoint selected before this one, or a ring and [`PREVIOUS_RING`], or
+    /// [`NO_ENDPOINT`]: its unanswered SYNs are given up when they are repeated. Such a ring
+    /// may be written for the next change; who looks meanwhile finds no note, or its own.
     pub previous: Shared<u32>,
-    /// Zero.
-    pub pad: u32,
+    /// While endpoints share the new connections: for how long a client's stay with one,
+    /// counted from its last, in the unit of [`Node::clock`]; zero for not at all.
+    pub affinity: Shared<u32>,
     /// Counts the switches of this service. A cluster-wide decision will compare it.
     pub epoch: Shared<u64>,
     /// CLOCK_BOOTTIME after which the decision lapses; zero for never. Reserved: no
@@ -258,7 +266,8 @@ pub struct Endpoint {
     pub port_be: u16,
     /// [`FAMILY_V4`] and [`FAMILY_V6`] bits.
     pub families: u8,
-    /// 0 is the master's tier, 1 and up are backups.
+    /// 0 is the master's tier, 1 and up are backups. [`super::NO_TIER`] if it takes no new
+    /// connections.
     pub tier: u8,
     /// The service it belongs to.
     pub service: u32,

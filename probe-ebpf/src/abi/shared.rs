@@ -17,6 +17,7 @@ unsafe impl<T: Word> Sync for Shared<T> {}
 /// What [`Shared`] may hold: types the machine loads and stores in one go.
 pub trait Word: Copy {}
 impl Word for u8 {}
+impl Word for u16 {}
 impl Word for u32 {}
 impl Word for u64 {}
 

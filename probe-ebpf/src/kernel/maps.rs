@@ -8,10 +8,11 @@ use aya_ebpf::{
 };
 use probe_ebpf::{
     abi::{
-        Address, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint, EndpointCounters, Event,
-        EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL,
-        Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS,
-        MAX_SERVICES, Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Selection, V4, V6,
+        Address, Affinity, AffinityKey, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint,
+        EndpointCounters, Event, EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey,
+        FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_AFFINITIES, MAX_ENDPOINTS,
+        MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SERVICES, Name, Node,
+        PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -31,6 +32,15 @@ static LISTENERS_V6: HashMap<ListenerKey<V6>, Listener> =
 /// The agent maps this into its memory and stores a decision with one instruction.
 #[map]
 static SELECTIONS: Array<Selection> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+/// The agent maps these too: thousands of ids in one go, and no call of the kernel.
+#[map]
+static RINGS: Array<Ring> = Array::with_max_entries(MAX_RINGS, BPF_F_MMAPABLE);
+#[map]
+static AFFINITY_V4: LruHashMap<AffinityKey<V4>, Affinity> =
+    LruHashMap::with_max_entries(MAX_AFFINITIES, 0);
+#[map]
+static AFFINITY_V6: LruHashMap<AffinityKey<V6>, Affinity> =
+    LruHashMap::with_max_entries(MAX_AFFINITIES, 0);
 #[map]
 static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(MAX_ENDPOINTS, 0);
 /// Names are for the agent; no program reads them.
@@ -163,6 +173,7 @@ trait FamilyMaps: Address {
     const WORK: &'static PerCpuArray<Work<Self>>;
     fn source(node: &Node) -> &Self::Cells;
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>>;
+    const AFFINITY: &'static LruHashMap<AffinityKey<Self>, Affinity>;
 }
 
 impl FamilyMaps for V4 {
@@ -177,6 +188,7 @@ impl FamilyMaps for V4 {
         &node.source_v4
     }
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V4;
+    const AFFINITY: &'static LruHashMap<AffinityKey<Self>, Affinity> = &AFFINITY_V4;
 }
 
 impl FamilyMaps for V6 {
@@ -191,6 +203,7 @@ impl FamilyMaps for V6 {
         &node.source_v6
     }
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>> = &FRAGMENTS_V6;
+    const AFFINITY: &'static LruHashMap<AffinityKey<Self>, Affinity> = &AFFINITY_V6;
 }
 
 #[inline(always)]
@@ -314,6 +327,23 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     fn put_fragment(&self, key: &FragmentKey<A>, track: &FragmentTrack<A>) {
         // An LRU map makes place; if even that fails the others pass, counted.
         let _ = A::FRAGMENTS.insert(key, track, ANY);
+    }
+
+    #[inline(always)]
+    fn ring(&self, number: u32) -> Option<&Ring> {
+        RINGS.get(number)
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity> {
+        // SAFETY: as in `forward`.
+        A::AFFINITY.get_ptr(key).map(|value| unsafe { &*value })
+    }
+
+    #[inline(always)]
+    fn put_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) {
+        // An LRU map makes place; if even that fails the client goes where the ring says.
+        let _ = A::AFFINITY.insert(key, affinity, ANY);
     }
 
     #[inline(always)]

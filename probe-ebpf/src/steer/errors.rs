@@ -5,12 +5,9 @@
 //! quotes what it saw, the translated packet, and its sender looks for a connection
 //! that it does not have (RFC 5508 section 4 asks NATs for this translation).
 
-use super::{Fate, Tables, Work, flow, recent};
+use super::{Fate, Tables, Work, flow, recent, spread};
 use crate::{
-    abi::{
-        Action, Decision, FlowKey, LISTENER_SELECTION, Listener, ListenerKey, Reason, Recent,
-        Selection,
-    },
+    abi::{FlowKey, LISTENER_SELECTION, ListenerKey, Reason, Recent},
     packet::rewrite::{Family, Translation},
 };
 
@@ -56,22 +53,17 @@ fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
     };
     if let Some(listener) = tables.listener(&at)
         && let Some(selection) = tables.selection(listener.service)
-        && let Some(target) = target(&listener, selection)
     {
+        work.listener = listener;
+        let target = if listener.kind == LISTENER_SELECTION {
+            spread::target(tables, work, selection)
+        } else {
+            listener.endpoint
+        };
         let port_be = work.key.client_port_be;
         return flow::aim(tables, work, port_be, target) && recent::own(tables, work).is_some();
     }
     false
-}
-
-/// The endpoint of a listener's new flows, if there is one.
-#[inline(always)]
-fn target(listener: &Listener, selection: &Selection) -> Option<u32> {
-    if listener.kind != LISTENER_SELECTION {
-        return Some(listener.endpoint);
-    }
-    let decision = Decision::unpack(selection.decision.get());
-    (decision.action == Action::Steer).then_some(decision.target)
 }
 
 /// An error on its way to a client, about what the client sent: the quotation's

@@ -3,7 +3,7 @@
 use super::{
     Fate, Ruling, Tables, Work,
     flow::{self, Entered},
-    recent, reverse,
+    recent, reverse, spread,
 };
 use crate::{
     abi::{
@@ -25,6 +25,7 @@ struct Way<'a> {
     selection: &'a Selection,
     decision: Decision,
     action: Action,
+    /// Where new flows go; of [`Action::Spread`], what [`Way::now`] says.
     target: u32,
     /// Segments in mid-connection need no entry.
     alone: bool,
@@ -67,6 +68,16 @@ impl<'a> Way<'a> {
         self.listener.flags & LISTENER_MAIN != 0
     }
 
+    /// The endpoint that a flow of [`Work::key`] goes to if it begins now.
+    #[inline(always)]
+    fn now<A: Family, T: Tables<A>>(&self, tables: &T, work: &Work<A>) -> u32 {
+        if self.action == Action::Spread {
+            spread::target(tables, work, self.selection)
+        } else {
+            self.target
+        }
+    }
+
     /// Do flows go on to their endpoint that is down?
     #[inline(always)]
     fn keeps(&self, endpoint: &Endpoint) -> bool {
@@ -80,30 +91,33 @@ impl<'a> Way<'a> {
         tables.endpoint(id).is_none_or(lost)
     }
 
-    /// Asks about the flow's note at the endpoint that was selected before; false if there
-    /// was none, or it does not matter any more.
-    #[inline(always)]
-    fn at_previous<A: Family, T: Tables<A>>(
-        &self,
-        tables: &T,
-        work: &mut Work<A>,
-        ask: impl Fn(&Work<A>) -> bool,
-    ) -> bool {
-        let previous = self.selection.previous.get();
-        if !self.follows() || self.alone || previous == self.target {
-            return false;
-        }
-        let port_be = work.key.client_port_be;
-        let answer = flow::aim(tables, work, port_be, previous) && ask(work);
-        // It was there a moment ago.
-        flow::aim(tables, work, port_be, self.target);
-        answer
-    }
-
     #[inline(always)]
     fn side_bit(&self) -> u32 {
         if self.main() { 0 } else { FLOW_SIDE }
     }
+}
+
+/// Asks about the flow's note at the endpoint that was selected before, which it leaves in
+/// [`Work::previous`]; false if there was none, or it does not matter any more.
+#[inline(always)]
+fn at_previous<A: Family, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    way: &Way<'_>,
+    ask: impl Fn(&Work<A>) -> bool,
+) -> bool {
+    if !way.follows() || way.alone {
+        return false;
+    }
+    work.previous = spread::before(tables, work, way.selection);
+    if work.previous == way.target {
+        return false;
+    }
+    let (port_be, previous) = (work.key.client_port_be, work.previous);
+    let answer = flow::aim(tables, work, port_be, previous) && ask(work);
+    // It was there a moment ago.
+    flow::aim(tables, work, port_be, way.target);
+    answer
 }
 
 /// Down, drained, or no longer there?
@@ -257,8 +271,7 @@ fn by_entry<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> Outlook 
         let keep = way.keeps(endpoint);
         let anew = begins(&work.segment);
         let stays = if anew {
-            let same_target = way.action == Action::Steer && id == way.target;
-            reopens_nothing(flow, same_target, lost)
+            reopens_nothing(flow, lost, || way.now(tables, work) == id)
         } else {
             !lost || keep || work.segment.flags & RST != 0
         };
@@ -346,12 +359,12 @@ fn straight<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, target: u
 /// an unanswered one and the selection is still the same; or if the connection is
 /// alive, so that the endpoint can challenge it (RFC 9293 section 3.10.7.4).
 #[inline(always)]
-fn reopens_nothing(flow: &ForwardFlow, same_target: bool, lost: bool) -> bool {
+fn reopens_nothing(flow: &ForwardFlow, lost: bool, same_target: impl Fn() -> bool) -> bool {
     let state = flow.state.get();
     if state & FLOW_ENDED != 0 {
         false
     } else if state & FLOW_ESTABLISHED == 0 {
-        same_target
+        same_target()
     } else {
         !lost && state & FLOW_FIN == 0
     }
@@ -398,10 +411,12 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     work: &mut Work<A>,
     selection: &Selection,
 ) -> bool {
-    let way = &Way::of(work.listener, selection, work.segment.protocol);
+    let mut way = Way::of(work.listener, selection, work.segment.protocol);
+    way.target = way.now(tables, work);
+    let way = &way;
     let resets = work.segment.flags & RST != 0;
     match way.action {
-        Action::Steer => {}
+        Action::Steer | Action::Spread => {}
         _ if resets => {
             work.pass(Reason::StrayReset);
             return false;
@@ -443,14 +458,15 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     }
     // More of a flow that was reset a moment ago may have been on its way, and the last
     // acknowledgment of one that was closed.
-    if !begins(&work.segment) && way.at_previous(tables, work, |work| recent::ended(tables, work)) {
-        let previous = way.selection.previous.get();
+    if !begins(&work.segment) && at_previous(tables, work, way, |work| recent::ended(tables, work))
+    {
+        let previous = work.previous;
         if way.loses(tables, previous) {
             refused(work, Reason::EndpointDown);
-        } else {
-            flow::aim(tables, work, own_port_be, previous);
-            there(work, previous);
+            return false;
         }
+        flow::aim(tables, work, own_port_be, previous);
+        there(work, previous);
         return false;
     }
     let relays = work.forward == FORWARD_FULL_NAT;
@@ -505,7 +521,7 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
         way.selection.side.set(flow::stamp(tables));
     }
     // What the endpoint before says about its port from now on is not the client's.
-    way.at_previous(tables, work, |work| recent::give_up(tables, work));
+    at_previous(tables, work, way, |work| recent::give_up(tables, work));
     let looks = !way.main() || way.selection.side.get() != 0;
     if looks && flow::taken(tables, work) {
         return false;
@@ -539,6 +555,9 @@ fn entered<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
             }
             if work.state & FLOW_ESTABLISHED != 0 && !own {
                 tables.count(Reason::Adopted);
+            }
+            if work.listener.kind == LISTENER_SELECTION {
+                spread::keep(tables, work, id);
             }
         }
         // Not ours to refuse.

@@ -36,6 +36,7 @@ mod fragments;
 mod recent;
 mod relay;
 mod reverse;
+mod spread;
 mod tables;
 
 pub use errors::{forward as forward_error, reverse as reverse_error};
@@ -98,6 +99,8 @@ pub struct Work<A: Address> {
     /// What was decided.
     pub ruling: Ruling<A>,
     listener: Listener,
+    /// Where the flow would have gone before the last switch.
+    previous: u32,
     /// What the client's segments are known by.
     key: FlowKey<A>,
     /// What the endpoint's segments are known by.

@@ -1,7 +1,7 @@
 //! What is sent on from here instead of being left to the kernel's forwarding, which
 //! refuses packets that come in with an address of the node's own.
 
-use super::{Tables, Work, flow, forward, reverse};
+use super::{Tables, Work, flow, forward, reverse, spread};
 use crate::{
     abi::{Action, Decision, FORWARD_FULL_NAT, LISTENER_OWN, LISTENER_SELECTION, ListenerKey},
     packet::rewrite::Family,
@@ -35,6 +35,8 @@ pub fn concerns<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool
         listener.endpoint
     } else if decision.action == Action::Steer {
         decision.target
+    } else if decision.action == Action::Spread {
+        spread::target(tables, work, selection)
     } else {
         return false;
     };

@@ -1,6 +1,6 @@
 //! What endpoints send.
 
-use super::{Fate, Ruling, Tables, Work, flow, recent};
+use super::{Fate, Ruling, Tables, Work, flow, recent, spread};
 use crate::{
     abi::{
         EventKind, FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey,
@@ -229,6 +229,8 @@ fn live<A: Family, T: Tables<A>>(
     let confirmed = if flags & SYN != 0 { 0 } else { FLOW_CONFIRMED };
     if flow::enter(tables, work, id, FLOW_ESTABLISHED | confirmed | side).is_err() {
         no_room(tables, work, service, id);
+    } else {
+        spread::keep(tables, work, id);
     }
     true
 }

@@ -2,8 +2,9 @@
 
 use super::Work;
 use crate::abi::{
-    Address, Endpoint, EventKind, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, Listener,
-    ListenerKey, PortLine, Reason, RecentSet, ReverseFlow, Selection,
+    Address, Affinity, AffinityKey, Endpoint, EventKind, FlowKey, ForwardFlow, FragmentKey,
+    FragmentTrack, Listener, ListenerKey, PortLine, Reason, RecentSet, ReverseFlow, Ring,
+    Selection,
 };
 
 /// Why a flow could not be written.
@@ -76,6 +77,13 @@ pub trait Tables<A: Address> {
     /// Remembers what became of a first fragment. May fail silently: its others are
     /// then passed.
     fn put_fragment(&self, key: &FragmentKey<A>, track: &FragmentTrack<A>);
+
+    /// The ring of this number. `None` only if the number is out of range.
+    fn ring(&self, number: u32) -> Option<&Ring>;
+    /// The endpoint that a client of a service keeps.
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity>;
+    /// Remembers it. May fail silently: the client then goes where the ring says.
+    fn put_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity);
 
     /// Counts something that happens beside a packet's verdict.
     fn count(&self, reason: Reason);

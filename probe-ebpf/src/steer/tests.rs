@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::abi::{
-    Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_UP, Endpoint, EventKind,
-    FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FLOW_ENDED, FLOW_FIN, FORWARD_FULL_NAT, FORWARD_NAT,
-    FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, KEEP_FLOWS_OF_DOWN,
-    LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
-    ListenerKey, NO_ENDPOINT, PORT_RESTING, PORT_USED, PortLine, RecentSet, ReverseFlow,
-    SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Shared, Straight, V4, V6, seen,
+    Action, Address, Affinity, AffinityKey, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_UP,
+    Endpoint, EventKind, FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FLOW_ENDED, FLOW_FIN,
+    FORWARD_FULL_NAT, FORWARD_NAT, FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey, FragmentTrack,
+    KEEP_FLOWS_OF_DOWN, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
+    LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, NO_TIER, PORT_RESTING, PORT_USED,
+    PREVIOUS_RING, PortLine, RING_SIZE, RecentSet, ReverseFlow, Ring, SLOT_ALONE,
+    SLOT_ALONE_DIRECT, Selection, Shared, Straight, V4, V6, seen,
 };
 use crate::packet::parse::{ACK, FIN, RST, SYN, TCP, UDP};
 use proptest::prelude::*;
@@ -35,6 +36,8 @@ struct Host {
     forward: RefCell<HashMap<FlowKey<V4>, &'static ForwardFlow>>,
     reverse: RefCell<HashMap<FlowKey<V4>, &'static ReverseFlow<V4>>>,
     fragments: RefCell<HashMap<FragmentKey<V4>, FragmentTrack<V4>>>,
+    rings: HashMap<u32, Ring>,
+    affinities: RefCell<HashMap<AffinityKey<V4>, &'static Affinity>>,
     recent: Vec<RecentSet<V4>>,
     ports: Vec<PortLine>,
     work: *mut Work<V4>,
@@ -124,6 +127,8 @@ impl Host {
             forward: RefCell::default(),
             reverse: RefCell::default(),
             fragments: RefCell::default(),
+            rings: HashMap::new(),
+            affinities: RefCell::default(),
             recent: std::iter::repeat_with(RecentSet::default)
                 .take(V4::RECENT_SETS as usize)
                 .collect(),
@@ -145,8 +150,15 @@ impl Host {
 
     fn decide(&self, decision: Decision) {
         let before = Decision::unpack(self.selection.decision.get());
-        if before.action == Action::Steer && before.target != decision.target {
-            self.selection.previous.set(before.target);
+        if (before.action, before.target) != (decision.action, decision.target) {
+            match before.action {
+                Action::Steer => self.selection.previous.set(before.target),
+                Action::Spread => {
+                    let ring = before.target | PREVIOUS_RING;
+                    self.selection.previous.set(ring);
+                }
+                Action::Pass | Action::Refuse => {}
+            }
         }
         self.selection.decision.set(decision.pack());
         let straight = Decision::is_alone(decision.pack()).then(|| {
@@ -246,6 +258,16 @@ impl Tables<V4> for Host {
     }
     fn put_fragment(&self, key: &FragmentKey<V4>, track: &FragmentTrack<V4>) {
         self.fragments.borrow_mut().insert(*key, *track);
+    }
+    fn ring(&self, number: u32) -> Option<&Ring> {
+        self.rings.get(&number)
+    }
+    fn affinity(&self, key: &AffinityKey<V4>) -> Option<&Affinity> {
+        self.affinities.borrow().get(key).copied()
+    }
+    fn put_affinity(&self, key: &AffinityKey<V4>, affinity: &Affinity) {
+        let mut map = self.affinities.borrow_mut();
+        map.insert(*key, Box::leak(Box::new(affinity.clone())));
     }
     fn count(&self, reason: Reason) {
         self.counted.borrow_mut().push(reason);
@@ -1270,4 +1292,342 @@ fn full_nat_gives_every_flow_a_port_of_its_own_until_there_is_none() {
         }
     });
     assert!(again.is_some());
+}
+
+const THIRD: u32 = 5;
+const THIRD_ADDR: V4 = V4::from_bytes([10, 0, 4, 2]);
+
+fn spread_over(ring: u32) -> Decision {
+    Decision {
+        action: Action::Spread,
+        flags: SLOT_ALONE_DIRECT,
+        tier: 0,
+        target: ring,
+    }
+}
+
+/// A ring whose places belong to these endpoints in turn.
+fn ring_of(ids: &[u32]) -> Ring {
+    Ring::new(core::array::from_fn(|place| ids[place % ids.len()] as u16))
+}
+
+impl Host {
+    /// Three endpoints share the tier by ring 1.
+    fn shared() -> Self {
+        let mut host = Self::new();
+        let third = endpoint(THIRD_ADDR, 8080, ENDPOINT_UP);
+        host.endpoints.insert(THIRD, third);
+        host.rings.insert(1, ring_of(&[MASTER, BACKUP, THIRD]));
+        host.decide(spread_over(1));
+        host
+    }
+
+    fn keep_clients(&self, units: u32) {
+        self.selection.affinity.set(units);
+    }
+
+    /// The endpoint answers whatever was sent to it.
+    fn answers(&self, sent: &Segment<V4>, flags: u8) -> u32 {
+        let Verdict::Translate(there, id) = forward(self, sent) else {
+            panic!("not steered");
+        };
+        let mut back = segment((there.addr_be, 0), (sent.src_be, 0), flags);
+        back.src_port_be = there.port_be;
+        back.dst_port_be = there.client_port_be;
+        back.protocol = sent.protocol;
+        assert_eq!(goes_to(reverse(self, &back)), id);
+        id
+    }
+
+    fn later(&self, units: u64) {
+        self.now_ns.set(self.now_ns.get() + (units << 30));
+    }
+}
+
+fn from_port(port: u16, flags: u8) -> Segment<V4> {
+    segment((CLIENT, port), (VIP, 80), flags)
+}
+
+fn datagram(port: u16) -> Segment<V4> {
+    Segment {
+        protocol: UDP,
+        ..from_port(port, 0)
+    }
+}
+
+fn follow_udp(host: &mut Host) {
+    let listener = host.listeners[&listener_key(VIP, 80)];
+    let key = ListenerKey {
+        protocol: UDP,
+        ..listener_key(VIP, 80)
+    };
+    let side = Listener {
+        flags: 0,
+        ..listener
+    };
+    host.listeners.insert(key, side);
+}
+
+#[test]
+fn endpoints_share_the_connections_of_one_client() {
+    let host = Host::shared();
+    let mut shares: HashMap<u32, u32> = HashMap::new();
+    for port in 20_000..23_000 {
+        *shares
+            .entry(host.answers(&from_port(port, SYN), SYN | ACK))
+            .or_default() += 1;
+        host.forward.borrow_mut().clear();
+        host.reverse.borrow_mut().clear();
+    }
+    for id in [MASTER, BACKUP, THIRD] {
+        assert!((800..1200).contains(&shares[&id]), "{shares:?}");
+    }
+    assert!(host.affinities.borrow().is_empty());
+}
+
+#[test]
+fn a_flow_stays_where_it_is_when_the_ring_changes() {
+    let mut host = Host::shared();
+    let at: Vec<(u16, u32)> = (40_000..40_030)
+        .map(|port| (port, host.answers(&from_port(port, SYN), SYN | ACK)))
+        .collect();
+    host.rings.insert(2, ring_of(&[BACKUP]));
+    host.decide(spread_over(2));
+    for (port, id) in &at {
+        assert_eq!(goes_to(forward(&host, &from_port(*port, ACK))), *id);
+        // Also a SYN that the endpoint has to challenge.
+        assert_eq!(goes_to(forward(&host, &from_port(*port, SYN))), *id);
+    }
+    assert_eq!(goes_to(forward(&host, &from_port(50_000, SYN))), BACKUP);
+    // Those of an endpoint that is down are told, the others live on.
+    host.mark(MASTER, ENDPOINT_DOWN);
+    for (port, id) in &at {
+        let verdict = forward(&host, &from_port(*port, ACK));
+        if *id == MASTER {
+            assert_eq!(verdict, Verdict::Reset(Reason::EndpointDown));
+        } else {
+            assert_eq!(goes_to(verdict), *id);
+        }
+    }
+}
+
+#[test]
+fn an_unanswered_syn_goes_the_same_way_until_the_ring_changes() {
+    let mut host = Host::shared();
+    let first = goes_to(forward(&host, &from_client(SYN)));
+    for _ in 0..3 {
+        assert_eq!(goes_to(forward(&host, &from_client(SYN))), first);
+    }
+    let other = if first == MASTER { BACKUP } else { MASTER };
+    host.rings.insert(2, ring_of(&[other]));
+    host.decide(spread_over(2));
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), other);
+    // Its reset finds it too.
+    assert_eq!(goes_to(forward(&host, &from_client(RST))), other);
+}
+
+#[test]
+fn the_late_answer_to_a_syn_that_moved_on_with_the_ring_is_nobodys() {
+    let mut host = Host::shared();
+    let Verdict::Translate(there, first) = forward(&host, &from_client(SYN)) else {
+        panic!("not steered");
+    };
+    let other = if first == MASTER { BACKUP } else { MASTER };
+    host.rings.insert(2, ring_of(&[other]));
+    host.decide(spread_over(2));
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), other);
+    let mut late = segment((there.addr_be, 0), (CLIENT, 40000), SYN | ACK);
+    late.src_port_be = there.port_be;
+    assert_eq!(reverse(&host, &late), Verdict::Pass(Reason::NotSteered));
+    assert_eq!(host.flows(), (0, 0));
+}
+
+#[test]
+fn the_rest_of_a_burst_to_a_lost_endpoint_is_reset_too() {
+    for keeps_clients in [0, 100] {
+        let mut host = Host::shared();
+        host.keep_clients(keeps_clients);
+        let at = host.answers(&from_client(SYN), SYN | ACK);
+        let others: Vec<u32> = [MASTER, BACKUP, THIRD]
+            .into_iter()
+            .filter(|id| *id != at)
+            .collect();
+        host.rings.insert(2, ring_of(&others));
+        host.decide(spread_over(2));
+        host.mark(at, ENDPOINT_DOWN);
+        for _ in 0..3 {
+            let verdict = forward(&host, &from_client(ACK));
+            assert_eq!(verdict, Verdict::Reset(Reason::EndpointDown));
+        }
+        assert_eq!(host.flows(), (0, 0), "nobody else takes it up");
+        // Also when the last one left goes on alone.
+        host.decide(steer_to(others[0]));
+        assert_eq!(goes_to(forward(&host, &from_port(50_000, SYN))), others[0]);
+    }
+}
+
+#[test]
+fn a_flow_that_was_lost_is_taken_up_by_the_same_endpoint() {
+    let host = Host::shared();
+    for port in 40_000..40_030 {
+        let id = host.answers(&from_port(port, SYN), SYN | ACK);
+        host.forward.borrow_mut().clear();
+        host.reverse.borrow_mut().clear();
+        assert_eq!(goes_to(forward(&host, &from_port(port, ACK))), id);
+    }
+    assert!(host.counted.borrow().contains(&Reason::Adopted));
+}
+
+#[test]
+fn datagrams_are_spread_and_stay() {
+    let mut host = Host::shared();
+    follow_udp(&mut host);
+    let at: Vec<u32> = (40_000..40_030)
+        .map(|port| host.answers(&datagram(port), 0))
+        .collect();
+    for id in [MASTER, BACKUP, THIRD] {
+        assert!(at.contains(&id));
+    }
+    // Not answered yet: goes with the ring.
+    let fresh = goes_to(forward(&host, &datagram(50_000)));
+    let other = if fresh == MASTER { BACKUP } else { MASTER };
+    host.rings.insert(2, ring_of(&[other]));
+    host.decide(spread_over(2));
+    assert_eq!(goes_to(forward(&host, &datagram(50_000))), other);
+    for (port, id) in (40_000..40_030).zip(at) {
+        assert_eq!(goes_to(forward(&host, &datagram(port))), id);
+    }
+}
+
+#[test]
+fn a_ring_that_names_nobody_or_somebody_elses_steers_nothing() {
+    let mut host = Host::shared();
+    let undecided = Verdict::Pass(Reason::Undecided);
+    host.decide(spread_over(7));
+    assert_eq!(forward(&host, &from_client(SYN)), undecided);
+    host.rings.insert(2, ring_of(&[9999]));
+    host.decide(spread_over(2));
+    assert_eq!(forward(&host, &from_client(SYN)), undecided);
+    for id in [MASTER, BACKUP, THIRD] {
+        host.endpoints.get_mut(&id).unwrap().service = 2;
+    }
+    host.decide(spread_over(1));
+    assert_eq!(forward(&host, &from_client(SYN)), undecided);
+    assert_eq!(host.flows(), (0, 0));
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_over_ring_changes_until_its_time_is_up() {
+    let mut host = Host::shared();
+    host.keep_clients(100);
+    let first = host.answers(&from_port(1000, SYN), SYN | ACK);
+    for port in 1001..1040 {
+        assert_eq!(host.answers(&from_port(port, SYN), SYN | ACK), first);
+    }
+    let other = if first == MASTER { BACKUP } else { MASTER };
+    host.rings.insert(2, ring_of(&[other]));
+    host.decide(spread_over(2));
+    // Each connection counts anew, a SYN alone does not.
+    host.later(100);
+    assert_eq!(host.answers(&from_port(2000, SYN), SYN | ACK), first);
+    host.later(60);
+    assert_eq!(goes_to(forward(&host, &from_port(2001, SYN))), first);
+    host.later(40);
+    assert_eq!(goes_to(forward(&host, &from_port(2002, SYN))), first);
+    host.later(1);
+    assert_eq!(host.answers(&from_port(2003, SYN), SYN | ACK), other);
+    host.decide(spread_over(1));
+    assert_eq!(goes_to(forward(&host, &from_port(2004, SYN))), other);
+    // Another client has its own.
+    let stranger = V4::from_bytes([10, 0, 1, 3]);
+    let ids: Vec<u32> = (0..20)
+        .map(|port| {
+            goes_to(forward(
+                &host,
+                &segment((stranger, 3000 + port), (VIP, 80), SYN),
+            ))
+        })
+        .collect();
+    assert!(
+        ids.iter().all(|id| *id == ids[0]),
+        "the address alone decides"
+    );
+}
+
+#[test]
+fn a_client_leaves_an_endpoint_that_takes_no_new_connections() {
+    let unfit: [fn(&mut Endpoint); 4] = [
+        |e| e.state = ENDPOINT_DOWN,
+        |e| e.tier = 1,
+        |e| e.tier = NO_TIER,
+        |e| e.service = 2,
+    ];
+    for unfit in unfit {
+        let mut host = Host::shared();
+        host.keep_clients(100);
+        let first = host.answers(&from_port(1000, SYN), SYN | ACK);
+        let other = if first == MASTER { BACKUP } else { MASTER };
+        host.rings.insert(2, ring_of(&[other]));
+        host.decide(spread_over(2));
+        assert_eq!(goes_to(forward(&host, &from_port(1001, SYN))), first);
+        unfit(host.endpoints.get_mut(&first).unwrap());
+        assert_eq!(host.answers(&from_port(1002, SYN), SYN | ACK), other);
+        // That was its new choice.
+        host.endpoints.get_mut(&first).unwrap().state = ENDPOINT_UP;
+        host.decide(spread_over(1));
+        assert_eq!(goes_to(forward(&host, &from_port(1003, SYN))), other);
+    }
+}
+
+#[test]
+fn only_connections_that_follow_the_selection_are_remembered() {
+    let mut host = Host::shared();
+    host.keep_clients(100);
+    follow_udp(&mut host);
+    // Forged SYNs, direct connections, one of a single endpoint's listener.
+    for port in 1000..1100 {
+        forward(&host, &from_port(port, SYN));
+    }
+    host.answers(&segment((CLIENT, 1), (OTHER_VIP, 80), SYN), SYN | ACK);
+    forward(&host, &segment((CLIENT, 2), (MASTER_ADDR, 8080), SYN));
+    let answer = segment((MASTER_ADDR, 8080), (CLIENT, 2), SYN | ACK);
+    assert_eq!(reverse(&host, &answer), Verdict::Pass(Reason::Direct));
+    assert!(host.affinities.borrow().is_empty());
+    // While one endpoint has all, there is nothing to choose.
+    host.decide(steer_to(MASTER));
+    host.answers(&from_port(3, SYN), SYN | ACK);
+    assert!(host.affinities.borrow().is_empty());
+    host.decide(spread_over(1));
+    let by_udp = host.answers(&datagram(4), 0);
+    assert_eq!(host.affinities.borrow().len(), 1);
+    assert_eq!(goes_to(forward(&host, &from_port(5, SYN))), by_udp);
+}
+
+#[test]
+fn an_error_about_an_unanswered_syn_finds_its_endpoint() {
+    let host = Host::shared();
+    for port in 40_000..40_010 {
+        let Verdict::Translate(there, id) = forward(&host, &from_port(port, SYN)) else {
+            panic!("not steered");
+        };
+        // SAFETY: see `Host::work`.
+        let work = unsafe { &mut *host.work };
+        work.quoted.inner_src_be = VIP;
+        work.quoted.inner_src_port_be = 80u16.to_be();
+        work.quoted.inner_dst_be = CLIENT;
+        work.quoted.inner_dst_port_be = port.to_be();
+        work.quoted.dst_be = VIP;
+        work.quoted.protocol = TCP;
+        work.ruling.endpoint = 0;
+        forward_error(&host, work);
+        assert_eq!(work.ruling.fate, Fate::Translate, "port {port} at {id}");
+        assert_eq!(work.ruling.translation.addr_be, there.addr_be);
+    }
+}
+
+#[test]
+fn a_ring_has_the_places_that_clients_have() {
+    let ring = ring_of(&[MASTER]);
+    assert_eq!(ring.at(RING_SIZE - 1), Some(MASTER));
+    assert_eq!(ring.at(RING_SIZE), None);
 }

@@ -34,9 +34,9 @@ fn human(status: &status::Status, now_ms: u64) -> String {
     );
     for service in &status.services {
         let selection = &service.selection;
-        let to = match &selection.endpoint {
-            Some(endpoint) => format!("-> {endpoint}"),
-            None => "refuses".to_owned(),
+        let to = match selection.endpoints.as_slice() {
+            [] => "refuses".to_owned(),
+            serving => format!("-> {}", serving.join(", ")),
         };
         let due = match service.failback.due_unix_ms {
             Some(due) => format!(", fails back in {}", span(due.saturating_sub(now_ms))),
@@ -59,6 +59,7 @@ fn human(status: &status::Status, now_ms: u64) -> String {
             "",
             "ENDPOINT",
             "TIER",
+            "WEIGHT",
             "STATE",
             "FOR",
             "LAST CHECK",
@@ -70,12 +71,12 @@ fn human(status: &status::Status, now_ms: u64) -> String {
         let mut endpoints: Vec<_> = service.endpoints.iter().collect();
         endpoints.sort_by_key(|endpoint| endpoint.tier);
         for endpoint in endpoints {
-            let selected = selection.endpoint.as_ref() == Some(&endpoint.name);
             let traffic = &endpoint.traffic;
             rows.push(vec![
-                if selected { "*" } else { "" }.to_owned(),
+                if endpoint.serving { "*" } else { "" }.to_owned(),
                 endpoint.name.clone(),
                 endpoint.tier.to_string(),
+                endpoint.weight.to_string(),
                 endpoint.state.clone(),
                 ago(endpoint.since_unix_ms),
                 match (&endpoint.verdict, &endpoint.detail) {
@@ -224,9 +225,9 @@ mod tests {
 probe 0.1.0, pid 7, up 10s
 
 sense (10.96.0.10:8079) -> sen2, initial for 9s, switches 0
-   ENDPOINT  TIER  STATE  FOR  LAST CHECK         ADDRESS     FLOWS  PACKETS  BYTES
-*  sen2      0     up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
-   sen1      0     up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
+   ENDPOINT  TIER  WEIGHT  STATE  FOR  LAST CHECK         ADDRESS     FLOWS  PACKETS  BYTES
+*  sen2      0     1       up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
+   sen1      0     1       up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
 
   INTERFACE  ROLE  TC   XDP  DEGRADED
   veth0      edge  tcx  -    -

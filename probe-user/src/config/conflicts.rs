@@ -190,30 +190,45 @@ fn endpoints(field: &str, service: &Service) -> Result<(), Fault> {
 }
 
 fn tiers(field: &str, service: &Service) -> Result<(), Fault> {
-    let mut taken: HashMap<u8, &str> = HashMap::new();
+    let mut sizes: HashMap<u8, usize> = HashMap::new();
     for (e, endpoint) in service.endpoints().iter().enumerate() {
-        if let Some(other) = taken.insert(endpoint.tier(), endpoint.name()) {
+        let size = sizes.entry(endpoint.tier()).or_default();
+        *size += 1;
+        if *size > abi::MAX_TIER {
             return Err(Fault::new(
                 format!("{field}.endpoints[{e}].tier"),
                 endpoint.tier(),
-                format!(
-                    "endpoint {other} is in this tier; in this version a tier holds exactly one endpoint"
-                ),
-                "a tier of its own for each endpoint: 0 for the master, 1, 2, ... for backups",
+                "too many endpoints are in this tier",
+                format!("at most {} endpoints in a tier", abi::MAX_TIER),
             ));
         }
     }
     for (e, endpoint) in service.endpoints().iter().enumerate() {
-        if let Some(gap) = (0..endpoint.tier()).find(|tier| !taken.contains_key(tier)) {
+        if let Some(gap) = (0..endpoint.tier()).find(|tier| !sizes.contains_key(tier)) {
             return Err(Fault::new(
                 format!("{field}.endpoints[{e}].tier"),
                 endpoint.tier(),
                 format!("there is no endpoint in tier {gap}"),
-                "tiers 0, 1, 2, ... without a gap",
+                "tiers 0, 1, 2, ... without a gap; an endpoint without `tier` is in that of its \
+                 place in the list, from 0",
             ));
         }
     }
+    if service.endpoints().iter().all(|e| e.weight() == 0) {
+        return Err(Fault::new(
+            format!("{field}.endpoints[*].weight"),
+            0,
+            "no endpoint of the service may have new connections",
+            "a weight above 0 for at least one endpoint",
+        ));
+    }
     Ok(())
+}
+
+/// Has it a tier of several endpoints?
+fn shares(service: &Service) -> bool {
+    let mut tiers = HashSet::new();
+    !service.endpoints().iter().all(|e| tiers.insert(e.tier()))
 }
 
 fn families(field: &str, service: &Service) -> Result<(), Fault> {
@@ -256,6 +271,11 @@ fn counts(services: &[Service]) -> Result<(), Fault> {
         Ok(())
     };
     most("services", services.len(), abi::MAX_SERVICES)?;
+    most(
+        "services with several endpoints in a tier",
+        services.iter().filter(|service| shares(service)).count(),
+        abi::MAX_RINGS / 2,
+    )?;
     most("services[*].endpoints", endpoints, abi::MAX_ENDPOINTS)?;
     most(
         "services[*].listeners (IPv4)",

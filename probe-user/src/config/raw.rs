@@ -99,6 +99,8 @@ pub struct Service {
     pub on_marked_down: Option<String>,
     pub drain: Option<String>,
     pub forward: Option<String>,
+    #[serde(default)]
+    pub affinity: Affinity,
 }
 
 /// One of a service's `endpoints`.
@@ -108,8 +110,22 @@ pub struct Endpoint {
     pub name: String,
     pub address: OneOrMany,
     pub tier: Option<String>,
+    pub weight: Option<String>,
     #[serde(default)]
     pub listeners: Vec<String>,
+}
+
+/// A service's `affinity`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Affinity {
+    /// Written without a value it is there, and nothing.
+    #[serde(default, deserialize_with = "written")]
+    pub client_ip: Option<Option<String>>,
+}
+
+fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// `x` and `[x, y]` alike.

@@ -95,6 +95,101 @@ fn defaults_are_those_that_the_documentation_names() {
     assert_eq!(config.resolve_every().as_secs(), 10);
 }
 
+/// Endpoints as `{tier, weight}`; the message if it is refused.
+fn tiers(endpoints: &[&str]) -> Result<Config, String> {
+    let endpoints: String = endpoints
+        .iter()
+        .enumerate()
+        .map(|(i, rest)| {
+            let at = format!("10.{}.{}.2:80", i / 256, i % 256);
+            format!("  - {{name: e{i}, address: '{at}', {rest}}}\n")
+        })
+        .collect();
+    let text = format!(
+        "interfaces: {{edge: [a]}}\nservices:\n- name: a\n  listeners: ['10.96.0.1:80']\n  check: \
+         {{http: {{}}}}\n  endpoints:\n{endpoints}"
+    );
+    parse(&text).map_err(|fault| fault.to_string())
+}
+
+#[test]
+fn endpoints_share_a_tier_by_weights() {
+    let config = tiers(&["tier: 0, weight: 256", "tier: 0, weight: 0", "tier: 0", ""]);
+    let message = config.unwrap_err();
+    assert!(
+        message.contains("there is no endpoint in tier 1"),
+        "{message}"
+    );
+    let config = tiers(&[
+        "tier: 0, weight: 256",
+        "tier: 0, weight: 0",
+        "tier: 1",
+        "tier: 1",
+    ]);
+    let config = config.unwrap();
+    let of: Vec<_> = config.services()[0]
+        .endpoints()
+        .iter()
+        .map(|e| (e.tier(), e.weight()))
+        .collect();
+    assert_eq!(of, [(0, 256), (0, 0), (1, 1), (1, 1)]);
+    let message = tiers(&["weight: 0", "weight: 0"]).unwrap_err();
+    assert_eq!(
+        message,
+        "services[0].endpoints[*].weight: `0`: no endpoint of the service may have new \
+         connections; accepted: a weight above 0 for at least one endpoint"
+    );
+    let most = probe_ebpf::abi::MAX_TIER;
+    tiers(&vec!["tier: 0"; most]).unwrap();
+    let message = tiers(&vec!["tier: 0"; most + 1]).unwrap_err();
+    assert_eq!(
+        message,
+        "services[0].endpoints[256].tier: `0`: too many endpoints are in this tier; accepted: at \
+         most 256 endpoints in a tier"
+    );
+    let message = tiers(&[""; 256]).unwrap_err();
+    assert!(message.contains("at most 255 tiers"), "{message}");
+}
+
+#[test]
+fn affinity_has_the_default_of_kubernetes() {
+    let affinity = |text: &str| {
+        let text = GOOD.replace("failback:", &format!("{text}\n    failback:"));
+        parse(&text).unwrap().services()[0].affinity()
+    };
+    assert_eq!(affinity(""), None);
+    assert_eq!(affinity("affinity: {}"), None);
+    let hours = |h: u64| Some(Duration::from_secs(h * 3600));
+    assert_eq!(affinity("affinity: {client_ip: }"), hours(3));
+    assert_eq!(affinity("affinity: {client_ip}"), hours(3));
+    assert_eq!(affinity("affinity: {client_ip: 24h}"), hours(24));
+}
+
+#[test]
+fn services_that_share_need_rings() {
+    let service = |s: usize, second: u8| {
+        format!(
+            "- {{name: s{s}, listeners: ['10.1.{}.{}:80'], check: {{http: {{}}}}, endpoints: \
+             [{{name: a, address: 'a{s}:80', tier: 0}}, {{name: b, address: 'b{s}:80', tier: \
+             {second}}}]}}\n",
+            s / 256,
+            s % 256
+        )
+    };
+    let config = |sharing: usize| {
+        let all: String = (0..600)
+            .map(|s| service(s, u8::from(s >= sharing)))
+            .collect();
+        parse(&format!("interfaces: {{edge: [a]}}\nservices:\n{all}"))
+    };
+    config(512).unwrap();
+    assert_eq!(
+        config(513).unwrap_err().to_string(),
+        "services with several endpoints in a tier: `513`: more than the kernel's tables hold, \
+         512; accepted: at most 512"
+    );
+}
+
 /// Each row: what is replaced, by what, and the whole message.
 #[test]
 fn each_bad_input_has_its_one_message() {
@@ -116,7 +211,7 @@ fn each_bad_input_has_its_one_message() {
             "    check:",
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
-             listeners, endpoints, check, failback, all_down, on_marked_down, drain, forward",
+             listeners, endpoints, check, failback, all_down, on_marked_down, drain, forward, affinity",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
@@ -371,17 +466,27 @@ fn each_bad_input_has_its_one_message() {
         (
             "address: react1.domain.com:8079",
             "address: react1.domain.com:8079\n        tier: 2",
-            "services[0].endpoints[1].tier: `2`: there is no endpoint in tier 1; accepted: tiers 0, 1, 2, ... without a gap",
-        ),
-        (
-            "address: react1.domain.com:8079",
-            "address: react1.domain.com:8079\n        tier: 0",
-            "services[0].endpoints[1].tier: `0`: endpoint sen2 is in this tier; in this version a tier holds exactly one endpoint; accepted: a tier of its own for each endpoint: 0 for the master, 1, 2, ... for backups",
+            "services[0].endpoints[1].tier: `2`: there is no endpoint in tier 1; accepted: tiers 0, 1, 2, ... without a gap; an endpoint without `tier` is in that of its place in the list, from 0",
         ),
         (
             "address: react1.domain.com:8079",
             "address: react1.domain.com:8079\n        tier: -1",
-            "services[0].endpoints[1].tier: `-1`: not a number in range; accepted: a whole number from 0 to 255",
+            "services[0].endpoints[1].tier: `-1`: not a number in range; accepted: a whole number from 0 to 254",
+        ),
+        (
+            "address: react1.domain.com:8079",
+            "address: react1.domain.com:8079\n        weight: 257",
+            "services[0].endpoints[1].weight: `257`: not a number in range; accepted: a whole number from 0 to 256",
+        ),
+        (
+            "failback:",
+            "affinity: {client_ip: 0s}\n    failback:",
+            "services[0].affinity.client_ip: `0s`: too short; accepted: a whole number with a unit (ms, s, m, h), from 1s to 24h",
+        ),
+        (
+            "failback:",
+            "affinity: {cookie: a}\n    failback:",
+            "services[0].affinity.cookie: `affinity: {cookie: a}`: unknown field `cookie` at line 19, column 16; accepted: client_ip",
         ),
         (
             "name: sen1",

@@ -21,6 +21,12 @@ use crate::{
 };
 
 const DEFAULT_HOLD: Duration = Duration::from_secs(5);
+/// Kubernetes' `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
+/// HAProxy's bounds and default.
+const WEIGHTS: std::ops::RangeInclusive<u16> = 0..=256;
+const DEFAULT_WEIGHT: u16 = 1;
+const LAST_TIER: u8 = probe_ebpf::abi::NO_TIER - 1;
 const DEFAULT_LEARN: Duration = Duration::from_secs(120);
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
 /// Where `probe status` looks for an agent unless it is told otherwise.
@@ -68,6 +74,7 @@ pub struct Service {
     keep_flows_of_down: bool,
     drain: Option<Duration>,
     forward: Forward,
+    affinity: Option<Duration>,
 }
 
 /// An endpoint of a service.
@@ -76,6 +83,7 @@ pub struct Endpoint {
     name: String,
     address: Address,
     tier: u8,
+    weight: u16,
     listeners: Vec<Vip>,
 }
 
@@ -425,6 +433,11 @@ impl Service {
     pub fn drain(&self) -> Option<Duration> {
         self.drain
     }
+    /// While several endpoints share the new connections: for how long a client's stay
+    /// with one, counted from its last.
+    pub fn affinity(&self) -> Option<Duration> {
+        self.affinity
+    }
 
     fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
         let name = scalar::name(&format!("{field}.name"), &raw.name)?;
@@ -476,6 +489,15 @@ impl Service {
             drain: match raw.drain.as_deref() {
                 None | Some("unlimited") => None,
                 Some(text) => Some(drain(&format!("{field}.drain"), text)?),
+            },
+            affinity: match &raw.affinity.client_ip {
+                None => None,
+                Some(None) => Some(DEFAULT_AFFINITY),
+                Some(Some(text)) => Some(duration(
+                    &format!("{field}.affinity.client_ip"),
+                    text,
+                    Duration::from_secs(1),
+                )?),
             },
         })
     }
@@ -535,6 +557,11 @@ impl Endpoint {
     pub fn tier(&self) -> u8 {
         self.tier
     }
+    /// Its share of the tier's new connections, in proportion to the others'; zero for
+    /// none.
+    pub fn weight(&self) -> u16 {
+        self.weight
+    }
     /// VIP:port pairs that always reach it.
     pub fn listeners(&self) -> &[Vip] {
         &self.listeners
@@ -542,15 +569,25 @@ impl Endpoint {
 
     fn parse(field: &str, position: usize, raw: &raw::Endpoint) -> Result<Self, Fault> {
         let tier = match &raw.tier {
-            Some(text) => number(&format!("{field}.tier"), text, 0..=u8::MAX)?,
-            None => u8::try_from(position).map_err(|_| {
-                Fault::new(field, &raw.name, "too many endpoints", "at most 256 tiers")
-            })?,
+            Some(text) => number(&format!("{field}.tier"), text, 0..=LAST_TIER)?,
+            None => u8::try_from(position)
+                .ok()
+                .filter(|tier| *tier <= LAST_TIER)
+                .ok_or_else(|| {
+                    let problem = "too many endpoints without a `tier`, so each in one of its own";
+                    let accepted = format!("at most {} tiers", u32::from(LAST_TIER) + 1);
+                    Fault::new(field, &raw.name, problem, accepted)
+                })?,
+        };
+        let weight = match &raw.weight {
+            Some(text) => number(&format!("{field}.weight"), text, WEIGHTS)?,
+            None => DEFAULT_WEIGHT,
         };
         Ok(Self {
             name: scalar::name(&format!("{field}.name"), &raw.name)?,
             address: Address::parse(&format!("{field}.address"), &raw.address)?,
             tier,
+            weight,
             listeners: listeners(field, &raw.listeners)?,
         })
     }

@@ -31,6 +31,8 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
     status::Endpoint {
         name: name.to_owned(),
         tier: 0,
+        weight: 1,
+        serving: name == "sen2",
         address: "a:1".to_owned(),
         resolved: vec!["10.0.0.1:1".to_owned()],
         state: "up".to_owned(),
@@ -61,15 +63,19 @@ pub fn example() -> status::Status {
             selection: status::Selection {
                 kind: "endpoint".to_owned(),
                 endpoint: Some("sen2".to_owned()),
+                endpoints: vec!["sen2".to_owned()],
+                tier: Some(0),
                 since_unix_ms: 2,
                 reason: "initial".to_owned(),
                 switches: 0,
+                members_changed: 0,
             },
             failback: status::Failback {
                 mode: "auto".to_owned(),
                 hold_ms: Some(5000),
                 due_unix_ms: None,
             },
+            affinity_ms: None,
             endpoints: vec![endpoint("sen2", 3), endpoint("sen1", 4)],
         }],
         interfaces: Vec::new(),

@@ -111,9 +111,9 @@ pub trait Observer: Send {
     fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64);
     /// An endpoint is in this state.
     fn state(&self, service: &str, endpoint: &str, state: State);
-    /// A service's new connections go to this endpoint, or nowhere.
-    fn selected(&self, service: &str, endpoint: Option<&str>);
-    /// The selection changed.
+    /// A service's new connections go to these endpoints, or nowhere.
+    fn selected(&self, service: &str, endpoints: &[&str]);
+    /// The selection changed, or who serves within the selected tier.
     fn switched(&self, service: &str, reason: Reason);
     /// An endpoint that was left has flows, or may have, or has none any more.
     fn draining(&self, service: &str, endpoint: &str, draining: bool);

@@ -44,21 +44,30 @@ pub struct Service {
     pub listeners: Vec<String>,
     pub selection: Selection,
     pub failback: Failback,
+    /// While several share the new connections, for how long a client's stay with one.
+    pub affinity_ms: Option<u64>,
     pub endpoints: Vec<Endpoint>,
 }
 
 /// Where new connections go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Selection {
-    /// `endpoint` or `refuse`.
+    /// `endpoint`, `spread` over several of one tier, or `refuse`.
     pub kind: String,
     /// The endpoint's name, if it is one.
     pub endpoint: Option<String>,
+    /// The names of all that new connections go to.
+    pub endpoints: Vec<String>,
+    /// Their tier.
+    pub tier: Option<u8>,
     pub since_unix_ms: u64,
     /// One of [`crate::failover::Reason`]'s words.
     pub reason: String,
-    /// Changes since the agent started.
+    /// Changes since the agent started, of the tier or to and from refusing.
     pub switches: u64,
+    /// Changes of who serves within the selected tier; `since`, `reason` and `switches` are
+    /// not about those.
+    pub members_changed: u64,
 }
 
 /// How the service goes back.
@@ -77,6 +86,10 @@ pub struct Failback {
 pub struct Endpoint {
     pub name: String,
     pub tier: u8,
+    /// Its share within the tier, in proportion to the others'.
+    pub weight: u16,
+    /// New connections go to it, or their share of them.
+    pub serving: bool,
     /// As configured.
     pub address: String,
     /// Where that is now.

@@ -24,6 +24,7 @@ use crate::{
 enum Did {
     Apply(usize),
     Select(u32),
+    Spread(Vec<u32>),
     Refuse,
     Up(u32),
     Down(u32),
@@ -35,7 +36,7 @@ enum Did {
     /// The observer heard of a switch: must come after the write.
     Heard(Reason),
 }
-use Did::{Apply, Detach, Down, Drained, Forget, Heard, Readdress, Refuse, Select, Up};
+use Did::{Apply, Detach, Down, Drained, Forget, Heard, Readdress, Refuse, Select, Spread, Up};
 
 #[derive(Default)]
 struct Recorder {
@@ -70,7 +71,7 @@ impl Steering for Recorder {
             AppliedService {
                 id: ServiceId(s as u32),
                 endpoints: (first..first + count).map(EndpointId).collect(),
-                inherited: self.inherited,
+                inherited: self.inherited.clone(),
                 inherited_marks: self.inherited_marks.clone(),
                 inherited_at: SystemTime::now() - self.inherited_ago,
             }
@@ -94,6 +95,7 @@ impl Steering for Recorder {
     fn select(&mut self, _: ServiceId, choice: Choice) -> Result<(), datapath::Error> {
         self.note(match choice {
             Choice::Endpoint(id) => Select(id.0),
+            Choice::Spread(ids) => Spread(ids.iter().map(|id| id.0).collect()),
             Choice::Refuse => Refuse,
         });
         Ok(())
@@ -142,7 +144,7 @@ struct Ears(Arc<Mutex<Vec<Did>>>);
 impl Observer for Ears {
     fn checked(&self, _: &str, _: &str, _: &Verdict, _: u64) {}
     fn state(&self, _: &str, _: &str, _: State) {}
-    fn selected(&self, _: &str, _: Option<&str>) {}
+    fn selected(&self, _: &str, _: &[&str]) {}
     fn switched(&self, _: &str, reason: Reason) {
         self.0.lock().unwrap().push(Heard(reason));
     }
@@ -660,6 +662,194 @@ async fn a_drain_goes_on_over_a_restart() {
     bench.end().await;
     let bench = Bench::new(&config, recorder(100, Mark::Up), &[]);
     assert_eq!(bench.did().await, [Apply(1), Select(0), Drained(1)]);
+    bench.end().await;
+}
+
+/// Three masters, the third of them without weight, and two backups.
+fn tiers(extra: &str) -> Config {
+    let endpoints: String = [(0, 2), (0, 1), (0, 0), (1, 1), (1, 1)]
+        .iter()
+        .enumerate()
+        .map(|(i, (tier, weight))| {
+            let name = if i == 0 { "m.domain.com" } else { "10.0.0.2" };
+            format!("  - {{name: e{i}, address: '{name}:8{i}', tier: {tier}, weight: {weight}}}\n")
+        })
+        .collect();
+    let text = format!(
+        "interfaces: {{edge: [br0]}}\nservices:\n- name: sense\n  listeners: \
+         ['10.96.0.10:80']\n  endpoints:\n{endpoints}  check: {{http: {{path: /}}, inter: 10ms, \
+         rise: 2, fall: 2}}\n{extra}"
+    );
+    config::parse(&text).unwrap()
+}
+
+impl Bench {
+    async fn judge(&self, endpoint: usize, kind: Kind) {
+        for _ in 0..2 {
+            self.check(endpoint, kind).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_shares_and_moves_as_one() {
+    let bench = Bench::new(&tiers("  failback: {hold: 5s}"), Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![0, 1])]);
+    for i in 0..5 {
+        bench.check(i, Kind::Ok).await;
+    }
+    assert_eq!(bench.did().await, []);
+    let members = Heard(Reason::MembersChanged);
+    // One is left: the fast way, without a ring. No failover.
+    bench.judge(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, [Select(1), Down(0), members.clone()]);
+    let selection = &bench.status().await.services[0].selection;
+    assert_eq!(selection.switches, 0);
+    assert_eq!(selection.members_changed, 1);
+    assert_eq!(selection.reason, "initial");
+    assert_eq!(selection.endpoint.as_deref(), Some("e1"));
+    bench.judge(0, Kind::Ok).await;
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Spread(vec![0, 1]), members.clone()]
+    );
+    // The last one takes the tier along.
+    bench.judge(1, Kind::Refused).await;
+    bench.judge(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [
+            Select(0),
+            Down(1),
+            members.clone(),
+            Spread(vec![3, 4]),
+            Down(0),
+            Heard(Reason::MasterDown)
+        ]
+    );
+    let service = &bench.status().await.services[0];
+    assert_eq!(service.selection.kind, "spread");
+    assert_eq!(service.selection.endpoint, None);
+    assert_eq!(service.selection.endpoints, ["e3", "e4"]);
+    assert_eq!(service.selection.tier, Some(1));
+    assert_eq!(service.selection.switches, 1);
+    let serving: Vec<_> = service.endpoints.iter().map(|e| e.serving).collect();
+    assert_eq!(serving, [false, false, false, true, true]);
+    let weights: Vec<_> = service.endpoints.iter().map(|e| e.weight).collect();
+    assert_eq!(weights, [2, 1, 0, 1, 1]);
+    bench.judge(1, Kind::Ok).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bench.judge(0, Kind::Ok).await;
+    assert_eq!(bench.did().await, [Up(1), Up(0)]);
+    tokio::time::sleep(Duration::from_millis(2010)).await;
+    assert_eq!(
+        bench.did().await,
+        [Spread(vec![0, 1]), Heard(Reason::Failback)]
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_to_serve_is_kept_and_never_marked_down() {
+    let bench = Bench::new(&tiers(""), Recorder::default(), &[]);
+    for i in [3, 4, 0] {
+        bench.check(i, Kind::Refused).await;
+    }
+    bench.check(1, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [
+            Apply(1),
+            Spread(vec![0, 1]),
+            Down(3),
+            Down(4),
+            Select(1),
+            Down(0),
+            Heard(Reason::MembersChanged)
+        ]
+    );
+    bench.judge(0, Kind::Ok).await;
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Select(0), Down(1), Heard(Reason::MembersChanged)]
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_clients_stay_even_one_is_chosen_by_a_ring() {
+    let config = tiers("  affinity: {client_ip: 1m}");
+    let bench = Bench::new(&config, Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![0, 1])]);
+    bench.judge(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [Spread(vec![1]), Down(0), Heard(Reason::MembersChanged)]
+    );
+    assert_eq!(bench.status().await.services[0].affinity_ms, Some(60_000));
+    bench.end().await;
+    // Unless it is the only one of its tier.
+    let bench = Bench::new(&config_of_two_with_affinity(), Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Select(0)]);
+    bench.end().await;
+}
+
+fn config_of_two_with_affinity() -> Config {
+    config("  affinity: {client_ip: 1m}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_takes_a_ring_over() {
+    let of = |ids: &[u32]| {
+        Some(Choice::Spread(
+            ids.iter().copied().map(EndpointId).collect(),
+        ))
+    };
+    let recorder = Recorder {
+        inherited: of(&[3, 4]),
+        inherited_marks: vec![Mark::Down, Mark::Up, Mark::Up, Mark::Up, Mark::Up],
+        ..Recorder::default()
+    };
+    let bench = Bench::new(&tiers("  failback: {hold: 5s}"), recorder, &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![3, 4])]);
+    let service = &bench.status().await.services[0];
+    assert_eq!(service.selection.reason, "inherited");
+    let states: Vec<_> = service.endpoints.iter().map(|e| e.state.as_str()).collect();
+    assert_eq!(states, ["down", "unknown", "unknown", "up", "up"]);
+    // What was in use takes `fall` failures to leave.
+    bench.check(3, Kind::ResponseTimeout).await;
+    assert_eq!(bench.did().await, []);
+    bench.end().await;
+    // One of them was marked down, one has left the configuration: who is left goes on.
+    let recorder = Recorder {
+        inherited: of(&[0, 1, 77]),
+        inherited_marks: vec![Mark::Down, Mark::Up, Mark::Up, Mark::Up, Mark::Up],
+        ..Recorder::default()
+    };
+    let bench = Bench::new(&tiers(""), recorder, &[]);
+    assert_eq!(bench.did().await, [Apply(1), Select(1)]);
+    let service = &bench.status().await.services[0];
+    assert_eq!(service.selection.reason, "inherited");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moved_endpoint_of_several_is_no_switch() {
+    let bench = Bench::new(&tiers(""), Recorder::default(), &[]);
+    for i in 0..5 {
+        bench.check(i, Kind::Ok).await;
+    }
+    bench.did().await;
+    bench.lookup(Ok(&["10.0.0.5"])).await;
+    assert_eq!(
+        bench.did().await,
+        [
+            Readdress(0, "Some(10.0.0.5)".to_owned()),
+            Spread(vec![101, 1]),
+            Heard(Reason::MembersChanged)
+        ]
+    );
+    assert_eq!(bench.status().await.services[0].selection.switches, 0);
     bench.end().await;
 }
 

@@ -272,8 +272,7 @@ impl Steering for Datapath {
     }
 
     fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error> {
-        self.tables.select(service, choice);
-        Ok(())
+        self.tables.select(service, choice)
     }
 
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::{
     num::NonZeroUsize,
     os::fd::AsFd,
     ptr::NonNull,
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64},
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64},
 };
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -67,6 +67,13 @@ impl Mapping {
         assert!(at < 2 * self.words, "the caller knows the table's size");
         // SAFETY: as in `word`.
         unsafe { self.base.cast::<AtomicU32>().add(at).as_ref() }
+    }
+
+    /// The quarter of a word, likewise.
+    pub fn quarter(&self, at: usize) -> &AtomicU16 {
+        assert!(at < 4 * self.words, "the caller knows the table's size");
+        // SAFETY: as in `word`.
+        unsafe { self.base.cast::<AtomicU16>().add(at).as_ref() }
     }
 }
 

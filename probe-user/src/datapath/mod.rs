@@ -19,13 +19,15 @@ mod node;
 mod pins;
 mod ports;
 mod reader;
+mod ring;
+mod rings;
 mod selections;
 mod sweep;
 mod tables;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::Deserialize;
@@ -197,6 +199,9 @@ pub struct ServicePlan {
     pub keep_flows_of_down: bool,
     /// How connections reach the endpoints.
     pub forward: Forward,
+    /// While several endpoints share the new connections: for how long a client's stay
+    /// with one, counted from its last.
+    pub affinity: Option<Duration>,
 }
 
 /// An endpoint as the datapath needs it.
@@ -206,6 +211,9 @@ pub struct EndpointPlan {
     pub name: String,
     /// 0 is the master's tier.
     pub tier: u8,
+    /// Its share of the tier's new connections, in proportion to the others'; zero for
+    /// none.
+    pub weight: u16,
     /// Address in IPv4, if it has one.
     pub v4: Option<Ipv4Addr>,
     /// Address in IPv6, if it has one.
@@ -217,10 +225,13 @@ pub struct EndpointPlan {
 }
 
 /// Where a service's new connections go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// To this endpoint.
     Endpoint(EndpointId),
+    /// To these of one tier, by their weights; each client and port to the same as long as
+    /// they stay the same.
+    Spread(Vec<EndpointId>),
     /// Nowhere: clients get a RST.
     Refuse,
 }
@@ -243,7 +254,7 @@ pub struct AppliedService {
     pub id: ServiceId,
     /// Ids of the plan's endpoints, in the plan's order.
     pub endpoints: Vec<EndpointId>,
-    /// The selection that an earlier agent left, if it still names one of these endpoints.
+    /// The selection that an earlier agent left, as far as it still names these endpoints.
     pub inherited: Option<Choice>,
     /// Per endpoint of the plan: how an earlier agent marked it.
     pub inherited_marks: Vec<Mark>,
@@ -358,7 +369,7 @@ pub trait Steering {
         endpoint: &EndpointPlan,
     ) -> Result<EndpointId, Error>;
 
-    /// The switch: one word.
+    /// The switch, and every change within a tier: one word.
     fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error>;
 
     /// Decides over the existing flows of an endpoint.

@@ -17,10 +17,11 @@ use nix::{
 };
 use probe_ebpf::{
     abi::{
-        ABI_VERSION, Address as _, Endpoint, EndpointCounters, FlowKey, ForwardFlow, FragmentKey,
-        FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_ENDPOINTS, MAX_FRAGMENTS,
-        MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_SERVICES, Name, Node, PortLine, RecentSet,
-        ReverseFlow, Selection, V4, V6,
+        ABI_VERSION, Address as _, Affinity, AffinityKey, Endpoint, EndpointCounters, FlowKey,
+        ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL, Listener, ListenerKey,
+        MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS,
+        MAX_RINGS, MAX_SERVICES, Name, Node, PortLine, RecentSet, ReverseFlow, Ring, Selection, V4,
+        V6,
     },
     names,
 };
@@ -105,6 +106,9 @@ pub fn shape(name: &str, flows: u32) -> Shape {
         names::MAP_LISTENERS_V4 => hash::<ListenerKey<V4>, Listener>(MAX_LISTENERS),
         names::MAP_LISTENERS_V6 => hash::<ListenerKey<V6>, Listener>(MAX_LISTENERS),
         names::MAP_SELECTIONS => array::<Selection>(MAX_SERVICES, BPF_F_MMAPABLE),
+        names::MAP_RINGS => array::<Ring>(MAX_RINGS, BPF_F_MMAPABLE),
+        names::MAP_AFFINITY_V4 => lru::<AffinityKey<V4>, Affinity>(MAX_AFFINITIES),
+        names::MAP_AFFINITY_V6 => lru::<AffinityKey<V6>, Affinity>(MAX_AFFINITIES),
         names::MAP_ENDPOINTS => array::<Endpoint>(MAX_ENDPOINTS, 0),
         names::MAP_SERVICE_NAMES => array::<Name>(MAX_SERVICES, 0),
         names::MAP_ENDPOINT_NAMES => array::<Name>(MAX_ENDPOINTS, 0),

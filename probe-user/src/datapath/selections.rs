@@ -10,7 +10,9 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use probe_ebpf::abi::{Action, Decision, MAX_SERVICES, NO_ENDPOINT, Selection, Straight};
+use probe_ebpf::abi::{
+    Action, Decision, MAX_SERVICES, NO_ENDPOINT, PREVIOUS_RING, Selection, Straight,
+};
 
 use super::{Error, ServiceId, mapping::Mapping};
 
@@ -21,6 +23,8 @@ const EXCEPTIONS: usize = offset_of!(Selection, exceptions) / WORD;
 const SIDE: usize = offset_of!(Selection, side) / WORD;
 /// In halves of words.
 const PREVIOUS: usize = offset_of!(Selection, previous) / 4;
+/// In halves of words.
+const AFFINITY: usize = offset_of!(Selection, affinity) / 4;
 const EPOCH: usize = offset_of!(Selection, epoch) / WORD;
 const STRAIGHT: usize = offset_of!(Selection, straight_v4) / WORD;
 const CHANGED: usize = offset_of!(Selection, changed_unix_ns) / WORD;
@@ -70,6 +74,12 @@ impl Selections {
         self.0.half(2 * Self::at(service, 0) + PREVIOUS)
     }
 
+    /// Says for how long clients keep their endpoint, see [`Selection::affinity`].
+    pub fn set_affinity(&self, service: ServiceId, units: u32) {
+        let at = 2 * Self::at(service, 0) + AFFINITY;
+        self.0.half(at).store(units, Ordering::Relaxed);
+    }
+
     /// Reads a slot.
     pub fn get(&self, service: ServiceId) -> Slot {
         Slot {
@@ -91,9 +101,13 @@ impl Selections {
     pub fn set(&self, service: ServiceId, decision: Decision, now_unix_ns: u64) {
         let before = self.get(service).decision;
         let moved = (before.action, before.target) != (decision.action, decision.target);
-        if moved && before.action == Action::Steer {
-            self.previous(service)
-                .store(before.target, Ordering::Release);
+        let previous = match before.action {
+            Action::Steer => Some(before.target),
+            Action::Spread => Some(before.target | PREVIOUS_RING),
+            Action::Pass | Action::Refuse => None,
+        };
+        if let Some(previous) = previous.filter(|_| moved) {
+            self.previous(service).store(previous, Ordering::Release);
         }
         // What may not hold any more goes first, see `Selection::straight_v4`.
         self.set_straight(service, None);

@@ -23,8 +23,8 @@ use probe_ebpf::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
         EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_FULL_NAT, FORWARD_NAT, KEEP_FLOWS_OF_DOWN,
         LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
-        MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, Name, SLOT_ALONE, SLOT_ALONE_DIRECT,
-        Straight, V4, V6,
+        MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, NO_TIER, Name, SLOT_ALONE,
+        SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -34,6 +34,8 @@ use super::{
     AppliedService, Choice, EndpointId, EndpointPlan, Error, Forward, Image, Mark, Protocol,
     ServiceId, ServicePlan, Swept, Vip,
     ports::Ports,
+    ring::{self, Member},
+    rings::Rings,
     selections::{Selections, Stamp},
 };
 
@@ -43,12 +45,15 @@ struct Known {
     /// Empty once retired.
     name: String,
     value: Endpoint,
+    /// Of an endpoint of the plan.
+    weight: u16,
     retired: Option<Instant>,
 }
 
 /// The tables that the agent fills, and what it knows to be in them.
 pub struct Tables {
     selections: Selections,
+    rings: Rings,
     listeners_v4: HashMap<MapData, Image<ListenerKey<V4>>, Image<Listener>>,
     listeners_v6: HashMap<MapData, Image<ListenerKey<V6>>, Image<Listener>>,
     endpoint_map: Array<MapData, Image<Endpoint>>,
@@ -73,6 +78,8 @@ struct Setting {
     /// What follows the selection, in the plan's order.
     listeners: Vec<Vip>,
     choice: Option<Choice>,
+    /// Of a choice of several, the ring that says which.
+    ring: u32,
     /// When the selection last moved: flows from before may still go elsewhere.
     moved: Instant,
     /// [`SLOT_ALONE`] and [`SLOT_ALONE_DIRECT`], as far as they are given now.
@@ -109,6 +116,7 @@ impl Tables {
     pub fn take(ebpf: &mut Ebpf, learned: Instant) -> Result<Self, Error> {
         let mut tables = Self {
             selections: take_mapped(ebpf, names::MAP_SELECTIONS, |fd| Selections::map(fd))?,
+            rings: take_mapped(ebpf, names::MAP_RINGS, |fd| Rings::map(fd))?,
             listeners_v4: take(ebpf, names::MAP_LISTENERS_V4)?,
             listeners_v6: take(ebpf, names::MAP_LISTENERS_V6)?,
             endpoint_map: take(ebpf, names::MAP_ENDPOINTS)?,
@@ -134,6 +142,10 @@ impl Tables {
             if name != Name::EMPTY {
                 self.services
                     .insert(ServiceId(id), name.as_str().to_owned());
+                let decision = self.selections.get(ServiceId(id)).decision;
+                if decision.action == Action::Spread {
+                    self.rings.inherit(ServiceId(id), decision.target);
+                }
             }
         }
         for id in 0..MAX_ENDPOINTS {
@@ -145,6 +157,7 @@ impl Tables {
             let known = Known {
                 name: name.as_str().to_owned(),
                 value,
+                weight: 0,
                 retired: (name == Name::EMPTY).then(Instant::now),
             };
             self.endpoints.insert(EndpointId(id), known);
@@ -177,11 +190,14 @@ impl Tables {
             } else {
                 0
             };
+            self.selections
+                .set_affinity(id, service.affinity.map_or(0, units));
             let before = self.settings.get(&id);
             let setting = Setting {
                 flags,
                 listeners: service.listeners.clone(),
-                choice: before.and_then(|setting| setting.choice),
+                choice: before.and_then(|setting| setting.choice.clone()),
+                ring: before.map_or(0, |setting| setting.ring),
                 moved: before.map_or_else(Instant::now, |setting| setting.moved),
                 alone: 0,
             };
@@ -211,13 +227,19 @@ impl Tables {
         moved: &Map<EndpointId, EndpointId>,
     ) -> AppliedService {
         let decision = self.selections.get(id).decision;
+        let still = |old: u32| {
+            let old = EndpointId(old);
+            let now = moved.get(&old).copied().unwrap_or(old);
+            endpoints.contains(&now).then_some(now)
+        };
         let inherited = match decision.action {
             Action::Pass => None,
             Action::Refuse => Some(Choice::Refuse),
-            Action::Steer => {
-                let old = EndpointId(decision.target);
-                let now = moved.get(&old).copied().unwrap_or(old);
-                endpoints.contains(&now).then_some(Choice::Endpoint(now))
+            Action::Steer => still(decision.target).map(Choice::Endpoint),
+            Action::Spread => {
+                let ring = self.rings.endpoints(decision.target);
+                let still: Vec<_> = ring.into_iter().filter_map(still).collect();
+                (!still.is_empty()).then_some(Choice::Spread(still))
             }
         };
         let inherited_marks = endpoints
@@ -272,9 +294,12 @@ impl Tables {
             && same_addresses(&value, plan)
             && value.forward == self.forward(service)
         {
-            if value.tier != plan.tier {
-                value.tier = plan.tier;
+            if value.tier != tier(plan) {
+                value.tier = tier(plan);
                 self.write_endpoint(id, value)?;
+            }
+            if let Some(known) = self.endpoints.get_mut(&id) {
+                known.weight = plan.weight;
             }
             return Ok((id, None));
         }
@@ -356,7 +381,7 @@ impl Tables {
                 .map_or_else(V4::default, |a| V4::from_bytes(a.octets())),
             port_be: plan.port.to_be(),
             families: families(plan),
-            tier: plan.tier,
+            tier: tier(plan),
             service: service.0,
             state: ENDPOINT_UP,
             forward,
@@ -368,6 +393,7 @@ impl Tables {
             Known {
                 name: plan.name.clone(),
                 value,
+                weight: plan.weight,
                 retired: None,
             },
         );
@@ -417,37 +443,65 @@ impl Tables {
         self.write_endpoint(id, value)
     }
 
-    /// The switch.
-    pub fn select(&mut self, service: ServiceId, choice: Choice) {
+    /// The switch. A ring is complete before the decision names it.
+    pub fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error> {
+        let ring = match &choice {
+            Choice::Spread(endpoints) => self.fill_ring(service, endpoints)?,
+            Choice::Endpoint(_) | Choice::Refuse => 0,
+        };
         if let Some(setting) = self.settings.get_mut(&service) {
-            if setting.choice != Some(choice) {
-                setting.choice = Some(choice);
+            if setting.choice.as_ref() != Some(&choice) {
+                setting.choice = Some(choice.clone());
                 setting.moved = Instant::now();
                 setting.alone &= !SLOT_ALONE;
             }
+            setting.ring = ring;
             let flags = setting.flags | setting.alone;
-            self.decide(service, choice, flags);
+            self.decide(service, &choice, ring, flags);
         }
+        Ok(())
     }
 
-    fn decide(&self, service: ServiceId, choice: Choice, flags: u8) {
-        let tier = match choice {
-            Choice::Endpoint(id) => self.endpoints.get(&id).map_or(0, |known| known.value.tier),
-            Choice::Refuse => 0,
+    /// The number of a ring that spreads over these endpoints by their weights.
+    fn fill_ring(&mut self, service: ServiceId, endpoints: &[EndpointId]) -> Result<u32, Error> {
+        let named = self.selections.get(service).decision;
+        let named = (named.action == Action::Spread).then_some(named.target);
+        let members: Vec<_> = endpoints
+            .iter()
+            .filter_map(|id| {
+                let known = self.endpoints.get(id)?;
+                Some(Member {
+                    name: &known.name,
+                    weight: known.weight,
+                    id: u16::try_from(id.0).ok()?,
+                })
+            })
+            .collect();
+        let name = self.services.get(&service).map_or("", String::as_str);
+        let content = ring::build(name, &members).ok_or_else(|| {
+            Error::failed(
+                format!("spreading service {name}"),
+                "no endpoint has any weight",
+            )
+        })?;
+        self.rings.put(service, named, &content)
+    }
+
+    fn decide(&self, service: ServiceId, choice: &Choice, ring: u32, flags: u8) {
+        let of = |id: Option<&EndpointId>| {
+            let known = id.and_then(|id| self.endpoints.get(id));
+            known.map_or(0, |known| known.value.tier)
         };
-        let decision = match choice {
-            Choice::Endpoint(id) => Decision {
-                action: Action::Steer,
-                flags,
-                tier,
-                target: id.0,
-            },
-            Choice::Refuse => Decision {
-                action: Action::Refuse,
-                flags,
-                tier,
-                target: 0,
-            },
+        let (action, tier, target) = match choice {
+            Choice::Endpoint(id) => (Action::Steer, of(Some(id)), id.0),
+            Choice::Spread(ids) => (Action::Spread, of(ids.first()), ring),
+            Choice::Refuse => (Action::Refuse, 0, 0),
+        };
+        let decision = Decision {
+            action,
+            flags,
+            tier,
+            target,
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -455,7 +509,7 @@ impl Tables {
         self.selections.set(service, decision, now);
         if flags & SLOT_ALONE != 0
             && let Choice::Endpoint(id) = choice
-            && let Some(known) = self.endpoints.get(&id)
+            && let Some(known) = self.endpoints.get(id)
             && known.value.families & FAMILY_V4 != 0
         {
             let straight = Straight {
@@ -474,9 +528,14 @@ impl Tables {
         {
             known.name.clear();
             known.retired = Some(Instant::now());
+            let value = Endpoint {
+                tier: NO_TIER,
+                ..known.value
+            };
             self.endpoint_names
                 .set(id.0, Image(Name::EMPTY), 0)
                 .map_err(|e| Error::failed(format!("retiring endpoint {}", id.0), e))?;
+            self.write_endpoint(id, value)?;
         }
         Ok(())
     }
@@ -502,6 +561,7 @@ impl Tables {
             .collect();
         for id in leaving {
             self.selections.clear(id);
+            self.rings.release(id);
             self.service_names
                 .set(id.0, Image(Name::EMPTY), 0)
                 .map_err(|e| Error::failed(format!("removing service {}", id.0), e))?;
@@ -533,11 +593,11 @@ impl Tables {
             let alone = self.alone(service, swept);
             if let Some(setting) = self.settings.get_mut(&service)
                 && setting.alone != alone
-                && let Some(choice) = setting.choice
+                && let Some(choice) = setting.choice.clone()
             {
                 setting.alone = alone;
-                let flags = setting.flags | alone;
-                self.decide(service, choice, flags);
+                let (ring, flags) = (setting.ring, setting.flags | alone);
+                self.decide(service, &choice, ring, flags);
             }
         }
     }
@@ -550,6 +610,7 @@ impl Tables {
         if swept.began < self.learned || self.forward(service) == FORWARD_FULL_NAT {
             return 0;
         }
+        // Where several share, each flow goes its own way.
         let Some(Choice::Endpoint(selected)) = setting.choice else {
             return SLOT_ALONE_DIRECT;
         };
@@ -737,6 +798,16 @@ impl Tables {
 /// The pool of an endpoint's source ports, if it has one.
 fn pool(known: &Known) -> Option<u32> {
     (known.value.forward == FORWARD_FULL_NAT).then_some(known.value.pool)
+}
+
+/// What the programs know of its tier.
+fn tier(plan: &EndpointPlan) -> u8 {
+    if plan.weight == 0 { NO_TIER } else { plan.tier }
+}
+
+/// At least this long, in the unit of [`seen`].
+fn units(span: Duration) -> u32 {
+    seen(span.as_nanos() as u64) + 1
 }
 
 fn full(what: String, most: u32) -> Error {

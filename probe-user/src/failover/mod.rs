@@ -1,26 +1,28 @@
-//! Which endpoint a service's new connections go to.
+//! Which endpoints a service's new connections go to.
 //!
 //! [`Failover`] is pure: it is told what happens and when, and says what to switch.
-//! Its rules, in order:
+//! A tier is *up* while one of its endpoints is, *unknown* while none is up and nothing is
+//! known of one, else *down*. Endpoints without weight do not count. The rules, in order:
 //!
-//! 1. While the selected endpoint is up, or nothing is known of it, it stays
-//!    selected, except for a fail-back.
-//! 2. When it is down, the service fails over at once: to the up endpoint of the
-//!    lowest tier; if none is up, to the lowest of which nothing is known yet.
+//! 1. While the selected tier is up or unknown it stays selected, except for a fail-back.
+//!    Of its endpoints, one that is down serves no longer, and one that is up serves; of
+//!    whom nothing is known yet, who served goes on.
+//! 2. When it is down, the service fails over at once: to the lowest tier that is up; if
+//!    none is up, to the lowest that is unknown.
 //! 3. When all are down the selection stays (`keep`), or clients are refused
-//!    (`refuse`) until any endpoint is up; that one is then taken at once.
-//! 4. Fail-back, from a higher tier to a lower: automatically when the lower
-//!    endpoint has been up for the hold time without a break, or by order. A failed
-//!    check that does not take it down is no break: `fall` says what counts.
+//!    (`refuse`) until any endpoint is up; its tier is then taken at once.
+//! 4. Fail-back, from a higher tier to a lower: automatically when the lower tier has been
+//!    up for the hold time without a break, or by order. A failed check that does not take
+//!    an endpoint down is no break: `fall` says what counts.
 //!
-//! An endpoint that is down is never newly selected. At start the selection is the
-//! one an earlier agent left, or else the endpoint of the lowest tier.
+//! A tier that is down is never newly selected. At start the selection is the
+//! one an earlier agent left, or else the lowest tier.
 
 pub mod drain;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -30,10 +32,10 @@ use crate::{
 };
 
 /// Where new connections go. Endpoints are numbered as the service lists them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// To this endpoint.
-    Endpoint(usize),
+    /// To these, all of one tier, in order; never to none.
+    Endpoints(Vec<usize>),
     /// Nowhere: clients get a RST.
     Refuse,
 }
@@ -45,9 +47,9 @@ pub enum Reason {
     Initial,
     /// An earlier agent left it.
     Inherited,
-    /// The endpoint that was selected went down. (It may have been a backup.)
+    /// The tier that was selected went down. (It may have been a backup's.)
     MasterDown,
-    /// Back to a lower tier by itself, or to any endpoint from refusing.
+    /// Back to a lower tier by itself, or to any tier from refusing.
     Failback,
     /// Back to a lower tier by order.
     Manual,
@@ -55,11 +57,14 @@ pub enum Reason {
     AllDown,
     /// The same endpoint at another address.
     AddressChanged,
+    /// Some of the selected tier's endpoints went down or came up. No failover: the tier
+    /// stays selected.
+    MembersChanged,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Initial,
         Self::Inherited,
         Self::MasterDown,
@@ -67,6 +72,7 @@ impl Reason {
         Self::Manual,
         Self::AllDown,
         Self::AddressChanged,
+        Self::MembersChanged,
     ];
 
     /// The reason's word.
@@ -79,12 +85,13 @@ impl Reason {
             Self::Manual => "manual",
             Self::AllDown => "all-down",
             Self::AddressChanged => "address-changed",
+            Self::MembersChanged => "members-changed",
         }
     }
 }
 
 /// A change of selection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Switch {
     /// What was selected.
     pub from: Target,
@@ -101,19 +108,22 @@ pub enum NoFailback {
     #[error("the service fails back by itself (failback mode auto)")]
     Automatic,
     /// There is no lower tier.
-    #[error("the selected endpoint already is of the lowest tier")]
+    #[error("the lowest tier already is selected")]
     Lowest,
     /// Nothing to go back to.
     #[error("no endpoint of a lower tier is up")]
     NoneUp,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Member {
-    tier: u8,
-    state: State,
-    /// Since when it has been in this state without a break.
-    since: Instant,
+/// An endpoint as far as failover cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its tier.
+    pub tier: u8,
+    /// May it have new connections at all?
+    pub weighs: bool,
+    /// What its checks say.
+    pub state: State,
 }
 
 /// One service's state machine.
@@ -122,54 +132,80 @@ pub struct Failover {
     failback: Failback,
     all_down: AllDown,
     members: Vec<Member>,
+    /// The tiers that are up, each with the time since when it has been without a break.
+    up: BTreeMap<u8, Instant>,
     selected: Target,
 }
 
 impl Failover {
-    /// `members` are tier and state of each endpoint, at least one. An inherited
-    /// selection that names none of them is ignored.
+    /// At least one member must weigh something. Of an inherited selection only members
+    /// that do count, and only those of the lowest tier among them.
     pub fn new(
         failback: Failback,
         all_down: AllDown,
-        members: &[(u8, State)],
+        members: &[Member],
         inherited: Option<Target>,
         now: Instant,
     ) -> Self {
-        let lowest = (0..members.len()).min_by_key(|i| members[*i].0);
-        let fits = |target: &Target| match target {
-            Target::Endpoint(i) => *i < members.len(),
-            Target::Refuse => all_down == AllDown::Refuse,
+        let weighs = |i: &usize| members.get(*i).is_some_and(|member| member.weighs);
+        let lowest = |of: Vec<usize>| {
+            let of: Vec<_> = of.into_iter().filter(weighs).collect();
+            let tier = of.iter().map(|i| members[*i].tier).min()?;
+            let all: Vec<_> = (0..members.len())
+                .filter(|i| of.contains(i) && members[*i].tier == tier)
+                .collect();
+            let not_down = all.iter().filter(|i| members[**i].state != State::Down);
+            let not_down: Vec<_> = not_down.copied().collect();
+            Some(Target::Endpoints(if not_down.is_empty() {
+                all
+            } else {
+                not_down
+            }))
         };
-        Self {
+        let inherited = match inherited {
+            Some(Target::Endpoints(of)) => lowest(of),
+            Some(Target::Refuse) if all_down == AllDown::Refuse => Some(Target::Refuse),
+            _ => None,
+        };
+        let mut failover = Self {
             failback,
             all_down,
-            members: members
-                .iter()
-                .map(|&(tier, state)| Member {
-                    tier,
-                    state,
-                    since: now,
-                })
-                .collect(),
+            members: members.to_vec(),
+            up: BTreeMap::new(),
             selected: inherited
-                .filter(fits)
-                .or(lowest.map(Target::Endpoint))
+                .or_else(|| lowest((0..members.len()).collect()))
                 .unwrap_or(Target::Refuse),
+        };
+        for member in members {
+            failover.reckon(member.tier, now);
         }
+        failover
     }
 
     /// Where new connections go.
-    pub fn selected(&self) -> Target {
-        self.selected
+    pub fn selected(&self) -> &Target {
+        &self.selected
+    }
+
+    /// Do new connections go to this endpoint?
+    pub fn serves(&self, endpoint: usize) -> bool {
+        matches!(&self.selected, Target::Endpoints(serving) if serving.contains(&endpoint))
+    }
+
+    /// The selected tier, unless clients are refused.
+    pub fn tier(&self) -> Option<u8> {
+        match &self.selected {
+            Target::Endpoints(serving) => serving.first().map(|i| self.members[*i].tier),
+            Target::Refuse => None,
+        }
     }
 
     /// An endpoint's state changed.
     pub fn observe(&mut self, endpoint: usize, state: State, now: Instant) -> Option<Switch> {
         let member = self.members.get_mut(endpoint)?;
-        if member.state != state {
-            member.state = state;
-            member.since = now;
-        }
+        member.state = state;
+        let tier = member.tier;
+        self.reckon(tier, now);
         self.decide(now)
     }
 
@@ -183,8 +219,8 @@ impl Failover {
         let Failback::Auto { hold } = self.failback else {
             return None;
         };
-        // Each lower endpoint has its own time; the first to come decides.
-        self.lower_up().map(|i| self.members[i].since + hold).min()
+        // Each lower tier has its own time; the first to come decides.
+        self.lower_up().map(|(_, since)| since + hold).min()
     }
 
     /// Somebody orders to go back to the lowest tier that is up, without hold time.
@@ -192,66 +228,100 @@ impl Failover {
         if let Failback::Auto { .. } = self.failback {
             return Err(NoFailback::Automatic);
         }
-        if let Target::Endpoint(i) = self.selected
-            && self.members.iter().all(|m| m.tier >= self.members[i].tier)
+        if let Some(tier) = self.tier()
+            && self.weighing().all(|(_, member)| member.tier >= tier)
         {
             return Err(NoFailback::Lowest);
         }
-        let best = self
-            .lower_up()
-            .min_by_key(|i| self.members[*i].tier)
-            .ok_or(NoFailback::NoneUp)?;
-        Ok(self.switch(Target::Endpoint(best), Reason::Manual))
+        let best = self.lower_up().map(|(tier, _)| tier).min();
+        let best = best.ok_or(NoFailback::NoneUp)?;
+        Ok(self.switch(self.of(best, State::Up), Reason::Manual))
+    }
+
+    /// Sets down since when a tier has been up.
+    fn reckon(&mut self, tier: u8, now: Instant) {
+        if self.of(tier, State::Up).is_empty() {
+            self.up.remove(&tier);
+        } else {
+            self.up.entry(tier).or_insert(now);
+        }
     }
 
     fn decide(&mut self, now: Instant) -> Option<Switch> {
-        let selected = match self.selected {
-            Target::Refuse => {
-                let best = self.lowest(State::Up)?;
-                return Some(self.switch(Target::Endpoint(best), Reason::Failback));
-            }
-            Target::Endpoint(i) => i,
+        let Target::Endpoints(serving) = &self.selected else {
+            let best = self.lowest(State::Up)?;
+            return Some(self.switch(self.of(best, State::Up), Reason::Failback));
         };
-        if self.members[selected].state == State::Down {
-            if let Some(best) = self
-                .lowest(State::Up)
-                .or_else(|| self.lowest(State::Unknown))
-            {
-                return Some(self.switch(Target::Endpoint(best), Reason::MasterDown));
+        let tier = self.tier()?;
+        let stay: Vec<_> = self
+            .weighing()
+            .filter(|(i, member)| match member.state {
+                State::Up => member.tier == tier,
+                State::Unknown => serving.contains(i),
+                State::Down => false,
+            })
+            .map(|(i, _)| i)
+            .collect();
+        if stay.is_empty() {
+            for state in [State::Up, State::Unknown] {
+                if let Some(best) = self.lowest(state) {
+                    let reason = if best == tier {
+                        Reason::MembersChanged
+                    } else {
+                        Reason::MasterDown
+                    };
+                    return Some(self.switch(self.of(best, state), reason));
+                }
             }
             return match self.all_down {
                 AllDown::Keep => None,
-                AllDown::Refuse => Some(self.switch(Target::Refuse, Reason::AllDown)),
+                AllDown::Refuse => {
+                    let from = std::mem::replace(&mut self.selected, Target::Refuse);
+                    Some(Switch {
+                        from,
+                        to: Target::Refuse,
+                        reason: Reason::AllDown,
+                    })
+                }
             };
         }
-        let Failback::Auto { hold } = self.failback else {
-            return None;
-        };
-        let best = self
-            .lower_up()
-            .filter(|i| held(self.members[*i].since, hold, now))
-            .min_by_key(|i| self.members[*i].tier)?;
-        Some(self.switch(Target::Endpoint(best), Reason::Failback))
+        if let Failback::Auto { hold } = self.failback {
+            let held = self.lower_up().filter(|(_, since)| held(*since, hold, now));
+            if let Some(best) = held.map(|(tier, _)| tier).min() {
+                return Some(self.switch(self.of(best, State::Up), Reason::Failback));
+            }
+        }
+        (stay != *serving).then(|| self.switch(stay, Reason::MembersChanged))
     }
 
-    fn lowest(&self, state: State) -> Option<usize> {
-        (0..self.members.len())
-            .filter(|i| self.members[*i].state == state)
-            .min_by_key(|i| self.members[*i].tier)
+    fn weighing(&self) -> impl Iterator<Item = (usize, &Member)> {
+        let members = self.members.iter().enumerate();
+        members.filter(|(_, member)| member.weighs)
     }
 
-    /// Up endpoints of lower tiers than the selected one.
-    fn lower_up(&self) -> impl Iterator<Item = usize> {
-        let tier = match self.selected {
-            Target::Endpoint(i) => self.members[i].tier,
-            Target::Refuse => 0,
-        };
-        (0..self.members.len())
-            .filter(move |i| self.members[*i].state == State::Up && self.members[*i].tier < tier)
+    /// Endpoints of a tier in this state.
+    fn of(&self, tier: u8, state: State) -> Vec<usize> {
+        self.weighing()
+            .filter(|(_, member)| member.tier == tier && member.state == state)
+            .map(|(i, _)| i)
+            .collect()
     }
 
-    fn switch(&mut self, to: Target, reason: Reason) -> Switch {
-        let from = std::mem::replace(&mut self.selected, to);
+    /// The lowest tier with an endpoint in this state.
+    fn lowest(&self, state: State) -> Option<u8> {
+        let such = self.weighing().filter(|(_, member)| member.state == state);
+        such.map(|(_, member)| member.tier).min()
+    }
+
+    /// Tiers below the selected one that are up, and since when.
+    fn lower_up(&self) -> impl Iterator<Item = (u8, Instant)> {
+        let tiers = 0..self.tier().unwrap_or(0);
+        self.up.range(tiers).map(|(tier, since)| (*tier, *since))
+    }
+
+    fn switch(&mut self, to: Vec<usize>, reason: Reason) -> Switch {
+        let to = Target::Endpoints(to);
+        let from = std::mem::replace(&mut self.selected, to.clone());
         Switch { from, to, reason }
     }
 }

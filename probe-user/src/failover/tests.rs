@@ -7,8 +7,16 @@ use super::*;
 const HOLD: Duration = Duration::from_secs(5);
 const AUTO: Failback = Failback::Auto { hold: HOLD };
 
+fn member(tier: u8, state: State) -> Member {
+    Member {
+        tier,
+        weighs: true,
+        state,
+    }
+}
+
 fn two(failback: Failback, all_down: AllDown, now: Instant) -> Failover {
-    let unknown = [(0, State::Unknown), (1, State::Unknown)];
+    let unknown = [member(0, State::Unknown), member(1, State::Unknown)];
     Failover::new(failback, all_down, &unknown, None, now)
 }
 
@@ -16,31 +24,32 @@ fn to(switch: Option<Switch>) -> Option<(Target, Reason)> {
     switch.map(|s| (s.to, s.reason))
 }
 
-const MASTER: Target = Target::Endpoint(0);
-const BACKUP: Target = Target::Endpoint(1);
+fn at(members: &[usize]) -> Target {
+    Target::Endpoints(members.to_vec())
+}
 
 #[test]
 fn over_at_once_and_back_after_the_hold_time() {
     let start = Instant::now();
-    let at = |s| start + Duration::from_secs(s);
+    let after = |s| start + Duration::from_secs(s);
     let mut f = two(AUTO, AllDown::Keep, start);
-    assert_eq!(f.selected(), MASTER);
+    assert_eq!(f.selected(), &at(&[0]));
     assert_eq!(f.observe(0, State::Up, start), None);
     assert_eq!(f.observe(1, State::Up, start), None);
     assert_eq!(
-        to(f.observe(0, State::Down, at(10))),
-        Some((BACKUP, Reason::MasterDown))
+        to(f.observe(0, State::Down, after(10))),
+        Some((at(&[1]), Reason::MasterDown))
     );
     assert_eq!(f.due(), None);
-    assert_eq!(f.observe(0, State::Up, at(20)), None);
-    assert_eq!(f.due(), Some(at(25)));
-    assert_eq!(f.tick(at(24)), None);
+    assert_eq!(f.observe(0, State::Up, after(20)), None);
+    assert_eq!(f.due(), Some(after(25)));
+    assert_eq!(f.tick(after(24)), None);
     // A relapse begins the hold time again.
-    assert_eq!(f.observe(0, State::Down, at(24)), None);
+    assert_eq!(f.observe(0, State::Down, after(24)), None);
     assert_eq!(f.due(), None);
-    assert_eq!(f.observe(0, State::Up, at(30)), None);
-    assert_eq!(f.tick(at(34)), None);
-    assert_eq!(to(f.tick(at(35))), Some((MASTER, Reason::Failback)));
+    assert_eq!(f.observe(0, State::Up, after(30)), None);
+    assert_eq!(f.tick(after(34)), None);
+    assert_eq!(to(f.tick(after(35))), Some((at(&[0]), Reason::Failback)));
     assert_eq!(f.due(), None);
 }
 
@@ -53,7 +62,7 @@ fn the_master_takes_over_from_a_lost_backup_without_hold() {
     f.observe(0, State::Up, start);
     assert_eq!(
         to(f.observe(1, State::Down, start)),
-        Some((MASTER, Reason::MasterDown))
+        Some((at(&[0]), Reason::MasterDown))
     );
 }
 
@@ -63,7 +72,7 @@ fn a_backup_that_nobody_checked_yet_is_better_than_a_master_that_is_down() {
     let mut f = two(AUTO, AllDown::Refuse, start);
     assert_eq!(
         to(f.observe(0, State::Down, start)),
-        Some((BACKUP, Reason::MasterDown))
+        Some((at(&[1]), Reason::MasterDown))
     );
     assert_eq!(
         to(f.observe(1, State::Down, start)),
@@ -77,11 +86,11 @@ fn all_down() {
     let mut keep = two(AUTO, AllDown::Keep, start);
     keep.observe(1, State::Down, start);
     assert_eq!(keep.observe(0, State::Down, start), None);
-    assert_eq!(keep.selected(), MASTER);
+    assert_eq!(keep.selected(), &at(&[0]));
     // Whoever comes first serves.
     assert_eq!(
         to(keep.observe(1, State::Up, start)),
-        Some((BACKUP, Reason::MasterDown))
+        Some((at(&[1]), Reason::MasterDown))
     );
     let mut refuse = two(Failback::Manual, AllDown::Refuse, start);
     refuse.observe(1, State::Down, start);
@@ -91,7 +100,7 @@ fn all_down() {
     );
     assert_eq!(
         to(refuse.observe(1, State::Up, start)),
-        Some((BACKUP, Reason::Failback))
+        Some((at(&[1]), Reason::Failback))
     );
 }
 
@@ -108,7 +117,7 @@ fn manual_failback() {
     assert_eq!(f.due(), None);
     assert_eq!(f.tick(later), None);
     let switch = f.order_failback().unwrap();
-    assert_eq!((switch.to, switch.reason), (MASTER, Reason::Manual));
+    assert_eq!((switch.to, switch.reason), (at(&[0]), Reason::Manual));
     let mut auto = two(AUTO, AllDown::Keep, start);
     assert_eq!(auto.order_failback(), Err(NoFailback::Automatic));
 }
@@ -116,25 +125,150 @@ fn manual_failback() {
 #[test]
 fn an_inherited_selection_stays_until_something_speaks_against_it() {
     let start = Instant::now();
-    let unknown = [(0, State::Unknown), (1, State::Up)];
+    let unknown = [member(0, State::Unknown), member(1, State::Up)];
     let new = |inherited, all_down| Failover::new(AUTO, all_down, &unknown, inherited, start);
-    let mut f = new(Some(BACKUP), AllDown::Keep);
-    assert_eq!(f.selected(), BACKUP);
+    let mut f = new(Some(at(&[1])), AllDown::Keep);
+    assert_eq!(f.selected(), &at(&[1]));
     assert_eq!(f.observe(0, State::Up, start), None);
     assert_eq!(
         to(f.tick(start + HOLD)),
-        Some((MASTER, Reason::Failback)),
+        Some((at(&[0]), Reason::Failback)),
         "the hold time begins with the restart"
     );
     // What an earlier agent left and this configuration does not know is not inherited.
+    assert_eq!(new(Some(at(&[2])), AllDown::Keep).selected(), &at(&[0]));
+    assert_eq!(new(Some(at(&[])), AllDown::Keep).selected(), &at(&[0]));
     assert_eq!(
-        new(Some(Target::Endpoint(2)), AllDown::Keep).selected(),
-        MASTER
+        new(Some(Target::Refuse), AllDown::Keep).selected(),
+        &at(&[0])
     );
-    assert_eq!(new(Some(Target::Refuse), AllDown::Keep).selected(), MASTER);
     let mut refuse = new(Some(Target::Refuse), AllDown::Refuse);
-    assert_eq!(refuse.selected(), Target::Refuse);
-    assert_eq!(to(refuse.tick(start)), Some((BACKUP, Reason::Failback)));
+    assert_eq!(refuse.selected(), &Target::Refuse);
+    assert_eq!(to(refuse.tick(start)), Some((at(&[1]), Reason::Failback)));
+}
+
+/// Three masters, two backups.
+fn five(failback: Failback, all_down: AllDown, now: Instant) -> Failover {
+    let members = [0, 0, 0, 1, 1].map(|tier| member(tier, State::Unknown));
+    Failover::new(failback, all_down, &members, None, now)
+}
+
+#[test]
+fn a_tier_serves_while_one_of_its_endpoints_is_up() {
+    let start = Instant::now();
+    let after = |s| start + Duration::from_secs(s);
+    let mut f = five(AUTO, AllDown::Keep, start);
+    // Nothing is known of anybody: all serve, and go on when they are judged.
+    assert_eq!(f.selected(), &at(&[0, 1, 2]));
+    for i in 0..5 {
+        assert_eq!(f.observe(i, State::Up, start), None);
+    }
+    let members = Reason::MembersChanged;
+    assert_eq!(
+        to(f.observe(1, State::Down, after(1))),
+        Some((at(&[0, 2]), members))
+    );
+    assert_eq!(
+        to(f.observe(0, State::Down, after(2))),
+        Some((at(&[2]), members))
+    );
+    assert!(f.serves(2) && !f.serves(0));
+    // Back at once: the hold time is one between tiers.
+    assert_eq!(
+        to(f.observe(1, State::Up, after(2))),
+        Some((at(&[1, 2]), members))
+    );
+    f.observe(1, State::Down, after(3));
+    assert_eq!(
+        to(f.observe(2, State::Down, after(3))),
+        Some((at(&[3, 4]), Reason::MasterDown))
+    );
+    assert_eq!(f.tier(), Some(1));
+    assert_eq!(
+        to(f.observe(3, State::Down, after(4))),
+        Some((at(&[4]), members))
+    );
+    // The tier is up as long as any of it is: one relays the other.
+    assert_eq!(f.observe(0, State::Up, after(10)), None);
+    assert_eq!(f.observe(1, State::Up, after(12)), None);
+    assert_eq!(f.observe(0, State::Down, after(13)), None);
+    assert_eq!(f.due(), Some(after(15)));
+    assert_eq!(f.observe(2, State::Up, after(14)), None);
+    assert_eq!(to(f.tick(after(15))), Some((at(&[1, 2]), Reason::Failback)));
+}
+
+#[test]
+fn an_endpoint_without_weight_serves_nobody() {
+    let start = Instant::now();
+    let mut members = [0, 0, 1].map(|tier| member(tier, State::Unknown));
+    members[0].weighs = false;
+    let mut f = Failover::new(AUTO, AllDown::Keep, &members, None, start);
+    assert_eq!(f.selected(), &at(&[1]));
+    assert_eq!(f.observe(0, State::Up, start), None);
+    f.observe(2, State::Up, start);
+    assert_eq!(
+        to(f.observe(1, State::Down, start)),
+        Some((at(&[2]), Reason::MasterDown))
+    );
+    assert_eq!(f.due(), None, "nobody in tier 0 is fit");
+    members[1].weighs = false;
+    let inherited = Some(at(&[0, 1]));
+    let f = Failover::new(AUTO, AllDown::Keep, &members, inherited, start);
+    assert_eq!(
+        f.selected(),
+        &at(&[2]),
+        "a tier may be taken out by weights"
+    );
+}
+
+#[test]
+fn a_new_endpoint_of_the_tier_serves_when_it_is_up() {
+    let start = Instant::now();
+    let states = [State::Up, State::Unknown, State::Down];
+    let members = states.map(|state| member(0, state));
+    // The earlier agent knew two, and one of them went down.
+    let inherited = Some(at(&[0, 2]));
+    let mut f = Failover::new(AUTO, AllDown::Keep, &members, inherited, start);
+    assert_eq!(f.selected(), &at(&[0]));
+    assert_eq!(f.tick(start), None);
+    assert_eq!(
+        to(f.observe(1, State::Up, start)),
+        Some((at(&[0, 1]), Reason::MembersChanged))
+    );
+    // Nobody else is left: better unknown than down.
+    let mut f = Failover::new(AUTO, AllDown::Keep, &members, Some(at(&[0])), start);
+    assert_eq!(
+        to(f.observe(0, State::Down, start)),
+        Some((at(&[1]), Reason::MembersChanged))
+    );
+}
+
+#[test]
+fn the_last_to_serve_are_kept_when_all_are_down() {
+    let start = Instant::now();
+    let mut f = five(AUTO, AllDown::Keep, start);
+    for i in [3, 4, 0] {
+        f.observe(i, State::Down, start);
+    }
+    f.observe(1, State::Down, start);
+    assert_eq!(f.observe(2, State::Down, start), None);
+    assert_eq!(f.selected(), &at(&[2]));
+    assert_eq!(
+        to(f.observe(0, State::Up, start)),
+        Some((at(&[0]), Reason::MembersChanged))
+    );
+    let mut f = five(Failback::Manual, AllDown::Refuse, start);
+    for i in 0..5 {
+        f.observe(i, State::Down, start);
+    }
+    assert_eq!(f.selected(), &Target::Refuse);
+    assert_eq!(
+        to(f.observe(4, State::Up, start)),
+        Some((at(&[4]), Reason::Failback))
+    );
+    f.observe(1, State::Up, start);
+    f.observe(2, State::Up, start);
+    assert_eq!(f.order_failback().unwrap().to, at(&[1, 2]));
 }
 
 #[derive(Clone, Debug)]
@@ -146,7 +280,7 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        6 => (0usize..4, any::<bool>())
+        6 => (0usize..6, any::<bool>())
             .prop_map(|(i, up)| Happening::State(i, if up { State::Up } else { State::Down })),
         3 => (0u64..8000).prop_map(Happening::Passed),
         1 => Just(Happening::Order),
@@ -158,26 +292,37 @@ proptest! {
     fn the_rules_hold_over_any_history(
         manual in any::<bool>(),
         refuse in any::<bool>(),
-        count in 1usize..=4,
-        inherited in prop::option::of(0usize..5),
+        shape in prop::collection::vec((0u8..3, prop::bool::weighted(0.8)), 1..6),
+        inherited in prop::option::of(prop::collection::vec(0usize..6, 0..4)),
         history in prop::collection::vec(happening(), 0..80),
     ) {
+        prop_assume!(shape.iter().any(|(_, weighs)| *weighs));
         let failback = if manual { Failback::Manual } else { AUTO };
         let all_down = if refuse { AllDown::Refuse } else { AllDown::Keep };
         let mut now = Instant::now();
-        // Tiers in an order that is not the list's.
-        let tiers: Vec<u8> = (0..count).map(|i| ((i * 3 + 1) % count) as u8).collect();
-        let tiers: Vec<u8> = if count == 3 { vec![2, 0, 1] } else { tiers };
-        let members: Vec<_> = tiers.iter().map(|t| (*t, State::Unknown)).collect();
-        let inherited = inherited.map(|i| if i == 4 { Target::Refuse } else { Target::Endpoint(i) });
+        let count = shape.len();
+        let members: Vec<_> = shape
+            .iter()
+            .map(|(tier, weighs)| Member { tier: *tier, weighs: *weighs, state: State::Unknown })
+            .collect();
+        let inherited = inherited.map(|of| match of.as_slice() {
+            [] => Target::Refuse,
+            of => Target::Endpoints(of.to_vec()),
+        });
         let mut f = Failover::new(failback, all_down, &members, inherited, now);
-        let mut states = vec![(State::Unknown, now); count];
+        let mut states = vec![State::Unknown; count];
+        // Since when each tier has an endpoint that is up.
+        let mut up: Vec<Option<Instant>> = vec![None; 3];
         for event in history {
-            let before = f.selected();
+            let before = f.selected().clone();
             let switch = match event {
                 Happening::State(i, state) if i < count => {
-                    if states[i].0 != state {
-                        states[i] = (state, now);
+                    states[i] = state;
+                    for (tier, since) in up.iter_mut().enumerate() {
+                        let fit = (0..count).any(|i| {
+                            shape[i] == (tier as u8, true) && states[i] == State::Up
+                        });
+                        *since = fit.then(|| since.unwrap_or(now));
                     }
                     f.observe(i, state, now)
                 }
@@ -200,14 +345,25 @@ proptest! {
                 }
                 Happening::Order => f.order_failback().ok(),
             };
-            let any_up = states.iter().any(|s| s.0 == State::Up);
-            let all_are_down = states.iter().all(|s| s.0 == State::Down);
+            let weighing = || (0..count).filter(|i| shape[*i].1);
+            let any_up = weighing().any(|i| states[i] == State::Up);
+            let all_are_down = weighing().all(|i| states[i] == State::Down);
             match f.selected() {
-                Target::Endpoint(i) => {
-                    // Never on a down endpoint while another is up, or unknown.
-                    if states[i].0 == State::Down {
-                        prop_assert!(all_are_down);
-                        prop_assert!(!refuse);
+                Target::Endpoints(serving) => {
+                    prop_assert!(!serving.is_empty() && serving.is_sorted());
+                    let tier = shape[serving[0]].0;
+                    prop_assert_eq!(f.tier(), Some(tier));
+                    for i in serving {
+                        prop_assert_eq!(shape[*i], (tier, true));
+                        // Never on a down endpoint while another is up, or unknown.
+                        if states[*i] == State::Down {
+                            prop_assert!(all_are_down);
+                            prop_assert!(!refuse);
+                        }
+                    }
+                    // Whoever is up serves, if its tier does.
+                    for i in weighing().filter(|i| shape[*i].0 == tier) {
+                        prop_assert!(states[i] != State::Up || serving.contains(&i));
                     }
                 }
                 Target::Refuse => {
@@ -215,46 +371,48 @@ proptest! {
                 }
             }
             // The machine says exactly what it did.
-            match switch {
-                None => prop_assert_eq!(f.selected(), before),
+            match &switch {
+                None => prop_assert_eq!(f.selected(), &before),
                 Some(switch) => {
-                    prop_assert_eq!(switch.from, before);
-                    prop_assert_eq!(switch.to, f.selected());
-                    prop_assert_ne!(switch.from, switch.to);
+                    prop_assert_eq!(&switch.from, &before);
+                    prop_assert_eq!(&switch.to, f.selected());
+                    prop_assert_ne!(&switch.from, &switch.to);
                 }
             }
-            if let Some(Switch { from: Target::Endpoint(from), to: Target::Endpoint(to), reason }) = switch {
+            if let Some(Switch { from: Target::Endpoints(from), to: Target::Endpoints(to), reason }) = &switch {
+                let (from_tier, to_tier) = (shape[from[0]].0, shape[to[0]].0);
                 match reason {
+                    Reason::MembersChanged => prop_assert_eq!(from_tier, to_tier),
                     Reason::MasterDown => {
-                        prop_assert_eq!(states[from].0, State::Down);
+                        prop_assert_ne!(from_tier, to_tier);
+                        for i in from {
+                            prop_assert_eq!(states[*i], State::Down);
+                        }
                         // The lowest of those that are up.
                         if any_up {
-                            let best = (0..count).filter(|i| states[*i].0 == State::Up)
-                                .min_by_key(|i| tiers[*i]).unwrap();
-                            prop_assert_eq!(to, best);
+                            let best = up.iter().position(Option::is_some).unwrap();
+                            prop_assert_eq!(usize::from(to_tier), best);
                         }
                     }
                     Reason::Failback => {
                         prop_assert!(!manual);
-                        prop_assert!(tiers[to] < tiers[from]);
-                        prop_assert_eq!(states[to].0, State::Up);
-                        prop_assert!(now - states[to].1 >= HOLD, "no fail-back before the hold time");
+                        prop_assert!(to_tier < from_tier);
+                        let since = up[usize::from(to_tier)].unwrap();
+                        prop_assert!(now - since >= HOLD, "no fail-back before the hold time");
                     }
                     Reason::Manual => {
                         prop_assert!(manual);
-                        prop_assert!(tiers[to] < tiers[from]);
-                        prop_assert_eq!(states[to].0, State::Up);
+                        prop_assert!(to_tier < from_tier);
+                        prop_assert!(up[usize::from(to_tier)].is_some());
                     }
                     other => prop_assert!(false, "{other:?} is no reason between endpoints"),
                 }
             }
             // A fail-back that may happen by itself is never overdue.
-            if !manual && let Target::Endpoint(i) = f.selected() {
-                for j in 0..count {
-                    if states[j].0 == State::Up && tiers[j] < tiers[i] {
-                        prop_assert!(now - states[j].1 <= HOLD);
-                        prop_assert!(f.due().is_some());
-                    }
+            if !manual && let Some(tier) = f.tier() {
+                for since in up.iter().take(usize::from(tier)).flatten() {
+                    prop_assert!(now - *since <= HOLD);
+                    prop_assert!(f.due().is_some());
                 }
             }
         }

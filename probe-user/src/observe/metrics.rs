@@ -97,6 +97,7 @@ pub struct Recorder {
     draining: Family<OfEndpoint, Gauge>,
     refusing: Family<OfService, Gauge>,
     switches: Family<OfReason, Counter>,
+    members_changed: Family<OfService, Counter>,
     interfaces: Family<OfWay, Gauge>,
     events: Family<OfKind, Counter>,
     ids: Ids,
@@ -115,6 +116,7 @@ impl Metrics {
             draining: Family::default(),
             refusing: Family::default(),
             switches: Family::default(),
+            members_changed: Family::default(),
             interfaces: Family::default(),
             events: Family::default(),
             ids: Ids::default(),
@@ -147,7 +149,7 @@ impl Metrics {
         );
         registry.register(
             "endpoint_selected",
-            "1 for the endpoint that new connections of the service go to",
+            "1 for each endpoint that new connections of the service go to",
             r.selected.clone(),
         );
         registry.register(
@@ -164,6 +166,11 @@ impl Metrics {
             "switches",
             "Changes of selection by reason",
             r.switches.clone(),
+        );
+        registry.register(
+            "members_changed",
+            "Changes of which endpoints of the selected tier serve",
+            r.members_changed.clone(),
         );
         registry.register(
             "interfaces",
@@ -250,21 +257,29 @@ impl Observer for Recorder {
         }
     }
 
-    fn selected(&self, service: &str, selected: Option<&str>) {
+    fn selected(&self, service: &str, selected: &[&str]) {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         for (of, endpoint) in ids.keys().filter(|(of, _)| of == service) {
             self.selected
                 .get_or_create(&of_endpoint(of, endpoint))
-                .set((selected == Some(endpoint)).into());
+                .set(selected.contains(&endpoint.as_str()).into());
         }
         self.refusing
             .get_or_create(&OfService {
                 service: service.to_owned(),
             })
-            .set(selected.is_none().into());
+            .set(selected.is_empty().into());
     }
 
     fn switched(&self, service: &str, reason: Reason) {
+        if reason == Reason::MembersChanged {
+            self.members_changed
+                .get_or_create(&OfService {
+                    service: service.to_owned(),
+                })
+                .inc();
+            return;
+        }
         self.switches
             .get_or_create(&OfReason {
                 service: service.to_owned(),
@@ -296,14 +311,20 @@ impl Observer for Recorder {
             }));
         }
         for reason in Reason::ALL {
-            // The two that are no switches.
-            if !matches!(reason, Reason::Initial | Reason::Inherited) {
+            // Those that are no switches.
+            if !matches!(
+                reason,
+                Reason::Initial | Reason::Inherited | Reason::MembersChanged
+            ) {
                 drop(self.switches.get_or_create(&OfReason {
                     service: of.service.clone(),
                     reason: reason.label(),
                 }));
             }
         }
+        drop(self.members_changed.get_or_create(&OfService {
+            service: of.service.clone(),
+        }));
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.insert((of.service, of.endpoint), id);
     }

@@ -57,7 +57,7 @@ fn what_is_scraped() {
     recorder.draining("sense", "sen2", false);
     recorder.draining("sense", "sen1", true);
     recorder.state("sense", "sen2", State::Up);
-    recorder.selected("sense", Some("sen2"));
+    recorder.selected("sense", &["sen2"]);
     let verdict = Verdict {
         kind: Kind::Refused,
         status: None,

@@ -18,3 +18,4 @@ mod refusals;
 mod restart;
 mod rig;
 mod steer;
+mod tiers;

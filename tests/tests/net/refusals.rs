@@ -94,9 +94,9 @@ const MISTAKES: &[Mistake] = &[
         parts: &["tier", "2"],
     },
     Mistake {
-        what: "two endpoints of one tier",
-        make: |config| config["services"][0]["endpoints"][1]["tier"] = json!(0),
-        parts: &["tier", "0"],
+        what: "a weight out of range",
+        make: |config| config["services"][0]["endpoints"][1]["weight"] = json!(257),
+        parts: &["weight", "257"],
     },
     Mistake {
         what: "invalid regex",

@@ -170,6 +170,8 @@ fn whatever_is_for_a_listener_is_translated_there_and_back() {
         };
         let ours = segment.dst_be == A::vip() && segment.dst_port_be == VIP_PORT.to_be();
         if !ours || segment.flags & RST != 0 {
+            // Of what came before there may be a note, and its RST would go where it went.
+            lab.forget_flows();
             unchanged(lab, program, name, frame);
             return false;
         }
@@ -263,6 +265,8 @@ fn whatever_is_refused_is_answered_by_a_whole_reset() {
         };
         let ours = segment.dst_be == A::vip() && segment.dst_port_be == VIP_PORT.to_be();
         if !ours || segment.flags & RST != 0 {
+            // Of what came before there may be a note, and its RST would go where it went.
+            lab.forget_flows();
             unchanged(lab, program, name, frame);
             return false;
         }

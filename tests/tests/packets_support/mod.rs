@@ -5,7 +5,7 @@ mod packet;
 use std::{
     io::Write,
     mem::offset_of,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::Once,
 };
 
@@ -17,10 +17,11 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Address, Decision, ENDPOINT_UP, Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6,
-        FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Plain, Reason, RecentSet,
-        ReverseFlow, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
+        Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
+        FAMILY_V4, FAMILY_V6, FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, PREVIOUS_RING, Plain,
+        RING_SIZE, Reason, ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
+        place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -290,15 +291,54 @@ impl Programs {
         let mut words = [0u64; WORDS];
         words[0] = decision.pack();
         // The words before: what was decided.
-        words[offset_of!(Selection, previous) / 8] = match Decision::unpack(before[0]) {
+        let previous = match Decision::unpack(before[0]) {
             Decision {
                 action: Action::Steer,
                 target,
                 ..
-            } => u64::from(target),
-            _ => u64::from(NO_ENDPOINT),
+            } => target,
+            Decision {
+                action: Action::Spread,
+                target,
+                ..
+            } => target | PREVIOUS_RING,
+            _ => NO_ENDPOINT,
         };
+        let at = offset_of!(Selection, previous) / 8;
+        // The other half is the affinity's.
+        words[at] = before[at] >> 32 << 32 | u64::from(previous);
         slots.set(SERVICE, words, 0).expect("in range");
+    }
+
+    /// Writes a ring: what stands at each place.
+    pub fn fill(&mut self, ring: u32, at: impl Fn(usize) -> u32) {
+        const PLACES: usize = size_of::<Ring>() / 2;
+        let mut places = [0u16; PLACES];
+        for (place, id) in places.iter_mut().enumerate().take(RING_SIZE) {
+            *id = at(place) as u16;
+        }
+        self.array::<[u16; PLACES]>(names::MAP_RINGS)
+            .set(ring, places, 0)
+            .expect("in range");
+    }
+
+    /// Clients keep their endpoint for so long.
+    pub fn keep_clients(&mut self, units: u32) {
+        const WORDS: usize = size_of::<Selection>() / 8;
+        let mut slots = self.array::<[u64; WORDS]>(names::MAP_SELECTIONS);
+        let mut words = slots.get(&SERVICE, 0).expect("in range");
+        let at = offset_of!(Selection, affinity);
+        assert_eq!(at % 8, 4);
+        words[at / 8] = words[at / 8] as u32 as u64 | u64::from(units) << 32;
+        slots.set(SERVICE, words, 0).expect("in range");
+    }
+
+    /// Lets the agent's clock go on.
+    pub fn later(&mut self, units: u32) {
+        let mut node = self.array::<[u64; 7]>(names::MAP_NODE);
+        let mut words = node.get(&0, 0).expect("there");
+        words[3] += u64::from(units);
+        node.set(0, words, 0).expect("there");
     }
 
     /// Whether the way by the slot alone has ended, and whether there are side ways.
@@ -422,22 +462,60 @@ impl Programs {
         for family in Family::BOTH {
             self.family_tables(family, true);
         }
-        for (name, sets, size) in [
-            (
-                names::MAP_RECENT_V4,
-                V4::RECENT_SETS,
-                size_of::<RecentSet<V4>>(),
-            ),
-            (
-                names::MAP_RECENT_V6,
-                V6::RECENT_SETS,
-                size_of::<RecentSet<V6>>(),
-            ),
-        ] {
+        self.forget_clients::<AffinityKey<V4>>(names::MAP_AFFINITY_V4);
+        self.forget_clients::<AffinityKey<V6>>(names::MAP_AFFINITY_V6);
+        self.forget_notes();
+    }
+
+    fn forget_clients<K: Plain + Copy>(&mut self, name: &str) {
+        let mut clients = self.hash::<Image<K>, [u8; size_of::<Affinity>()]>(name);
+        let keys: Vec<_> = clients.keys().map(|k| k.expect("iterates")).collect();
+        for key in keys {
+            clients.remove(&key).expect("was there");
+        }
+    }
+
+    /// Clients of a family that keep their endpoint.
+    pub fn clients(&mut self, family: Family) -> usize {
+        const SIZE: usize = size_of::<Affinity>();
+        match family {
+            Family::V4 => {
+                let map = self.hash::<Image<AffinityKey<V4>>, [u8; SIZE]>(names::MAP_AFFINITY_V4);
+                map.keys().count()
+            }
+            Family::V6 => {
+                let map = self.hash::<Image<AffinityKey<V6>>, [u8; SIZE]>(names::MAP_AFFINITY_V6);
+                map.keys().count()
+            }
+        }
+    }
+
+    /// Empties the tables of notes, which the kernel lets us map: thousands of tests would
+    /// wait for thousands of system calls each.
+    fn forget_notes(&mut self) {
+        for name in [names::MAP_RECENT_V4, names::MAP_RECENT_V6] {
             let Some(Map::Array(data)) = self.ebpf.map(name) else {
                 panic!("{name} is an array");
             };
-            erase(data, sets as usize * size);
+            let info = data.info().expect("the kernel tells");
+            let length = (info.value_size() * info.max_entries()) as usize;
+            let fd = data.fd().as_fd().as_raw_fd();
+            // SAFETY: a fresh mapping of the map's whole memory, written and unmapped here; no
+            // program runs meanwhile.
+            unsafe {
+                let access = libc::PROT_READ | libc::PROT_WRITE;
+                let notes = libc::mmap(
+                    std::ptr::null_mut(),
+                    length,
+                    access,
+                    libc::MAP_SHARED,
+                    fd,
+                    0,
+                );
+                assert_ne!(notes, libc::MAP_FAILED, "{name} can be mapped");
+                notes.cast::<u8>().write_bytes(0, length);
+                libc::munmap(notes, length);
+            }
         }
     }
 
@@ -474,18 +552,20 @@ pub fn alone(endpoint: u32) -> Decision {
     }
 }
 
-/// Overwrites a mapped array with zeros. (Another key of the hash that finds notes would be
-/// less: after some hundred keys one finds an old note again.)
-fn erase(map: &MapData, length: usize) {
-    let (read_write, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    let fd = map.fd().as_fd().as_raw_fd();
-    // SAFETY: a new mapping at an address of the kernel's choice.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), length, read_write, shared, fd, 0) };
-    assert_ne!(at, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
-    // SAFETY: the mapping is that long and writable, nobody else uses it, and it is unmapped
-    // once.
-    unsafe {
-        at.cast::<u8>().write_bytes(0, length);
-        libc::munmap(at, length);
+/// To several, as this ring says.
+pub fn spread(ring: u32) -> Decision {
+    Decision {
+        action: Action::Spread,
+        flags: SLOT_ALONE_DIRECT,
+        tier: 0,
+        target: ring,
+    }
+}
+
+/// A client's place in a ring.
+pub fn place_of(family: Family, client_port: u16) -> usize {
+    match family {
+        Family::V4 => place(V4::from_bytes(CLIENT_V4), client_port.to_be()),
+        Family::V6 => place(V6::from_bytes(CLIENT_V6), client_port.to_be()),
     }
 }

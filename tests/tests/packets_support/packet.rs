@@ -12,11 +12,11 @@ pub const CLIENT_PORT: u16 = 50000;
 pub const VIP_V4: [u8; 4] = [10, 96, 0, 10];
 pub const MASTER_V4: [u8; 4] = [10, 0, 2, 2];
 pub const BACKUP_V4: [u8; 4] = [10, 0, 3, 2];
-const CLIENT_V4: [u8; 4] = [10, 0, 1, 2];
+pub const CLIENT_V4: [u8; 4] = [10, 0, 1, 2];
 pub const VIP_V6: [u8; 16] = v6(0x96, 0x10);
 pub const MASTER_V6: [u8; 16] = v6(2, 2);
 pub const BACKUP_V6: [u8; 16] = v6(3, 2);
-const CLIENT_V6: [u8; 16] = v6(1, 2);
+pub const CLIENT_V6: [u8; 16] = v6(1, 2);
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 

@@ -14,7 +14,7 @@ use crate::{
         self, AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan,
         Steering, Swept, Vip,
     },
-    failover::{Failover, Reason, Switch, Target, drain::Drains},
+    failover::{Failover, Member, Reason, Switch, Target, drain::Drains},
     health::{RiseFall, State, Verdict, http::Probe, scheduler::Report},
     resolve::{Families, Resolved, choose},
 };
@@ -29,6 +29,8 @@ struct Service {
     reason: Reason,
     since: SystemTime,
     switches: u64,
+    /// Changes within the selected tier, which are no switches.
+    members_changed: u64,
     endpoints: Vec<Endpoint>,
 }
 
@@ -154,7 +156,7 @@ impl Services {
         let mut switch = None;
         if let Some(state) = changed {
             switch = service.failover.observe(key.endpoint, state, now);
-            service.carry_out(switch, now, datapath)?;
+            service.carry_out(switch.as_ref(), now, datapath)?;
         }
         // The kernel knows; now people may.
         service.record(key.endpoint, verdict, skipped, changed, observer);
@@ -175,7 +177,7 @@ impl Services {
         for service in &mut self.all {
             if service.failover.due().is_some_and(|due| due <= now) {
                 let switch = service.failover.tick(now);
-                service.carry_out(switch, now, datapath)?;
+                service.carry_out(switch.as_ref(), now, datapath)?;
                 service.tell_switch(switch, observer);
             }
             if service.drains.due().is_some_and(|due| due <= now) {
@@ -206,9 +208,9 @@ impl Services {
                 return Ok(Err(Refused::No { service, reason }));
             }
         };
-        service.carry_out(switch, now, datapath)?;
+        service.carry_out(switch.as_ref(), now, datapath)?;
         service.tell_switch(switch, observer);
-        let name = service.target_name(service.failover.selected()).to_owned();
+        let name = service.target_name(service.failover.selected());
         self.reckon();
         Ok(Ok(name))
     }
@@ -278,38 +280,44 @@ impl Service {
         applied: AppliedService,
         now: Instant,
     ) -> Self {
+        // Of endpoints that are none of ours the choice says nothing.
+        let position = |id: &EndpointId| applied.endpoints.iter().position(|e| e == id);
         let inherited = applied.inherited.map(|choice| match choice {
             Choice::Refuse => Target::Refuse,
-            // A choice that is none of ours names no endpoint, and is ignored.
-            Choice::Endpoint(id) => Target::Endpoint(
-                applied
-                    .endpoints
-                    .iter()
-                    .position(|e| *e == id)
-                    .unwrap_or(usize::MAX),
-            ),
+            Choice::Endpoint(id) => Target::Endpoints(position(&id).into_iter().collect()),
+            Choice::Spread(ids) => Target::Endpoints(ids.iter().filter_map(position).collect()),
         });
         let mark = |i: usize| applied.inherited_marks.get(i).copied().unwrap_or(Mark::Up);
-        let state = |i: usize| match inherited {
+        let state = |i: usize| match &inherited {
             _ if mark(i) == Mark::Down => State::Down,
             // It was in use: it takes `fall` failures to leave it.
-            Some(Target::Endpoint(selected)) if selected == i => State::Up,
+            Some(Target::Endpoints(serving)) if serving.contains(&i) => State::Up,
             _ => State::Unknown,
         };
         let members: Vec<_> = config
             .endpoints()
             .iter()
             .enumerate()
-            .map(|(i, endpoint)| (endpoint.tier(), state(i)))
+            .map(|(i, endpoint)| Member {
+                tier: endpoint.tier(),
+                weighs: endpoint.weight() > 0,
+                state: state(i),
+            })
             .collect();
         let failover = Failover::new(
             config.failback(),
             config.all_down(),
             &members,
-            inherited,
+            inherited.clone(),
             now,
         );
-        let reason = if inherited == Some(failover.selected()) {
+        let goes_on = match (&inherited, failover.selected()) {
+            (Some(Target::Endpoints(before)), Target::Endpoints(now)) => {
+                now.iter().all(|i| before.contains(i))
+            }
+            (before, now) => before.as_ref() == Some(now),
+        };
+        let reason = if goes_on {
             Reason::Inherited
         } else {
             Reason::Initial
@@ -331,7 +339,7 @@ impl Service {
                 id: *id,
                 at,
                 families: Families::of(config, endpoint),
-                health: RiseFall::new(check.rise(), check.fall(), members[i].1),
+                health: RiseFall::new(check.rise(), check.fall(), members[i].state),
                 since: SystemTime::now(),
                 mark: mark(i),
                 verdict: None,
@@ -351,6 +359,7 @@ impl Service {
             reason,
             since: SystemTime::now(),
             switches: 0,
+            members_changed: 0,
             endpoints,
         };
         service.follow(now);
@@ -359,10 +368,9 @@ impl Service {
 
     /// Tells the drains who is selected and who is down.
     fn follow(&mut self, now: Instant) {
-        let selected = self.failover.selected();
         let is_down = |i: usize| self.endpoints[i].health.state() == State::Down;
         self.drains
-            .follow(|i| selected == Target::Endpoint(i), is_down, now);
+            .follow(|i| self.failover.serves(i), is_down, now);
     }
 
     /// Counts what is left of flows that follow the selection.
@@ -376,43 +384,68 @@ impl Service {
     }
 
     fn choice(&self) -> Choice {
-        match self.failover.selected() {
-            Target::Endpoint(i) => Choice::Endpoint(self.endpoints[i].id),
-            Target::Refuse => Choice::Refuse,
+        let Target::Endpoints(serving) = self.failover.selected() else {
+            return Choice::Refuse;
+        };
+        match serving.as_slice() {
+            // The fast way. Where clients keep their endpoint one that serves alone may do so
+            // for a while only, and who comes meanwhile shall stay.
+            [only] if self.config.affinity().is_none() || self.alone_in_tier(*only) => {
+                Choice::Endpoint(self.endpoints[*only].id)
+            }
+            serving => Choice::Spread(serving.iter().map(|i| self.endpoints[*i].id).collect()),
         }
+    }
+
+    /// Is no other endpoint in its tier that may have new connections?
+    fn alone_in_tier(&self, only: usize) -> bool {
+        let endpoints = self.config.endpoints();
+        let tier = endpoints[only].tier();
+        let mut others = endpoints.iter().enumerate().filter(|(i, _)| *i != only);
+        !others.any(|(_, other)| other.tier() == tier && other.weight() > 0)
     }
 
     /// Makes the kernel follow: the selection first, then the marks.
     fn carry_out<D: Steering>(
         &mut self,
-        switch: Option<Switch>,
+        switch: Option<&Switch>,
         now: Instant,
         datapath: &mut D,
     ) -> Result {
         self.follow(now);
         if let Some(switch) = switch {
             self.write_selection(datapath)?;
-            self.reason = switch.reason;
-            self.since = SystemTime::now();
-            self.switches += 1;
+            self.count(switch.reason);
         }
         self.write_marks(datapath)
     }
 
+    fn count(&mut self, reason: Reason) {
+        if reason == Reason::MembersChanged {
+            self.members_changed += 1;
+        } else {
+            self.reason = reason;
+            self.since = SystemTime::now();
+            self.switches += 1;
+        }
+    }
+
     fn write_selection<D: Steering>(&mut self, datapath: &mut D) -> Result {
-        if let Target::Endpoint(i) = self.failover.selected()
-            && self.endpoints[i].mark != Mark::Up
-        {
-            datapath.mark(self.endpoints[i].id, Mark::Up)?;
-            self.endpoints[i].mark = Mark::Up;
+        if let Target::Endpoints(serving) = self.failover.selected() {
+            for i in serving {
+                let endpoint = &mut self.endpoints[*i];
+                if endpoint.mark != Mark::Up {
+                    datapath.mark(endpoint.id, Mark::Up)?;
+                    endpoint.mark = Mark::Up;
+                }
+            }
         }
         datapath.select(self.id, self.choice())
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
-        let selected = self.failover.selected();
         for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let mark = if selected == Target::Endpoint(i) {
+            let mark = if self.failover.serves(i) {
                 Mark::Up
             } else if endpoint.health.state() == State::Down {
                 Mark::Down
@@ -488,12 +521,14 @@ impl Service {
         endpoint.generation += 1;
         // A new id begins unmarked.
         endpoint.mark = Mark::Up;
-        let selected = self.failover.selected() == Target::Endpoint(e);
+        let selected = self.failover.serves(e);
+        let reason = match self.choice() {
+            Choice::Spread(_) => Reason::MembersChanged,
+            Choice::Endpoint(_) | Choice::Refuse => Reason::AddressChanged,
+        };
         if selected {
             self.write_selection(datapath)?;
-            self.reason = Reason::AddressChanged;
-            self.since = SystemTime::now();
-            self.switches += 1;
+            self.count(reason);
         }
         self.write_marks(datapath)?;
         info!(
@@ -504,7 +539,7 @@ impl Service {
         );
         observer.identified(self.config.name(), self.config.endpoints()[e].name(), id);
         if selected {
-            observer.switched(self.config.name(), Reason::AddressChanged);
+            observer.switched(self.config.name(), reason);
         }
         Ok(true)
     }
@@ -555,6 +590,7 @@ fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
             .collect(),
         keep_flows_of_down: service.keep_flows_of_down(),
         forward: service.forward(),
+        affinity: service.affinity(),
     }
 }
 
@@ -562,6 +598,7 @@ fn endpoint_plan(endpoint: &config::Endpoint, at: &Resolved) -> EndpointPlan {
     EndpointPlan {
         name: endpoint.name().to_owned(),
         tier: endpoint.tier(),
+        weight: endpoint.weight(),
         v4: at.v4,
         v6: at.v6,
         port: at.port,

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::{Observer, Service, status};
 use crate::{
     config::Failback,
-    failover::{Switch, Target},
+    failover::{Reason, Switch, Target},
     health::{State, Verdict},
 };
 
@@ -88,13 +88,16 @@ impl Service {
         observer.switched(service, switch.reason);
         self.tell_selection(observer);
         self.tell_drains(observer);
-        warn!(
-            service,
-            from = self.target_name(switch.from),
-            to = self.target_name(switch.to),
-            reason = switch.reason.label(),
-            "switched"
-        );
+        let (from, to) = (self.target_name(&switch.from), self.target_name(&switch.to));
+        let reason = switch.reason.label();
+        if switch.reason == Reason::MembersChanged {
+            warn!(
+                service,
+                from, to, reason, "the tier's serving endpoints changed"
+            );
+        } else {
+            warn!(service, from, to, reason, "switched");
+        }
     }
 
     /// Says which endpoints have flows from before they were left.
@@ -120,25 +123,38 @@ impl Service {
     }
 
     fn tell_selection(&self, observer: &dyn Observer) {
-        let selected = match self.failover.selected() {
-            Target::Endpoint(i) => Some(self.config.endpoints()[i].name()),
-            Target::Refuse => None,
-        };
-        observer.selected(self.config.name(), selected);
+        observer.selected(self.config.name(), &self.serving());
+    }
+
+    /// Names of the endpoints that new connections go to.
+    fn serving(&self) -> Vec<&str> {
+        self.names(self.failover.selected())
+    }
+
+    fn names(&self, target: &Target) -> Vec<&str> {
+        match target {
+            Target::Endpoints(serving) => {
+                let endpoints = self.config.endpoints();
+                serving.iter().map(|i| endpoints[*i].name()).collect()
+            }
+            Target::Refuse => Vec::new(),
+        }
     }
 
     /// A target's name in sentences.
-    pub(super) fn target_name(&self, target: Target) -> &str {
-        match target {
-            Target::Endpoint(i) => self.config.endpoints()[i].name(),
-            Target::Refuse => "nobody (refused)",
+    pub(super) fn target_name(&self, target: &Target) -> String {
+        match self.names(target).as_slice() {
+            [] => "nobody (refused)".to_owned(),
+            names => names.join(", "),
         }
     }
 
     pub(super) fn status(&self, now: Instant) -> status::Service {
-        let (kind, selected) = match self.failover.selected() {
-            Target::Endpoint(i) => ("endpoint", Some(self.config.endpoints()[i].name())),
-            Target::Refuse => ("refuse", None),
+        let serving = self.serving();
+        let (kind, only) = match serving.as_slice() {
+            [] => ("refuse", None),
+            [only] => ("endpoint", Some(*only)),
+            _ => ("spread", None),
         };
         let (mode, hold_ms) = match self.config.failback() {
             Failback::Auto { hold } => ("auto", Some(millis(hold))),
@@ -151,16 +167,20 @@ impl Service {
             listeners: texts(self.config.listeners()),
             selection: status::Selection {
                 kind: kind.to_owned(),
-                endpoint: selected.map(str::to_owned),
+                endpoint: only.map(str::to_owned),
+                endpoints: texts(&serving),
+                tier: self.failover.tier(),
                 since_unix_ms: status::unix_ms(self.since),
                 reason: self.reason.label().to_owned(),
                 switches: self.switches,
+                members_changed: self.members_changed,
             },
             failback: status::Failback {
                 mode: mode.to_owned(),
                 hold_ms,
                 due_unix_ms: due.map(status::unix_ms),
             },
+            affinity_ms: self.config.affinity().map(millis),
             endpoints: endpoints
                 .enumerate()
                 .map(|(i, (endpoint, config))| {
@@ -168,6 +188,8 @@ impl Service {
                     status::Endpoint {
                         name: config.name().to_owned(),
                         tier: config.tier(),
+                        weight: config.weight(),
+                        serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
                         state: endpoint.health.state().label().to_owned(),

@@ -65,6 +65,7 @@ impl Instance {
         let endpoint = |name: &str, tier, v4, v6| EndpointPlan {
             name: name.to_owned(),
             tier,
+            weight: 1,
             v4: Some(v4),
             v6: Some(v6),
             port: ENDPOINT_PORT,
@@ -84,6 +85,7 @@ impl Instance {
             ],
             keep_flows_of_down: false,
             forward: Forward::Nat,
+            affinity: None,
         };
         let service = datapath
             .apply(&[plan])?

@@ -53,7 +53,7 @@ pub fn measure(instance: &mut Instance, flows: u32, scale: &Scale) -> Result<Swi
         for at in 0..BATCH {
             instance
                 .datapath
-                .select(service, choices[at as usize % 2])?;
+                .select(service, choices[at as usize % 2].clone())?;
         }
         store.push(begun.elapsed().as_nanos() as f64 / f64::from(BATCH));
     }
@@ -94,7 +94,7 @@ pub fn measure(instance: &mut Instance, flows: u32, scale: &Scale) -> Result<Swi
                 thread::sleep(Duration::from_micros(50 + number * 37 % 100));
                 awaited.store(number, Ordering::Release);
                 let begun = origin.elapsed().as_nanos() as u64;
-                datapath.select(service, choices[(number % 2) as usize ^ 1])?;
+                datapath.select(service, choices[(number % 2) as usize ^ 1].clone())?;
                 let limit = Instant::now() + Duration::from_secs(5);
                 while awaited.load(Ordering::Acquire) != 0 {
                     if Instant::now() > limit || packets.is_finished() {
@@ -114,7 +114,7 @@ pub fn measure(instance: &mut Instance, flows: u32, scale: &Scale) -> Result<Swi
         }
         delays
     })?;
-    datapath.select(service, choices[1])?;
+    datapath.select(service, choices[1].clone())?;
     delays.sort_by(f64::total_cmp);
     Ok(Switch {
         flows,
