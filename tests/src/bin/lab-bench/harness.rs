@@ -4,7 +4,7 @@
 //! bench's private BPF file system. Its programs are then loaded once more over the
 //! same pinned maps, since the agent gives its own to nobody.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, mem::offset_of, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
@@ -12,7 +12,7 @@ use aya::{
     maps::{Array, HashMap, MapData, ProgramArray},
     programs::{Program, ProgramFd, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
 };
-use probe_ebpf::names;
+use probe_ebpf::{abi::Node, names};
 use probe_user::datapath::{
     AppliedService, Choice, EndpointPlan, Forward, Limits, LogLevel, Mark, ServicePlan, Steering,
     TcMode, XdpMode, XdpSend,
@@ -104,6 +104,17 @@ impl Instance {
             service,
             ebpf,
         })
+    }
+
+    /// Lets any number of flows get their entries at the endpoint's answer, which an agent
+    /// does by and by as it finds room.
+    pub fn grant_all(&mut self) -> Result<()> {
+        const LIMIT: usize = offset_of!(Node, limit) / 8;
+        let map = self.ebpf.map_mut(names::MAP_NODE).context("no node")?;
+        let mut node = Array::<_, [u64; size_of::<Node>() / 8]>::try_from(map)?;
+        let mut words = node.get(&0, 0)?;
+        words[LIMIT] = u64::MAX;
+        Ok(node.set(0, words, 0)?)
     }
 }
 

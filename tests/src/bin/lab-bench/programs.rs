@@ -174,9 +174,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn open(floors: &Path, object: &[u8]) -> Result<Self> {
+        let mut full = Instance::open("full", TABLE, object)?;
+        full.grant_all()?;
         Ok(Self {
             drivers: Drivers::load(floors)?,
-            full: Instance::open("full", TABLE, object)?,
+            full,
             flooded: Instance::open("flooded", FLOODED_TABLE, object)?,
             flood: BTreeMap::new(),
         })
