@@ -412,6 +412,13 @@ impl Bench {
             rounds += 1;
         }
         self.check(&cases)?;
+        // Else every packet took the long way.
+        let reader = self.full.datapath.reader()?;
+        ensure!(
+            reader.slot_alone(self.full.service.id)?,
+            "flows of the full tables do not go by the slot alone any more: {:?}",
+            reader.reasons()?
+        );
         let rows = cases
             .into_iter()
             .map(|case| {
