@@ -3,9 +3,9 @@
 use super::{Insert, Tables, Work, recent};
 use crate::{
     abi::{
-        Address, FIRST_SOURCE_PORT, FLOW_ENDED, FLOW_FIN, FORWARD_FULL_NAT, FlowKey, ForwardFlow,
-        LINES_A_POOL, MAX_POOLS, PORT_RESTING, PORT_USED, PORTS_A_LINE, PortLine, RecentState,
-        ReverseFlow, Shared,
+        Address, FIRST_SOURCE_PORT, FLOW_ENDED, FLOW_FIN, FORWARD_FULL_NAT, FORWARD_NAT, FlowKey,
+        ForwardFlow, LINES_A_POOL, MAX_POOLS, PORT_RESTING, PORT_USED, PORTS_A_LINE, PortLine,
+        RecentState, ReverseFlow, Shared,
     },
     packet::{Segment, rewrite::Family},
 };
@@ -80,9 +80,15 @@ pub fn aim<A: Family, T: Tables<A>>(
     let Some(addr_be) = A::of_endpoint(endpoint) else {
         return false;
     };
-    work.forward = endpoint.forward;
+    // What is straight to the endpoint's own address stays so.
+    let direct = work.key.peer_be == addr_be && work.key.peer_port_be == endpoint.port_be;
+    work.forward = if direct {
+        FORWARD_NAT
+    } else {
+        endpoint.forward
+    };
     work.back_key = FlowKey {
-        client_be: if endpoint.forward == FORWARD_FULL_NAT {
+        client_be: if work.forward == FORWARD_FULL_NAT {
             tables.source()
         } else {
             work.key.client_be
@@ -335,7 +341,9 @@ pub fn enter<A: Address, T: Tables<A>>(
 #[inline(never)]
 pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then: RecentState) {
     let relays = match tables.endpoint(id) {
-        Some(endpoint) if endpoint.forward == FORWARD_FULL_NAT => {
+        Some(endpoint)
+            if endpoint.forward == FORWARD_FULL_NAT && !is_direct(&work.key, &work.back_key) =>
+        {
             let port = u16::from_be(work.back_key.client_port_be) as u32;
             mark_port(tables, endpoint.pool, port, PORT_RESTING);
             true

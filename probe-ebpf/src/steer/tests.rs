@@ -1294,6 +1294,32 @@ fn full_nat_gives_every_flow_a_port_of_its_own_until_there_is_none() {
     assert!(again.is_some());
 }
 
+/// Nobody is hidden who does not come by the VIP, and no port is touched.
+#[test]
+fn what_is_straight_to_an_endpoint_of_full_nat_stays_so() {
+    let host = full_nat();
+    let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+        panic!("not sent on");
+    };
+    let port = u16::from_be(there.client_port_be);
+    let mine = |flags| segment((CLIENT, port), (MASTER_ADDR, 8080), flags);
+    let its = |flags| segment((MASTER_ADDR, 8080), (CLIENT, port), flags);
+    let direct = Verdict::Pass(Reason::Direct);
+    for _ in 0..2 {
+        assert_eq!(forward(&host, &mine(SYN)), direct);
+        assert_eq!(reverse(&host, &its(SYN | ACK)), direct);
+        assert_eq!(forward(&host, &mine(ACK)), direct);
+        assert_eq!(reverse(&host, &its(ACK)), direct);
+        assert_eq!(forward(&host, &mine(RST)), direct);
+        let used = host.ports[port as usize / 64].get(port.into());
+        assert_eq!(used, PORT_USED, "the steered flow still has it");
+    }
+    assert_eq!(
+        forward(&host, &from_client(ACK)),
+        Verdict::Relay(there, MASTER)
+    );
+}
+
 const THIRD: u32 = 5;
 const THIRD_ADDR: V4 = V4::from_bytes([10, 0, 4, 2]);
 
