@@ -354,22 +354,28 @@ where
 
     #[inline(always)]
     fn error(self, quoted: Quoted<A>) -> Result<i32, Reason> {
-        if D::ONLY_RELAYS {
-            return Ok(TC_ACT_UNSPEC);
-        }
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.quoted = quoted;
-        Ok(error::<D, A>(self.0.skb.skb))
+        let skb = self.0.skb.skb;
+        // One after the other, for the stack's sake.
+        decide_error::<D, A>();
+        Ok(match error::<D, A>(skb) {
+            RELAY => relay_error::<A>(skb, Side::Destination),
+            REPLY => relay_error::<A>(skb, Side::Source),
+            action => action,
+        })
     }
 
     #[inline(always)]
     fn piece(self, piece: Piece<A>) -> Result<i32, Reason> {
-        if D::ONLY_RELAYS {
-            return Ok(TC_ACT_UNSPEC);
-        }
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.piece = piece;
-        Ok(follow::<D, A>(self.0.skb.skb))
+        let skb = self.0.skb.skb;
+        Ok(match follow::<D, A>(skb) {
+            RELAY => relay_piece::<A>(skb, Side::Destination),
+            REPLY => relay_piece::<A>(skb, Side::Source),
+            action => action,
+        })
     }
 
     #[inline(always)]
@@ -390,6 +396,17 @@ where
     }
 }
 
+/// Decides about the ICMP error in [`Tables::work`].
+#[inline(never)]
+fn decide_error<D: Direction, A: Family>()
+where
+    Maps: Tables<A>,
+{
+    if let Some(work) = Tables::<A>::work(&Maps) {
+        D::decide_error(work);
+    }
+}
+
 /// Acts on the ICMP error in [`Tables::work`].
 #[inline(never)]
 fn error<D: Direction, A: Family + Rewrite>(skb: *mut __sk_buff) -> i32
@@ -399,9 +416,12 @@ where
     let Some(work) = Tables::<A>::work(&Maps) else {
         return pass(Reason::RewriteFailed);
     };
-    D::decide_error(work);
-    if work.ruling.fate == Fate::Pass {
-        return pass(work.ruling.reason);
+    match work.ruling.fate {
+        Fate::Relay => return RELAY,
+        Fate::Reply => return REPLY,
+        _ if D::ONLY_RELAYS => return TC_ACT_UNSPEC,
+        Fate::Pass => return pass(work.ruling.reason),
+        _ => {}
     }
     let ctx = &TcContext::new(skb);
     match translate_error(ctx, &work.quoted, D::SIDE, &work.ruling.translation) {
@@ -420,27 +440,94 @@ where
         return pass(Reason::RewriteFailed);
     };
     steer::follow(&Maps, work, D::SIDE);
-    if work.ruling.fate == Fate::Pass {
-        return pass(work.ruling.reason);
+    match work.ruling.fate {
+        Fate::Relay => return RELAY,
+        Fate::Reply => return REPLY,
+        _ if D::ONLY_RELAYS => return TC_ACT_UNSPEC,
+        Fate::Pass => return pass(work.ruling.reason),
+        _ => {}
     }
     let ctx = &TcContext::new(skb);
     let bytes = ctx.len() as u64;
-    let addr_be = work.ruling.translation.addr_be;
-    let l3 = work.piece.l3;
-    let change = rewrite::piece_change(&work.piece, D::SIDE, addr_be);
-    // An IPv6 address has no checksum beside it that would take back what it adds to the
-    // packet's sum; an IPv4 address has.
-    let flags = match A::VERSION {
-        6 => BPF_F_RECOMPUTE_CSUM as u64,
-        _ => 0,
-    };
-    let written = A::header_checksum(ctx, l3, change)
-        .and_then(|()| <A as Rewrite>::store(ctx, l3 + A::addr_at(D::SIDE), addr_be, flags));
-    if written.is_none() {
+    if translate_piece(ctx, &work.piece, D::SIDE, &work.ruling.translation).is_none() {
         return pass(Reason::RewriteFailed);
     }
     D::count(work.ruling.endpoint, bytes);
     TC_ACT_UNSPEC
+}
+
+/// Translates the ICMP error in [`Tables::work`] and hands it to the kernel to be sent.
+#[inline(never)]
+fn relay_error<A: Family + Rewrite + Route>(skb: *mut __sk_buff, side: Side) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let out = way_out(skb, work.ends);
+    if out == NO_WAY {
+        return pass(Reason::NotForwarded);
+    }
+    let done = A::age(ctx, work.quoted.l3)
+        .and_then(|()| translate_error(ctx, &work.quoted, side, &work.ruling.translation));
+    if done.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    maps::count(Reason::ErrorTranslated);
+    send(out)
+}
+
+/// The same with the later fragment in [`Tables::work`].
+#[inline(never)]
+fn relay_piece<A: Family + Rewrite + Route>(skb: *mut __sk_buff, side: Side) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let out = way_out(skb, work.ends);
+    if out == NO_WAY {
+        return pass(Reason::NotForwarded);
+    }
+    let bytes = ctx.len() as u64;
+    let done = A::age(ctx, work.piece.l3)
+        .and_then(|()| translate_piece(ctx, &work.piece, side, &work.ruling.translation));
+    if done.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    match side {
+        Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
+        Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
+    }
+    send(out)
+}
+
+/// No interface has this index.
+const NO_WAY: u32 = 0;
+
+/// The interface by which a packet from the first of these addresses to the second leaves,
+/// or [`NO_WAY`].
+#[inline(always)]
+fn way_out<A: Route>(skb: *mut __sk_buff, [from, to]: [A; 2]) -> u32 {
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let ifindex = unsafe { (*skb).ifindex };
+    let (found, params) = route::find(skb.cast(), ifindex, from, to, 0);
+    if found == route::FOUND || found == route::NO_NEIGHBOUR {
+        params.ifindex
+    } else {
+        NO_WAY
+    }
+}
+
+/// Has the kernel send the packet to the next hop, whose hardware address it finds out.
+#[inline(always)]
+fn send(ifindex: u32) -> i32 {
+    // SAFETY: only numbers are passed; without parameters the kernel asks its routes again.
+    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
 /// Decides about the segment in [`Tables::work`].
@@ -753,6 +840,11 @@ fn translate_error<A: Family + Rewrite>(
     store(ctx, quoted.inner_l4, &[src[0], src[1], dst[0], dst[1]], 0)?;
     let inner_at = quoted.inner_l3 + A::addr_at(change.inner_side);
     A::store(ctx, inner_at, translation.addr_be, 0)?;
+    if change.client_changes {
+        let client_be = translation.client_be;
+        A::store(ctx, quoted.inner_l3 + A::addr_at(side), client_be, 0)?;
+        A::store(ctx, quoted.l3 + A::addr_at(side.other()), client_be, 0)?;
+    }
     if A::VERSION == 4 {
         let bytes = inner_checksum.0.to_ne_bytes();
         store(ctx, quoted.inner_l3 + IPV4_CHECKSUM, &bytes, 0)?;
@@ -760,6 +852,30 @@ fn translate_error<A: Family + Rewrite>(
     if change.outer {
         A::header_checksum(ctx, quoted.l3, change.outer_address)?;
         A::store(ctx, quoted.l3 + A::addr_at(side), translation.addr_be, 0)?;
+    }
+    Some(())
+}
+
+/// Translates a later fragment.
+#[inline(always)]
+fn translate_piece<A: Family + Rewrite>(
+    ctx: &TcContext,
+    piece: &Piece<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> Option<()> {
+    let change = rewrite::piece_change(piece, side, translation);
+    // An IPv6 address has no checksum beside it that would take back what it adds to the
+    // packet's sum; an IPv4 address has.
+    let flags = match A::VERSION {
+        6 => BPF_F_RECOMPUTE_CSUM as u64,
+        _ => 0,
+    };
+    A::header_checksum(ctx, piece.l3, change.address)?;
+    A::store(ctx, piece.l3 + A::addr_at(side), translation.addr_be, flags)?;
+    if change.client_changes {
+        let at = piece.l3 + A::addr_at(side.other());
+        A::store(ctx, at, translation.client_be, flags)?;
     }
     Some(())
 }

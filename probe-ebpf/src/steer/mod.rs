@@ -107,6 +107,9 @@ pub struct Work<A: Address> {
     back_key: FlowKey<A>,
     /// Hardware addresses for what is sent on from here: destination and source.
     pub macs: [[u8; 6]; 2],
+    /// Source and destination of an ICMP error or later fragment that is sent on from here,
+    /// as they shall stand.
+    pub ends: [A; 2],
     /// [`crate::abi::Endpoint::forward`] of the endpoint of `back_key`.
     forward: u32,
     /// The endpoint of a flow that is to be written down.

@@ -187,7 +187,7 @@ fn head(frame: &mut Head, case: &Case) {
                     .expect("it was parsed");
             }
             Carried::Piece(piece) => {
-                rewrite::apply_piece(frame, &piece, case.side(), translation.addr_be)
+                rewrite::apply_piece(frame, &piece, case.side(), &translation)
                     .expect("it was parsed");
             }
         }
@@ -250,42 +250,66 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
             rewrite::apply(cut.as_mut_slice(), &segment, side, &there)
         }
         Carried::Error(quoted) => {
-            rewrite::apply_error(&mut *after, &quoted, side, &there).expect("it was parsed");
-            check_error(frame, &after, &quoted, side, &there);
-            let (outer, inner, back) = error_back(&quoted, side);
-            // An address that the error did not share before and does now would be taken back
-            // in both places.
-            if outer == inner || outer != there.addr_be {
-                let Carried::Error(seen) = again::<A>(&after) else {
-                    panic!("a translated error is none any more");
+            // With the client's address kept, and hidden.
+            let (_, _, back) = error_back(&quoted, side);
+            for client_be in [back.client_be, hidden(case)] {
+                let there = Translation { client_be, ..there };
+                let mut after = Box::<[u8]>::from(frame);
+                rewrite::apply_error(&mut *after, &quoted, side, &there).expect("it was parsed");
+                check_error(frame, &after, &quoted, side, &there);
+                // An address that the error did not share before and does now would be taken
+                // back in both places. Who hides the client hides the reporter too.
+                let (outer, outer_client, back) = error_back(&quoted, side);
+                let shared = outer == back.addr_be;
+                let told = if client_be == back.client_be {
+                    shared || outer != there.addr_be
+                } else {
+                    shared && outer_client == back.client_be
                 };
-                rewrite::apply_error(&mut *after, &seen, side, &back).expect("it was parsed");
-                let mut sums = vec![quoted.l4 + 2];
-                if A::VERSION == 4 {
-                    sums.extend([quoted.l3 + 10, quoted.inner_l3 + 10]);
+                if told {
+                    let Carried::Error(seen) = again::<A>(&after) else {
+                        panic!("a translated error is none any more");
+                    };
+                    rewrite::apply_error(&mut *after, &seen, side, &back).expect("it was parsed");
+                    let mut sums = vec![quoted.l4 + 2];
+                    if A::VERSION == 4 {
+                        sums.extend([quoted.l3 + 10, quoted.inner_l3 + 10]);
+                    }
+                    check_back(frame, &after, &sums);
                 }
-                check_back(frame, &after, &sums);
             }
+            let client_be = hidden(case);
+            let there = Translation { client_be, ..there };
             rewrite::apply_error(cut.as_mut_slice(), &quoted, side, &there)
         }
         Carried::Piece(piece) => {
-            rewrite::apply_piece(&mut *after, &piece, side, there.addr_be).expect("it was parsed");
-            check_piece(frame, &after, &piece, side, there.addr_be);
-            let old = match side {
-                Side::Destination => piece.dst_be,
-                Side::Source => piece.src_be,
+            let (addr_be, kept) = match side {
+                Side::Destination => (piece.dst_be, piece.src_be),
+                Side::Source => (piece.src_be, piece.dst_be),
             };
-            let Carried::Piece(seen) = again::<A>(&after) else {
-                panic!("a translated fragment is none any more");
-            };
-            rewrite::apply_piece(&mut *after, &seen, side, old).expect("it was parsed");
-            let sums = if A::VERSION == 4 {
-                vec![piece.l3 + 10]
-            } else {
-                Vec::new()
-            };
-            check_back(frame, &after, &sums);
-            rewrite::apply_piece(cut.as_mut_slice(), &piece, side, there.addr_be)
+            for client_be in [kept, hidden(case)] {
+                let there = Translation { client_be, ..there };
+                let mut after = Box::<[u8]>::from(frame);
+                rewrite::apply_piece(&mut *after, &piece, side, &there).expect("it was parsed");
+                check_piece(frame, &after, &piece, side, &there);
+                let Carried::Piece(seen) = again::<A>(&after) else {
+                    panic!("a translated fragment is none any more");
+                };
+                let back = Translation {
+                    client_be: kept,
+                    ..translation_of((addr_be, 0, 0))
+                };
+                rewrite::apply_piece(&mut *after, &seen, side, &back).expect("it was parsed");
+                let sums = if A::VERSION == 4 {
+                    vec![piece.l3 + 10]
+                } else {
+                    Vec::new()
+                };
+                check_back(frame, &after, &sums);
+            }
+            let client_be = hidden(case);
+            let there = Translation { client_be, ..there };
+            rewrite::apply_piece(cut.as_mut_slice(), &piece, side, &there)
         }
     };
     if in_cut.is_none() {
@@ -294,6 +318,13 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
             "half a change in a frame that became shorter"
         );
     }
+}
+
+/// Another address of the case's, behind which a client is hidden.
+fn hidden<A: Ip>(case: &Case) -> A {
+    let mut bytes = case.address;
+    bytes.reverse();
+    A::of(bytes)
 }
 
 fn translation_of<A: Ip>((addr_be, port_be, client_port_be): (A, u16, u16)) -> Translation<A> {
@@ -305,22 +336,24 @@ fn translation_of<A: Ip>((addr_be, port_be, client_port_be): (A, u16, u16)) -> T
     }
 }
 
-/// The error's own address on the server's side, the quoted one, and the translation
+/// The error's own address on the server's side and on the client's, and the translation
 /// that leads back.
 fn error_back<A: Ip>(quoted: &Quoted<A>, side: Side) -> (A, A, Translation<A>) {
-    let (outer, inner, ports) = match side {
-        Side::Destination => (
-            quoted.dst_be,
-            quoted.inner_src_be,
-            (quoted.inner_src_port_be, quoted.inner_dst_port_be),
-        ),
-        Side::Source => (
-            quoted.src_be,
-            quoted.inner_dst_be,
-            (quoted.inner_dst_port_be, quoted.inner_src_port_be),
-        ),
+    let (src, dst) = (
+        (quoted.inner_src_be, quoted.inner_src_port_be),
+        (quoted.inner_dst_be, quoted.inner_dst_port_be),
+    );
+    let (outer, outer_client, server, client) = match side {
+        Side::Destination => (quoted.dst_be, quoted.src_be, src, dst),
+        Side::Source => (quoted.src_be, quoted.dst_be, dst, src),
     };
-    (outer, inner, translation_of((inner, ports.0, ports.1)))
+    let back = Translation {
+        addr_be: server.0,
+        port_be: server.1,
+        client_be: client.0,
+        client_port_be: client.1,
+    };
+    (outer, outer_client, back)
 }
 
 /// Parses what we made ourselves.
@@ -401,7 +434,8 @@ fn inner_residue<A: Ip>(frame: &[u8], l3: usize, l4: usize, protocol: u8) -> u16
     residue(&[addresses, &pseudo_tail(protocol, covered.len())], covered)
 }
 
-/// Offsets of the server's address in the packet and in what it quotes.
+/// Offsets of the server's address in the packet and in what it quotes, where the
+/// client's is the other way round.
 const fn sides<A: Ip>(side: Side) -> (usize, usize) {
     match side {
         Side::Destination => (A::DST, A::SRC),
@@ -467,17 +501,23 @@ pub fn check_error<A: Ip>(
     let Quoted {
         l3, l4, inner_l3, ..
     } = *quoted;
+    // In the quotation the sides are exchanged.
     let (outer_at, inner_at) = sides::<A>(side);
     let inner_side = match side {
         Side::Destination => Side::Source,
         Side::Source => Side::Destination,
     };
-    let (outer, inner, _) = error_back(quoted, side);
+    let (outer, _, old) = error_back(quoted, side);
     let mut wanted = before.to_vec();
     put(&mut wanted, inner_l3 + inner_at, &there.addr_be.raw());
+    put(&mut wanted, inner_l3 + outer_at, &there.client_be.raw());
     put(&mut wanted, quoted.inner_l4, &ports(inner_side, there));
-    if outer == inner {
+    let hides = there.client_be != old.client_be;
+    if outer == old.addr_be || hides {
         put(&mut wanted, l3 + outer_at, &there.addr_be.raw());
+    }
+    if hides {
+        put(&mut wanted, l3 + inner_at, &there.client_be.raw());
     }
     let mut sums = vec![l4 + 2];
     if A::VERSION == 4 {
@@ -498,10 +538,18 @@ pub fn check_error<A: Ip>(
     );
 }
 
-/// Did the fragment get its address, and nothing else?
-pub fn check_piece<A: Ip>(before: &[u8], after: &[u8], piece: &Piece<A>, side: Side, addr_be: A) {
+/// Did the fragment get its addresses, and nothing else?
+pub fn check_piece<A: Ip>(
+    before: &[u8],
+    after: &[u8],
+    piece: &Piece<A>,
+    side: Side,
+    there: &Translation<A>,
+) {
+    let (server_at, client_at) = sides::<A>(side);
     let mut wanted = before.to_vec();
-    put(&mut wanted, piece.l3 + sides::<A>(side).0, &addr_be.raw());
+    put(&mut wanted, piece.l3 + server_at, &there.addr_be.raw());
+    put(&mut wanted, piece.l3 + client_at, &there.client_be.raw());
     let sums: &[usize] = if A::VERSION == 4 {
         &[piece.l3 + 10]
     } else {

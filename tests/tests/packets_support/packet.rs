@@ -17,6 +17,9 @@ pub const VIP_V6: [u8; 16] = v6(0x96, 0x10);
 pub const MASTER_V6: [u8; 16] = v6(2, 2);
 pub const BACKUP_V6: [u8; 16] = v6(3, 2);
 pub const CLIENT_V6: [u8; 16] = v6(1, 2);
+/// What full NAT hides clients behind.
+pub const SOURCE_V4: [u8; 4] = [10, 0, 9, 9];
+pub const SOURCE_V6: [u8; 16] = v6(9, 9);
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
@@ -223,6 +226,16 @@ impl Packet {
         self
     }
 
+    /// From a port of full NAT's source.
+    pub fn hidden(mut self, port: u16) -> Self {
+        self.src = Peer {
+            v4: SOURCE_V4,
+            v6: SOURCE_V6,
+            port,
+        };
+        self
+    }
+
     /// From another source port.
     pub fn port(mut self, port: u16) -> Self {
         self.src.port = port;
@@ -258,6 +271,18 @@ impl Packet {
 
     fn l3(&self) -> usize {
         14 + 4 * self.tags.len()
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    pub fn is_udp(&self) -> bool {
+        self.udp
+    }
+
+    pub fn source_port(&self) -> u16 {
+        self.src.port
     }
 
     /// Offset of the TCP header.
@@ -392,6 +417,24 @@ impl Packet {
         inner.extend(&self.payload);
         self.around(IpNumber::UDP, &inner)
     }
+}
+
+/// The frame after a router: one hop less to live, and new hardware addresses (destination
+/// and source) unless the kernel writes those later.
+pub fn forwarded(mut frame: Vec<u8>, macs: Option<[[u8; 6]; 2]>) -> Vec<u8> {
+    if let Some([to, from]) = macs {
+        frame[..6].copy_from_slice(&to);
+        frame[6..12].copy_from_slice(&from);
+    }
+    if frame[12..14] == EtherType::IPV6.0.to_be_bytes() {
+        frame[14 + 7] -= 1;
+        return frame;
+    }
+    frame[14 + 8] -= 1;
+    let ip = Ipv4Header::from_slice(&frame[14..]).expect("a header").0;
+    let sum = ip.calc_header_checksum().to_be_bytes();
+    frame[14 + 10..14 + 12].copy_from_slice(&sum);
+    frame
 }
 
 /// Checks a RST that answers `answered`, as RFC 9293 section 3.10.7.1 has it.

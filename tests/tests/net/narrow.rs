@@ -1,0 +1,253 @@
+//! Full NAT where not every link is as wide as the next: routers' errors must find who sent
+//! too much, and what is sent in fragments must arrive whole.
+//!
+//! ```text
+//! client --- (lab.client) --- node --- (lab.master) --- endpoint
+//! ```
+//!
+//! The hosts in brackets are routers here. One-armed, both are `lab.client`.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use lab::{
+    Agent, Lab, Namespace, Way, agent,
+    link::{End, veth},
+    privileged,
+    topology::{VIP_V4, VIP_V6},
+    wait::patience,
+};
+use serde_json::json;
+
+use crate::{
+    full_nat::SOURCES,
+    protocols::{Echo, ask, connected, sink},
+};
+
+/// Subnets of the client and the endpoint.
+const CLIENTS: u8 = 6;
+/// See [`CLIENTS`].
+const ENDPOINTS: u8 = 7;
+
+fn deadline() -> Duration {
+    patience(Duration::from_secs(10))
+}
+
+/// A client and an endpoint, each behind a router.
+struct Far {
+    // Dropped first: the agent must not see its checks fail while the lab goes.
+    agent: Agent,
+    client: Arc<Namespace>,
+    client_router: Arc<Namespace>,
+    endpoint: Arc<Namespace>,
+    endpoint_router: Arc<Namespace>,
+    _lab: Lab,
+}
+
+impl Far {
+    fn new(way: Way, one_armed: bool) -> Result<Self> {
+        let lab = Lab::new(way)?;
+        let (client_router, net) = (Arc::clone(&lab.client), 1);
+        let client = behind(&lab, &client_router, net, CLIENTS)?;
+        let (endpoint_router, net) = if one_armed {
+            (Arc::clone(&lab.client), 1)
+        } else {
+            (Arc::clone(&lab.master), 2)
+        };
+        let endpoint = behind(&lab, &endpoint_router, net, ENDPOINTS)?;
+        sink(&endpoint)?;
+        let mut config = agent::config(&lab);
+        config["datapath"]["source"] = json!(SOURCES);
+        config["services"][0]["forward"] = json!("full-nat");
+        config["services"][0]["listeners"] = json!([
+            VIP_V4.to_string(),
+            VIP_V6.to_string(),
+            format!("{VIP_V4}/udp"),
+            format!("{VIP_V6}/udp"),
+        ]);
+        let addresses = Lab::addresses(ENDPOINTS).map(|address| address.to_string());
+        config["services"][0]["endpoints"] = json!([{"name": "far", "address": addresses}]);
+        if way == Way::Uplink {
+            config["interfaces"]["edge"] = json!(["ep-*"]);
+        }
+        if one_armed {
+            config["datapath"]["xdp_send"] = json!("on");
+        }
+        let mut agent = Agent::start(&lab, &config)?;
+        agent.wait_selected("far")?;
+        Ok(Self {
+            agent,
+            client,
+            client_router,
+            endpoint,
+            endpoint_router,
+            _lab: lab,
+        })
+    }
+
+    fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
+        let connect = || Ok(TcpStream::connect_timeout(&to, deadline())?);
+        let stream = self.client.run(connect).context("no connection")?;
+        stream.set_read_timeout(Some(deadline()))?;
+        stream.set_write_timeout(Some(deadline()))?;
+        Ok(stream)
+    }
+
+    /// Sends `size` bytes to the endpoint.
+    fn upload(&self, to: SocketAddr, size: u64) -> Result<()> {
+        let mut stream = self.connect(to)?;
+        stream.write_all(format!("PUT {size}\r\n\r\n").as_bytes())?;
+        stream
+            .write_all(&vec![7; size as usize])
+            .with_context(|| format!("the upload to {to} is stuck"))?;
+        let mut answer = [0; 8];
+        stream
+            .read_exact(&mut answer)
+            .with_context(|| format!("the upload to {to} did not arrive"))?;
+        ensure!(u64::from_be_bytes(answer) == size);
+        Ok(())
+    }
+
+    /// Has the endpoint send `size` bytes.
+    fn download(&self, from: SocketAddr, size: u64) -> Result<()> {
+        let mut stream = self.connect(from)?;
+        stream.write_all(format!("GIVE {size}\r\n\r\n").as_bytes())?;
+        let mut all = Vec::new();
+        stream
+            .read_to_end(&mut all)
+            .with_context(|| format!("the download from {from} is stuck at {}", all.len()))?;
+        ensure!(all.len() as u64 == size, "{} bytes of {size}", all.len());
+        Ok(())
+    }
+
+    /// How many ICMP errors were translated.
+    fn translated(&self) -> Result<u64> {
+        let status = self.agent.status()?;
+        status["datapath"]["reasons"]["icmp_translated"]
+            .as_u64()
+            .context("a counter")
+    }
+}
+
+/// A host of subnet `net` behind a router, which the node reaches by `via`.
+fn behind(lab: &Lab, router: &Arc<Namespace>, via: u8, net: u8) -> Result<Arc<Namespace>> {
+    let host = Namespace::new(&format!("far-{net}"))?;
+    router.sysctl(&[
+        ("ipv4/ip_forward", "1"),
+        ("ipv6/conf/all/forwarding", "1"),
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        // The way back to a packet's sender may be the one that it came by.
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/default/send_redirects", "0"),
+    ])?;
+    let link = format!("to-{net}");
+    veth(
+        &End {
+            namespace: router,
+            interface: &link,
+            mac: net << 4 | 1,
+            v4: format!("10.{net}.0.1/24"),
+            v6: format!("fd00:{net}::1/64"),
+        },
+        &End {
+            namespace: &host,
+            interface: "eth0",
+            mac: net << 4 | 2,
+            v4: format!("10.{net}.0.2/24"),
+            v6: format!("fd00:{net}::2/64"),
+        },
+    )?;
+    host.ip([
+        format!("route add default via 10.{net}.0.1"),
+        format!("route add default via fd00:{net}::1"),
+    ])?;
+    lab.node.ip([
+        format!("route add 10.{net}.0.0/24 via 10.{via}.0.2"),
+        format!("route add fd00:{net}::/64 via fd00:{via}::2"),
+    ])?;
+    Ok(host)
+}
+
+/// The router takes no larger packets for the subnet's host.
+fn narrow(router: &Arc<Namespace>, net: u8, mtu: u32) -> Result<()> {
+    router.ip([
+        format!("route replace 10.{net}.0.2/32 dev to-{net} mtu lock {mtu}"),
+        format!("route replace fd00:{net}::2/128 dev to-{net} mtu lock {mtu}"),
+    ])
+}
+
+/// Without the routers' errors, both ends would repeat what is too long for ever.
+fn both_ways(way: Way, one_armed: bool) -> Result<()> {
+    const SIZE: u64 = 1 << 20;
+    let far = Far::new(way, one_armed)?;
+    for to in [VIP_V4, VIP_V6] {
+        far.upload(to, SIZE).context("while all is wide")?;
+        far.download(to, SIZE).context("while all is wide")?;
+    }
+    ensure!(far.translated()? == 0);
+    narrow(&far.endpoint_router, ENDPOINTS, 1300)?;
+    narrow(&far.client_router, CLIENTS, 1290)?;
+    for to in [VIP_V4, VIP_V6] {
+        let before = far.translated()?;
+        far.upload(to, SIZE).context("the endpoint's side")?;
+        let between = far.translated()?;
+        ensure!(between > before, "no error of the endpoint's router");
+        far.download(to, SIZE).context("the client's side")?;
+        ensure!(
+            far.translated()? > between,
+            "no error of the client's router"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn path_mtu_discovery_among_pods() {
+    privileged(|| both_ways(Way::EdgeAmongPods, false));
+}
+
+#[test]
+fn path_mtu_discovery_by_an_uplink() {
+    privileged(|| both_ways(Way::Uplink, false));
+}
+
+#[test]
+fn path_mtu_discovery_one_armed() {
+    privileged(|| both_ways(Way::Uplink, true));
+}
+
+fn whole_datagrams(way: Way, one_armed: bool) -> Result<()> {
+    let far = Far::new(way, one_armed)?;
+    let _echo = Echo::start(&far.endpoint, "far")?;
+    for to in [VIP_V4, VIP_V6] {
+        let socket = connected(&far.client, to)?;
+        for length in [1, 1400, 4000, 20_000] {
+            let question: Vec<u8> = (0..length).map(|n: u32| n as u8).collect();
+            let answer =
+                ask(&socket, &question).with_context(|| format!("{length} bytes to {to}"))?;
+            ensure!(answer == [&b"far"[..], &question].concat());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn fragments_among_pods() {
+    privileged(|| whole_datagrams(Way::EdgeAmongPods, false));
+}
+
+#[test]
+fn fragments_by_an_uplink() {
+    privileged(|| whole_datagrams(Way::Uplink, false));
+}
+
+#[test]
+fn fragments_one_armed() {
+    privileged(|| whole_datagrams(Way::Uplink, true));
+}
