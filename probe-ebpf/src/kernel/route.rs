@@ -17,6 +17,16 @@ pub const FOUND: i64 = 0;
 /// What it answers if it is not; the interface is known all the same (Linux 5.11).
 pub const NO_NEIGHBOUR: i64 = 7;
 
+/// What it answers if the packet is too long for the way; [`mtu`] is what it takes.
+pub const TOO_LONG: i64 = 8;
+
+/// The MTU that [`find`] told with [`TOO_LONG`]; zero before Linux 5.12 (e1850ea9bd9e).
+#[inline(always)]
+pub fn mtu(params: &Params) -> u16 {
+    // SAFETY: two integers share the place, and one of them was written.
+    unsafe { params.__bindgen_anon_1.mtu_result }
+}
+
 /// An address family as routes want it.
 pub trait Route: Family {
     /// Writes family, source and destination.

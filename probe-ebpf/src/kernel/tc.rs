@@ -17,12 +17,12 @@ use core::marker::PhantomData;
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT,
-        TC_ACT_UNSPEC,
+        TC_ACT_UNSPEC, bpf_adj_room_mode,
     },
     cty::c_void,
     helpers::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
-        bpf_skb_store_bytes, generated::bpf_redirect_neigh,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_store_bytes, generated::bpf_redirect_neigh,
     },
     macros::classifier,
     programs::TcContext,
@@ -34,12 +34,13 @@ use probe_ebpf::{
         Content, Frame, Network, Piece, Quoted, Segment,
         checksum::Sum,
         network,
-        parse::{HEADERS_LEN, IPV4_LEN, UDP, content_v4, content_v6},
+        parse::{ETHERNET_LEN, HEADERS_LEN, IPV4_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{
             self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, IPV4_TTL, IPV6_HOP_LIMIT, Side,
             TCP_CHECKSUM, Translation, UDP_CHECKSUM,
         },
+        too_long::{self, Report},
     },
     steer::{self, Fate, Ruling, Tables, Work},
 };
@@ -346,7 +347,7 @@ where
 /// Acts on whatever a packet carries.
 struct Steer<'a, D>(&'a TcContext, PhantomData<D>);
 
-impl<D: Direction, A: Family + Answer + Rewrite + Route> Content<A> for Steer<'_, D>
+impl<D: Direction, A: Family + Report + Rewrite + Route> Content<A> for Steer<'_, D>
 where
     Maps: Tables<A>,
 {
@@ -389,10 +390,23 @@ where
         let skb = self.0.skb.skb;
         Ok(match act::<D, A>(skb) {
             // Not within `act`, for the stack's sake.
-            RELAY => relay::<A>(skb, Side::Destination),
-            REPLY => relay::<A>(skb, Side::Source),
+            RELAY => told::<A>(skb, relay::<A>(skb, Side::Destination)),
+            REPLY => told::<A>(skb, relay::<A>(skb, Side::Source)),
             action => action,
         })
+    }
+}
+
+/// The sender of what [`relay`] found too long is told.
+#[inline(always)]
+fn told<A: Family + Report>(skb: *mut __sk_buff, action: i32) -> i32
+where
+    Maps: Tables<A>,
+{
+    if action == TOO_LONG {
+        report::<A>(skb)
+    } else {
+        action
     }
 }
 
@@ -561,8 +575,11 @@ where
     };
     // SAFETY: reads a field of the context that the kernel filled in.
     let ifindex = unsafe { (*skb).ifindex };
-    // What is too long for the way is cut up, or was a super-packet.
-    let (found, params) = route::find(skb.cast(), ifindex, from, to, 0);
+    let (found, params) = route::find(skb.cast(), ifindex, from, to, longest(skb, &work.segment));
+    if found == route::TOO_LONG {
+        work.mtu = route::mtu(&params);
+        return TOO_LONG;
+    }
     if found != route::FOUND && found != route::NO_NEIGHBOUR {
         return pass(Reason::NotForwarded);
     }
@@ -580,6 +597,105 @@ where
     unsafe { bpf_redirect_neigh(params.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
+/// The length of the IP packet, or of each of those that a super-packet becomes. The
+/// kernel compares it with the way's MTU; before Linux 5.12 it compares its own, and lets
+/// super-packets pass.
+#[inline(always)]
+fn longest<A>(skb: *mut __sk_buff, segment: &Segment<A>) -> u16 {
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let size = unsafe { (*skb).gso_size };
+    let whole = segment.end - segment.l3 as u32;
+    let length = if size == 0 {
+        whole
+    } else {
+        whole - segment.payload + size
+    };
+    length.min(u16::MAX as u32) as u16
+}
+
+/// Turns the segment in [`Tables::work`] into the ICMP error about its length, and sends
+/// it back out of the interface it came in by.
+#[inline(never)]
+fn report<A: Family + Report>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let segment = &work.segment;
+    let mtu = match work.mtu {
+        0 => A::LEAST_MTU,
+        mtu => mtu,
+    };
+    match make_report(ctx, segment, mtu) {
+        UNTOUCHED => return pass(Reason::NotForwarded),
+        DONE => {}
+        // Neither the segment nor its answer: nobody must see it.
+        _ => {
+            maps::count(Reason::ResetFailed);
+            return TC_ACT_SHOT;
+        }
+    }
+    maps::count(Reason::TooLong);
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let ifindex = unsafe { (*skb).ifindex };
+    // SAFETY: only numbers are passed. Flags zero mean the egress side.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// What [`make_report`] did.
+const UNTOUCHED: u32 = 0;
+/// See [`UNTOUCHED`].
+const DONE: u32 = 1;
+/// See [`UNTOUCHED`].
+const HALF: u32 = 2;
+
+#[inline(always)]
+fn make_report<A: Report>(ctx: &TcContext, segment: &Segment<A>, mtu: u16) -> u32 {
+    // The helper that makes room knows no tags.
+    if segment.l3 != ETHERNET_LEN {
+        return UNTOUCHED;
+    }
+    let frame = direct(ctx);
+    let Some((field, quoted)) = too_long::quoted(&frame, segment) else {
+        return UNTOUCHED;
+    };
+    let Some(head) = A::head(&frame, segment, mtu, quoted) else {
+        return UNTOUCHED;
+    };
+    let Some(macs) = frame.window::<12>(0).map(reset::swapped_macs) else {
+        return UNTOUCHED;
+    };
+    // SAFETY: only numbers are passed; `frame` is not used after this.
+    let error = unsafe {
+        bpf_skb_adjust_room(
+            ctx.skb.skb,
+            A::HEAD as i32,
+            bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+            0,
+        )
+    };
+    if error != 0 {
+        return UNTOUCHED;
+    }
+    let end = too_long::end(segment) + A::HEAD;
+    // SAFETY: only numbers are passed.
+    let error = unsafe { bpf_skb_change_tail(ctx.skb.skb, end as u32, 0) };
+    if error != 0 {
+        return HALF;
+    }
+    let recompute = BPF_F_RECOMPUTE_CSUM as u64;
+    let checksum_at = too_long::checksum_at(segment) + A::HEAD;
+    let written = store(ctx, checksum_at, &field.to_ne_bytes(), recompute)
+        .and_then(|()| store(ctx, ETHERNET_LEN, head.as_ref(), recompute))
+        .and_then(|()| store(ctx, 0, &macs, 0));
+    if written.is_some() { DONE } else { HALF }
+}
+
+/// No action: what [`relay`] should have sent is too long for the way.
+const TOO_LONG: i32 = i32::MIN + 4;
 /// No action: [`relay`] has to do it.
 const RELAY: i32 = i32::MIN + 2;
 /// The same, towards the client.

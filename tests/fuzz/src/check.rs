@@ -12,6 +12,7 @@ use probe_ebpf::{
         parse::{ACK, RST, TCP, TCP_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{self, Family, Side, Translation},
+        too_long::{self, Report},
     },
 };
 
@@ -65,7 +66,7 @@ pub fn look<F: Frame + ?Sized>(frame: &F) -> Result<Found, Reason> {
 }
 
 /// What the families do differently here.
-pub trait Ip: Family + Answer {
+pub trait Ip: Family + Answer + Report {
     /// Offset of the source address in the IP header.
     const SRC: usize;
     /// Offset of the destination address.
@@ -238,6 +239,7 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
             };
             rewrite::apply(&mut *after, &seen, side, &back).expect("it was parsed");
             check_back(frame, &after, &sums(&segment));
+            check_report(frame, &segment, case.client_port);
             if segment.protocol == TCP && segment.flags & RST == 0 {
                 let mut answer = Box::<[u8]>::from(frame);
                 reset::apply(&mut *answer, &segment).expect("it was parsed");
@@ -561,6 +563,50 @@ pub fn check_piece<A: Ip>(
         header_residue::<A>(before, piece.l3),
         "the IPv4 header's checksum"
     );
+}
+
+/// Is what stands before the segment that is too long an ICMP error about it, whether or
+/// not the kernel still sums the segment up?
+fn check_report<A: Ip>(frame: &[u8], segment: &Segment<A>, mtu: u16) {
+    let Segment { l3, l4, .. } = *segment;
+    let (field, sum) = too_long::quoted(frame, segment).expect("it was parsed");
+    let Some(head) = A::head(frame, segment, mtu, sum) else {
+        assert!(A::VERSION == 6 && l4 != l3 + 40 && l4 != l3 + 48);
+        return;
+    };
+    let mut answer = frame[..l3].to_vec();
+    answer.extend(head.as_ref());
+    answer.extend(&frame[l3..too_long::end(segment)]);
+    let (icmp, shift) = (l3 + A::HEAD - 8, A::HEAD);
+    let at = too_long::checksum_at(segment) + shift;
+    put(&mut answer, at, &field.to_ne_bytes());
+    assert_eq!(A::length(&answer[l3..]), answer.len() - l3, "its length");
+    let (src, dst) = (segment.dst_be.raw(), segment.src_be.raw());
+    assert_eq!(answer[l3 + A::SRC..][..src.len()], src);
+    assert_eq!(answer[l3 + A::DST..][..dst.len()], dst);
+    assert_eq!(answer[icmp + 6..icmp + 8], mtu.to_be_bytes());
+    assert_eq!(header_residue::<A>(&answer, l3), 0);
+    // A wrong header stays as wrong as it was.
+    let wrong = header_residue::<A>(frame, l3);
+    let sums_up = |answer: &[u8]| {
+        let left = inner_residue::<A>(answer, l3, icmp, icmp_of(A::VERSION));
+        assert_eq!(left, wrong, "the ICMP checksum");
+    };
+    sums_up(&answer);
+    // As a device does: the sum of what is there, complemented.
+    let completed = residue(&[], &answer[l4 + shift..]);
+    put(&mut answer, at, &completed.to_ne_bytes());
+    sums_up(&answer);
+    let plain = l4 == l3 + 40 || A::VERSION == 4;
+    if plain && wrong == 0 && !segment.fragmented {
+        let Carried::Error(seen) = again::<A>(&answer) else {
+            panic!("no error about a segment");
+        };
+        assert_eq!(
+            (seen.inner_src_port_be, seen.inner_dst_port_be),
+            (segment.src_port_be, segment.dst_port_be)
+        );
+    }
 }
 
 /// Is this the RST that a host without the connection answers the segment with

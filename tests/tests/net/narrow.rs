@@ -46,7 +46,7 @@ struct Far {
     client_router: Arc<Namespace>,
     endpoint: Arc<Namespace>,
     endpoint_router: Arc<Namespace>,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Far {
@@ -86,7 +86,7 @@ impl Far {
             client_router,
             endpoint,
             endpoint_router,
-            _lab: lab,
+            lab,
         })
     }
 
@@ -127,10 +127,13 @@ impl Far {
 
     /// How many ICMP errors were translated.
     fn translated(&self) -> Result<u64> {
+        self.reason("icmp_translated")
+    }
+
+    fn reason(&self, label: &str) -> Result<u64> {
         let status = self.agent.status()?;
-        status["datapath"]["reasons"]["icmp_translated"]
-            .as_u64()
-            .context("a counter")
+        let count = &status["datapath"]["reasons"][label];
+        count.as_u64().with_context(|| format!("{label}: {count}"))
     }
 }
 
@@ -191,6 +194,7 @@ fn both_ways(way: Way, one_armed: bool) -> Result<()> {
         far.download(to, SIZE).context("while all is wide")?;
     }
     ensure!(far.translated()? == 0);
+    // Who was told of a path offers segments that fit it: the second has to be narrower.
     narrow(&far.endpoint_router, ENDPOINTS, 1300)?;
     narrow(&far.client_router, CLIENTS, 1290)?;
     for to in [VIP_V4, VIP_V6] {
@@ -220,6 +224,43 @@ fn path_mtu_discovery_by_an_uplink() {
 #[test]
 fn path_mtu_discovery_one_armed() {
     privileged(|| both_ways(Way::Uplink, true));
+}
+
+/// The node's own links are the narrow ones, so nobody but the agent can tell.
+fn own_links(way: Way) -> Result<()> {
+    const SIZE: u64 = 1 << 20;
+    let far = Far::new(way, false)?;
+    let [to_endpoint, _] = far.lab.endpoint_links();
+    type Move = fn(&Far, SocketAddr, u64) -> Result<()>;
+    // Who was told of a path offers segments that fit it: the second has to be narrower.
+    let links: [(&str, u32, Move); 2] = [
+        (to_endpoint, 1300, Far::upload),
+        (far.lab.client_link(), 1290, Far::download),
+    ];
+    for (link, mtu, moves) in links {
+        // Only the node's end, which takes no more than it gives: nothing long may come back.
+        far.lab.node.ip([format!("link set {link} mtu {mtu}")])?;
+        for to in [VIP_V4, VIP_V6] {
+            let before = far.reason("too_long")?;
+            moves(&far, to, SIZE).with_context(|| format!("narrow {link}"))?;
+            ensure!(
+                far.reason("too_long")? > before,
+                "nobody was told of {link}"
+            );
+        }
+        far.lab.node.ip([format!("link set {link} mtu 1500")])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn narrow_links_among_pods() {
+    privileged(|| own_links(Way::EdgeAmongPods));
+}
+
+#[test]
+fn narrow_links_and_an_uplink() {
+    privileged(|| own_links(Way::Uplink));
 }
 
 fn whole_datagrams(way: Way, one_armed: bool) -> Result<()> {

@@ -26,9 +26,15 @@ const ENDPOINTS: u8 = 3;
 
 /// The namespace and the programs. One room for all: the kernel makes and ends them slowly.
 fn inside(test: impl FnOnce(&mut Programs, u32) -> Result<()> + Send) {
+    inside_with(1500, test);
+}
+
+/// The same with `wire`'s MTU.
+fn inside_with(mtu: u32, test: impl FnOnce(&mut Programs, u32) -> Result<()> + Send) {
     privileged(|| {
         let node = Namespace::new("node")?;
         furnish(&node)?;
+        node.ip([format!("link set wire mtu {mtu}")])?;
         node.run(|| {
             let index = fs::read_to_string("/sys/class/net/wire/ifindex").context("wire")?;
             let mut lab = Programs::load().context("root")?;
@@ -363,4 +369,47 @@ fn fragments_are_sent_on_after_their_first() {
         });
         Ok(())
     });
+}
+
+/// Where the kernel forwards it tells the sender itself.
+#[test]
+fn who_sends_too_much_is_told() {
+    const MTU: u16 = 1300;
+    inside_with(MTU.into(), |lab, wire| {
+        each(lab, wire, |lab, door, first| {
+            // Linux 5.12 says what would fit (e1850ea9bd9e).
+            let told = match first.family() {
+                _ if knows_mtu() => MTU,
+                Family::V4 => 576,
+                Family::V6 => 1280,
+            };
+            let seen = door.opens(lab, first);
+            let header = first.bytes().len() - 14;
+            for (length, fits) in [(usize::from(MTU), true), (usize::from(MTU) + 1, false)] {
+                let data = vec![0x5a; length - header];
+                let there = (first.ack(&data), seen.ack(&data));
+                let back = (seen.answered().ack(&data), first.answered().ack(&data));
+                for ((sent, wanted), to) in [(there, ENDPOINTS), (back, CLIENTS)] {
+                    if fits {
+                        door.sends(lab, &sent.bytes(), &wanted.bytes(), to);
+                    } else if door.program.is_xdp() {
+                        door.leaves(lab, &sent.bytes());
+                    } else {
+                        let before = lab.reason(Reason::TooLong);
+                        let (verdict, out) = door.run(lab, &sent.bytes());
+                        assert_eq!(verdict, door.program.turn_round());
+                        check_too_long(&sent, &out, told);
+                        assert_eq!(lab.reason(Reason::TooLong), before + 1);
+                        // Nothing here knows how to make room behind a tag.
+                        door.leaves(lab, &sent.vlan(&[(0x8100, 5)]).bytes());
+                    }
+                }
+            }
+        });
+        Ok(())
+    });
+}
+
+fn knows_mtu() -> bool {
+    KernelVersion::current().expect("uname") >= KernelVersion::new(5, 12, 0)
 }
