@@ -575,9 +575,10 @@ where
     };
     // SAFETY: reads a field of the context that the kernel filled in.
     let ifindex = unsafe { (*skb).ifindex };
-    let (found, params) = route::find(skb.cast(), ifindex, from, to, longest(skb, &work.segment));
+    let length = longest(skb, &work.segment);
+    let (found, params) = route::find(skb.cast(), ifindex, from, to, length);
     if found == route::TOO_LONG {
-        work.mtu = route::mtu(&params);
+        work.mtu = route::mtu(&params, length);
         return TOO_LONG;
     }
     if found != route::FOUND && found != route::NO_NEIGHBOUR {
