@@ -132,7 +132,11 @@ fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &Reve
     } else if segment.flags & FIN != 0 {
         match tables.forward(key) {
             // Both have sent theirs. The last acknowledgment may go by the slot alone, unseen.
-            Some(forth) if forth.state.get() & FLOW_FIN != 0 => {
+            // Not with full NAT, which has no notes for what comes late.
+            Some(forth)
+                if forth.state.get() & FLOW_FIN != 0
+                    && work.back_key.client_be == work.key.client_be =>
+            {
                 flow::close(tables, work, id, RecentState::Closed);
             }
             _ => {

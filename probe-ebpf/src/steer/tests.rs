@@ -1401,6 +1401,54 @@ fn later_fragments_are_sent_on_with_their_first() {
     assert_eq!(followed(piece(BACKUP_ADDR, SOURCE)).0, Fate::Pass);
 }
 
+/// Whoever closes first: the last acknowledgment finds its way, and nothing stays.
+#[test]
+fn full_nat_ends_after_the_last_acknowledgment() {
+    for client_first in [true, false] {
+        let host = full_nat();
+        let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+            panic!("not sent on");
+        };
+        let port = u16::from_be(there.client_port_be);
+        let numbered = |mut segment: Segment<V4>, seq, ack| {
+            segment.seq = seq;
+            segment.ack = ack;
+            segment
+        };
+        let mine = |flags, seq, ack| numbered(from_client(flags), seq, ack);
+        let its = |flags, seq, ack| {
+            let segment = segment((MASTER_ADDR, 8080), (SOURCE, port), flags);
+            numbered(segment, seq, ack)
+        };
+        let segments = if client_first {
+            [
+                its(SYN | ACK, 0, 0),
+                mine(FIN | ACK, 100, 900),
+                its(FIN | ACK, 900, 101),
+                // Repeated, for want of the acknowledgment.
+                its(FIN | ACK, 900, 101),
+                mine(ACK, 101, 901),
+            ]
+        } else {
+            [
+                its(SYN | ACK, 0, 0),
+                its(FIN | ACK, 900, 100),
+                mine(FIN | ACK, 100, 901),
+                mine(FIN | ACK, 100, 901),
+                its(ACK, 901, 101),
+            ]
+        };
+        for (n, segment) in segments.iter().enumerate() {
+            let verdict = forward(&host, segment);
+            assert!(
+                matches!(verdict, Verdict::Relay(_, MASTER)),
+                "segment {n}, client first {client_first}: {verdict:?}"
+            );
+        }
+        assert_eq!(host.flows(), (0, 0));
+    }
+}
+
 /// Nobody is hidden who does not come by the VIP, and no port is touched.
 #[test]
 fn what_is_straight_to_an_endpoint_of_full_nat_stays_so() {

@@ -9,7 +9,9 @@ use lab::{
     capture::Capture,
     client::{KeepAlive, Load, Long, Plan, get},
     privileged,
-    topology::{BACKUP_V4, PORT, VIP_MASTER_V4, VIP_V4, VIP_V6},
+    topology::{
+        BACKUP_V4, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, PORT, VIP_MASTER_V4, VIP_V4, VIP_V6,
+    },
 };
 use serde_json::json;
 
@@ -57,6 +59,11 @@ fn hides_the_client(way: Way) -> Result<()> {
     // The endpoint's own listener goes the same way, and its own address stays direct.
     let answer = get(&client, VIP_MASTER_V4, "/")?.expect("it answers");
     ensure!(answer.body == "master");
+    for (own, seen) in [(MASTER_V4, CLIENT_V4), (MASTER_V6, CLIENT_V6)] {
+        let answer = get(&client, own, "/")?.expect("its own address answers");
+        let peer: std::net::SocketAddr = answer.peer.context("X-Peer")?.parse()?;
+        ensure!(peer.ip().to_canonical() == seen, "the server sees {peer}");
+    }
 
     let status = rig.agent.status()?;
     let traffic = &agent::find_endpoint(&status, "master")?["traffic"];
