@@ -15,9 +15,9 @@ mod spread;
 
 pub use address::{Address, V4, V6};
 pub use flow::{
-    FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LIFE, FlowKey,
-    ForwardFlow, FragmentKey, FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState,
-    ReverseFlow, Trace, seen,
+    FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LEFT,
+    FRAGMENT_LIFE, FRAGMENT_RELAYED, FRAGMENT_REPLIED, FlowKey, ForwardFlow, FragmentKey,
+    FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState, ReverseFlow, Trace, seen,
 };
 pub use report::{
     EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason,
@@ -93,8 +93,8 @@ plain! {
     RecentSet<V6> = 128;
     FragmentKey<V4> = 16;
     FragmentKey<V6> = 40;
-    FragmentTrack<V4> = 12;
-    FragmentTrack<V6> = 24;
+    FragmentTrack<V4> = 20;
+    FragmentTrack<V6> = 44;
     Ring = 4080;
     AffinityKey<V4> = 8;
     AffinityKey<V6> = 20;

@@ -1269,39 +1269,6 @@ fn full_nat_hides_the_client_and_finds_it_again() {
     assert_eq!(forward(&host, &stranger), Verdict::Reset(Reason::FlowLost));
 }
 
-/// The last acknowledgment of a connection has to reach who sent the last FIN, or that one
-/// waits for it for minutes.
-#[test]
-fn full_nat_lets_both_ends_finish() {
-    for endpoint_first in [false, true] {
-        let host = full_nat();
-        let Verdict::Relay(there, _) = forward(&host, &from_client(SYN)) else {
-            panic!("not sent on");
-        };
-        let port = u16::from_be(there.client_port_be);
-        let answer = |flags| segment((MASTER_ADDR, 8080), (SOURCE, port), flags);
-        forward(&host, &answer(SYN | ACK));
-        forward(&host, &from_client(ACK));
-        let fin = FIN | ACK;
-        let (theirs, ours) = (answer(fin), from_client(fin));
-        let acks = |mut segment: Segment<V4>, fin: &Segment<V4>| {
-            segment.ack = fin.next_seq();
-            segment
-        };
-        let (their_last, our_last) = (acks(answer(ACK), &ours), acks(from_client(ACK), &theirs));
-        let last = if endpoint_first {
-            [theirs, ours, their_last, our_last]
-        } else {
-            [ours, their_last, theirs, our_last]
-        };
-        for late in last {
-            let verdict = forward(&host, &late);
-            assert!(matches!(verdict, Verdict::Relay(_, MASTER)), "{verdict:?}");
-        }
-        assert_eq!(host.open.get(), 0);
-    }
-}
-
 #[test]
 fn full_nat_gives_every_flow_a_port_of_its_own_until_there_is_none() {
     let mut host = full_nat();
@@ -1435,6 +1402,188 @@ fn a_flood_to_server_return_goes_without_entries() {
         assert_eq!(as_it_is(&host, &syn), Some(MASTER));
     }
     assert_eq!(host.flows(), (10, 10));
+}
+
+/// What becomes of an ICMP error by `reporter` to the source of what it quotes, which
+/// went from the first to the second.
+fn error(host: &Host, reporter: V4, quoted: [(V4, u16); 2]) -> (Fate, Translation<V4>, [V4; 2]) {
+    let work = host.work().unwrap();
+    let [src, dst] = quoted;
+    work.quoted = Quoted {
+        l3: 14,
+        l4: 34,
+        inner_l3: 42,
+        inner_l4: 62,
+        src_be: reporter,
+        dst_be: src.0,
+        protocol: TCP,
+        inner_src_be: src.0,
+        inner_dst_be: dst.0,
+        inner_src_port_be: src.1.to_be(),
+        inner_dst_port_be: dst.1.to_be(),
+    };
+    forward_error(host, work);
+    (work.ruling.fate, work.ruling.translation, work.ends)
+}
+
+#[test]
+fn errors_about_what_full_nat_sent_on_are_sent_on() {
+    const ROUTER: V4 = V4::from_bytes([192, 0, 2, 1]);
+    let host = full_nat();
+    let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+        panic!("not sent on");
+    };
+    let port = u16::from_be(there.client_port_be);
+    let hidden = [(SOURCE, port), (MASTER_ADDR, 8080)];
+    let back = Translation {
+        addr_be: VIP,
+        port_be: 80u16.to_be(),
+        client_be: CLIENT,
+        client_port_be: 40000u16.to_be(),
+    };
+    // To the client, by a router or by the endpoint itself.
+    for reporter in [ROUTER, MASTER_ADDR] {
+        let ruled = (Fate::Reply, back, [VIP, CLIENT]);
+        assert_eq!(error(&host, reporter, hidden), ruled);
+    }
+    // To the endpoint, by a router or by the client itself.
+    let answer = [(VIP, 80), (CLIENT, 40000)];
+    for reporter in [ROUTER, CLIENT] {
+        let ruled = (Fate::Relay, there, [SOURCE, MASTER_ADDR]);
+        assert_eq!(error(&host, reporter, answer), ruled);
+    }
+    // Of no flow.
+    for quoted in [
+        [(SOURCE, port ^ 1), (MASTER_ADDR, 8080)],
+        [(SOURCE, port), (BACKUP_ADDR, 8080)],
+        [(VIP, 80), (CLIENT, 40001)],
+    ] {
+        assert_eq!(error(&host, ROUTER, quoted).0, Fate::Pass);
+    }
+    // Not addressed to whom it quotes.
+    let work = host.work().unwrap();
+    work.quoted.inner_src_be = VIP;
+    work.quoted.inner_dst_be = CLIENT;
+    work.quoted.inner_dst_port_be = 40000u16.to_be();
+    work.quoted.dst_be = MASTER_ADDR;
+    forward_error(&host, work);
+    assert_eq!(work.ruling.fate, Fate::Pass);
+}
+
+#[test]
+fn later_fragments_are_sent_on_with_their_first() {
+    let host = full_nat();
+    let first = |mut segment: Segment<V4>| {
+        segment.fragmented = true;
+        segment.id_be = 77;
+        segment
+    };
+    let piece = |src_be, dst_be| Piece {
+        l3: 14,
+        src_be,
+        dst_be,
+        id_be: 77,
+        protocol: TCP,
+    };
+    let followed = |piece| {
+        let work = host.work().unwrap();
+        work.piece = piece;
+        super::follow(&host, work, Side::Destination);
+        let Ruling {
+            fate, translation, ..
+        } = work.ruling;
+        (fate, translation.addr_be, translation.client_be, work.ends)
+    };
+    let Verdict::Relay(there, MASTER) = forward(&host, &first(from_client(SYN))) else {
+        panic!("not sent on");
+    };
+    assert_eq!(
+        followed(piece(CLIENT, VIP)),
+        (Fate::Relay, MASTER_ADDR, SOURCE, [SOURCE, MASTER_ADDR])
+    );
+    let port = u16::from_be(there.client_port_be);
+    let answer = segment((MASTER_ADDR, 8080), (SOURCE, port), SYN | ACK);
+    forward(&host, &first(answer));
+    assert_eq!(
+        followed(piece(MASTER_ADDR, SOURCE)),
+        (Fate::Reply, VIP, CLIENT, [VIP, CLIENT])
+    );
+    assert_eq!(followed(piece(BACKUP_ADDR, SOURCE)).0, Fate::Pass);
+}
+
+/// Whoever closes first: the last acknowledgment finds its way, or who sent the last FIN would
+/// wait for it for minutes.
+#[test]
+fn full_nat_ends_after_the_last_acknowledgment() {
+    for client_first in [true, false] {
+        let host = full_nat();
+        let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+            panic!("not sent on");
+        };
+        let port = u16::from_be(there.client_port_be);
+        let numbered = |mut segment: Segment<V4>, seq, ack| {
+            segment.seq = seq;
+            segment.ack = ack;
+            segment
+        };
+        let mine = |flags, seq, ack| numbered(from_client(flags), seq, ack);
+        let its = |flags, seq, ack| {
+            let segment = segment((MASTER_ADDR, 8080), (SOURCE, port), flags);
+            numbered(segment, seq, ack)
+        };
+        let segments = if client_first {
+            [
+                its(SYN | ACK, 0, 0),
+                mine(FIN | ACK, 100, 900),
+                its(FIN | ACK, 900, 101),
+                // Repeated, for want of the acknowledgment.
+                its(FIN | ACK, 900, 101),
+                mine(ACK, 101, 901),
+            ]
+        } else {
+            [
+                its(SYN | ACK, 0, 0),
+                its(FIN | ACK, 900, 100),
+                mine(FIN | ACK, 100, 901),
+                mine(FIN | ACK, 100, 901),
+                its(ACK, 901, 101),
+            ]
+        };
+        for (n, segment) in segments.iter().enumerate() {
+            let verdict = forward(&host, segment);
+            assert!(
+                matches!(verdict, Verdict::Relay(_, MASTER)),
+                "segment {n}, client first {client_first}: {verdict:?}"
+            );
+        }
+        assert_eq!(host.open.get(), 0);
+    }
+}
+
+/// Nobody is hidden who does not come by the VIP, and no port is touched.
+#[test]
+fn what_is_straight_to_an_endpoint_of_full_nat_stays_so() {
+    let host = full_nat();
+    let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+        panic!("not sent on");
+    };
+    let port = u16::from_be(there.client_port_be);
+    let mine = |flags| segment((CLIENT, port), (MASTER_ADDR, 8080), flags);
+    let its = |flags| segment((MASTER_ADDR, 8080), (CLIENT, port), flags);
+    let direct = Verdict::Pass(Reason::Direct);
+    for _ in 0..2 {
+        assert_eq!(forward(&host, &mine(SYN)), direct);
+        assert_eq!(reverse(&host, &its(SYN | ACK)), direct);
+        assert_eq!(forward(&host, &mine(ACK)), direct);
+        assert_eq!(reverse(&host, &its(ACK)), direct);
+        assert_eq!(forward(&host, &mine(RST)), direct);
+        let used = host.ports[port as usize / 64].get(port.into());
+        assert_eq!(used, PORT_USED, "the steered flow still has it");
+    }
+    assert_eq!(
+        forward(&host, &from_client(ACK)),
+        Verdict::Relay(there, MASTER)
+    );
 }
 
 const THIRD: u32 = 5;

@@ -9,7 +9,9 @@ use lab::{
     capture::Capture,
     client::{KeepAlive, Load, Long, Plan, get},
     privileged,
-    topology::{BACKUP_V4, PORT, VIP_MASTER_V4, VIP_V4, VIP_V6},
+    topology::{
+        BACKUP_V4, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, PORT, VIP_MASTER_V4, VIP_V4, VIP_V6,
+    },
 };
 use serde_json::json;
 
@@ -18,7 +20,7 @@ use crate::{
     rig::{Rig, all_by},
 };
 
-const SOURCES: [&str; 2] = ["10.0.9.9", "fd00:9::9"];
+pub const SOURCES: [&str; 2] = ["10.0.9.9", "fd00:9::9"];
 
 /// An agent whose service hides clients behind the sources, which nobody owns: replies
 /// are taken before the node looks for their address.
@@ -57,6 +59,11 @@ fn hides_the_client(way: Way) -> Result<()> {
     // The endpoint's own listener goes the same way, and its own address stays direct.
     let answer = get(&client, VIP_MASTER_V4, "/")?.expect("it answers");
     ensure!(answer.body == "master");
+    for (own, seen) in [(MASTER_V4, CLIENT_V4), (MASTER_V6, CLIENT_V6)] {
+        let answer = get(&client, own, "/")?.expect("its own address answers");
+        let peer: std::net::SocketAddr = answer.peer.context("X-Peer")?.parse()?;
+        ensure!(peer.ip().to_canonical() == seen, "the server sees {peer}");
+    }
 
     let status = rig.agent.status()?;
     let traffic = &agent::find_endpoint(&status, "master")?["traffic"];
@@ -125,7 +132,7 @@ fn one_armed() {
     });
 }
 
-/// Datagrams too, and fragments are not followed: what is sent whole comes back whole.
+/// Datagrams too, in fragments or not.
 #[test]
 fn datagrams() {
     privileged(|| {
@@ -142,7 +149,7 @@ fn datagrams() {
         let _echo = Echo::start(&rig.lab.master, "master")?;
         for to in [VIP_V4, VIP_V6] {
             let socket = connected(&rig.lab.client, to)?;
-            for length in [0, 1, 700, 1400] {
+            for length in [0, 1, 700, 1400, 4000] {
                 let question = vec![b'?'; length];
                 let answer = ask(&socket, &question)?;
                 ensure!(answer == [&b"master"[..], &question].concat());

@@ -14,6 +14,7 @@ mod kernels;
 mod lab;
 mod life;
 mod names;
+mod narrow;
 mod protocols;
 mod refusals;
 mod restart;
