@@ -111,6 +111,12 @@ fn human(status: &status::Status, now_ms: u64) -> String {
         text += "\n";
         text += &table(&rows);
     }
+    let processes = &status.datapath.processes;
+    text += &match (&processes.cgroup, &processes.reason) {
+        (Some(cgroup), _) => format!("\nprocesses of the node are steered, at {cgroup}\n"),
+        (None, Some(reason)) => format!("\nprocesses of the node are not steered: {reason}\n"),
+        (None, None) => "\nprocesses of the node are not steered\n".to_owned(),
+    };
     text
 }
 
@@ -231,6 +237,8 @@ sense (10.96.0.10:8079) -> sen2, initial for 9s, switches 0
 
   INTERFACE  ROLE  TC   XDP  DEGRADED
   veth0      edge  tcx  -    -
+
+processes of the node are not steered
 ";
         assert_eq!(human(&status, 10_001), expected);
     }

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::EndpointId;
+use crate::datapath::{EndpointId, OwnState};
 
 /// Everything.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -161,8 +161,37 @@ pub struct Datapath {
     pub abi: u32,
     /// Where its maps and links are pinned.
     pub pins: String,
+    /// Whether processes of the node itself are steered.
+    pub processes: Processes,
     /// Packets that were passed, reset or dropped, by reason.
     pub reasons: BTreeMap<String, u64>,
+}
+
+/// Processes of the node itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Processes {
+    /// `off`, `attached` or `missing`.
+    pub state: String,
+    /// At which cgroup, if they are attached.
+    pub cgroup: Option<String>,
+    /// What is missing, if it is.
+    pub reason: Option<String>,
+}
+
+impl Processes {
+    /// As the datapath tells it.
+    pub fn of(state: &OwnState) -> Self {
+        let (cgroup, reason) = match state {
+            OwnState::Off => (None, None),
+            OwnState::Attached { cgroup, .. } => (Some(cgroup.display().to_string()), None),
+            OwnState::Missing(reason) => (None, Some(reason.clone())),
+        };
+        Self {
+            state: state.label().to_owned(),
+            cgroup,
+            reason,
+        }
+    }
 }
 
 /// A time as it is told.
