@@ -13,6 +13,7 @@ mod kernels;
 mod lab;
 mod life;
 mod names;
+mod own;
 mod protocols;
 mod refusals;
 mod restart;
