@@ -225,11 +225,19 @@ fn tell_own(own: &OwnState, recorder: &Recorder) {
     recorder.own(own);
     match own {
         OwnState::Off => {}
-        OwnState::Attached { cgroup, inherited } => info!(
-            cgroup = %cgroup.display(),
+        OwnState::Attached {
+            cgroup,
+            is_root,
             inherited,
-            "processes of the node itself are steered"
-        ),
+        } => {
+            let cgroup = cgroup.display();
+            info!(%cgroup, inherited, "processes of the node itself are steered");
+            if !is_root {
+                warn!(
+                    "{cgroup} is not the root of the cgroups: only processes below it are steered"
+                );
+            }
+        }
         OwnState::Missing(reason) => {
             warn!("processes of the node itself are not steered: {reason}");
         }

@@ -1,7 +1,7 @@
 //! What a namespace's kernel holds for networking by BPF: to tell that a program
 //! left nothing, or touched nothing.
 
-use std::{fs, io, os::fd::AsRawFd as _, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 
@@ -50,39 +50,11 @@ fn lines<'a>(of: &'a str, text: &'a str) -> impl Iterator<Item = String> + 'a {
 
 /// Programs of the kinds that steer processes of the node, at a cgroup.
 pub fn cgroup_programs(cgroup: &Path) -> Result<u32> {
-    /// `BPF_PROG_QUERY` of `enum bpf_cmd`, and its part of `union bpf_attr`.
-    const QUERY: libc::c_long = 16;
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attr {
-        target: u32,
-        attach_type: u32,
-        query_flags: u32,
-        attach_flags: u32,
-        ids: u64,
-        count: u32,
-        pad: u32,
-    }
     /// connect, sendmsg, recvmsg and getpeername of both families, and sock_release, by
     /// `enum bpf_attach_type`.
     const TYPES: [u32; 9] = [10, 11, 14, 15, 19, 20, 29, 30, 34];
-    let folder = fs::File::open(cgroup).context("the cgroup")?;
-    let mut sum = 0;
-    for attach_type in TYPES {
-        let mut attr = Attr {
-            target: folder.as_raw_fd() as u32,
-            attach_type,
-            ..Attr::default()
-        };
-        // SAFETY: the attributes are of the command, with their size, and ask for no ids.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, QUERY, &raw mut attr, size_of::<Attr>()) };
-        if result < 0 {
-            return Err(io::Error::last_os_error()).context("asking for a cgroup's programs");
-        }
-        sum += attr.count;
-    }
-    Ok(sum)
+    let counts = TYPES.map(|attach_type| foreign::cgroup_programs(cgroup, attach_type));
+    counts.into_iter().sum()
 }
 
 /// Files under a folder, in a stable order.

@@ -205,11 +205,11 @@ fn expect_datagrams() {
 /// The socket is no longer connected to where it was steered.
 #[inline(always)]
 fn forget(cookie: u64) {
-    if let Some(before) = OWN_SOCKETS.get_ptr(&cookie) {
+    if let Some(before) = OWN_SOCKETS.get_ptr(cookie) {
         // SAFETY: map memory outlives the program's run; see `Tables` for a racing reuse.
         closed_in_process(unsafe { (*before).endpoint });
         // Not there is fine: another thread was faster.
-        let _ = OWN_SOCKETS.remove(&cookie);
+        let _ = OWN_SOCKETS.remove(cookie);
     }
 }
 
@@ -249,7 +249,7 @@ where
         Fate::Steer => {
             forget(call.cookie);
             let socket = socket(&call, &answer, wide);
-            if OWN_SOCKETS.insert(&call.cookie, &socket, ANY).is_err() {
+            if OWN_SOCKETS.insert(call.cookie, socket, ANY).is_err() {
                 count_in_process(Reason::TableFull);
             }
             if call.protocol == UDP {
@@ -287,11 +287,11 @@ where
             };
             // SAFETY: map memory outlives the program's run; a racing reuse only makes it differ.
             let known = OWN_SENDERS
-                .get_ptr(&key)
+                .get_ptr(key)
                 .is_some_and(|known| unsafe { *known } == socket);
             if !known {
                 // An LRU map makes place; if even that fails the answer shows the endpoint.
-                let _ = OWN_SENDERS.insert(&key, &socket, ANY);
+                let _ = OWN_SENDERS.insert(key, socket, ANY);
                 expect_datagrams();
                 opened_in_process(answer.endpoint);
             }
@@ -308,7 +308,7 @@ where
 fn connected(context: &Context, peer_be: V6, port_be: u16) -> Option<&'static OwnSocket> {
     // SAFETY: map memory outlives the program's run; see `Tables` for a racing reuse.
     let socket = OWN_SOCKETS
-        .get_ptr(&context.cookie())
+        .get_ptr(context.cookie())
         .map(|socket| unsafe { &*socket })?;
     (socket.peer_be == peer_be && socket.peer_port_be == port_be).then_some(socket)
 }
@@ -316,7 +316,7 @@ fn connected(context: &Context, peer_be: V6, port_be: u16) -> Option<&'static Ow
 /// Where a datagram seems to come from for the application that receives it.
 #[inline(always)]
 fn sender(context: &Context, from_be: V6) -> Option<&'static OwnSocket> {
-    if !OWN.get(0).is_some_and(|own| own.datagrams.get() != 0) {
+    if OWN.get(0).is_none_or(|own| own.datagrams.get() == 0) {
         return None;
     }
     let port_be = context.port_be();
@@ -339,7 +339,7 @@ fn sender(context: &Context, from_be: V6) -> Option<&'static OwnSocket> {
         pad2: 0,
     };
     // SAFETY: as in `connected`.
-    OWN_SENDERS.get_ptr(&key).map(|socket| unsafe { &*socket })
+    OWN_SENDERS.get_ptr(key).map(|socket| unsafe { &*socket })
 }
 
 /// Endpoints' own addresses stand among the listeners.

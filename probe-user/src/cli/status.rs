@@ -113,7 +113,10 @@ fn human(status: &status::Status, now_ms: u64) -> String {
     }
     let processes = &status.datapath.processes;
     text += &match (&processes.cgroup, &processes.reason) {
-        (Some(cgroup), _) => format!("\nprocesses of the node are steered, at {cgroup}\n"),
+        (Some(cgroup), _) if processes.is_root == Some(false) => {
+            format!("\nprocesses of the node below cgroup {cgroup} are steered\n")
+        }
+        (Some(_), _) => "\nprocesses of the node are steered\n".to_owned(),
         (None, Some(reason)) => format!("\nprocesses of the node are not steered: {reason}\n"),
         (None, None) => "\nprocesses of the node are not steered\n".to_owned(),
     };
@@ -174,6 +177,7 @@ fn span(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::OwnState;
 
     #[test]
     fn spans() {
@@ -214,6 +218,34 @@ mod tests {
             ..drain
         };
         assert_eq!(line(drain), format!("{head}, sen1 is drained of 12 flows"));
+    }
+
+    #[test]
+    fn people_see_whether_processes_of_the_node_are_steered() {
+        let mut status = crate::control::tests::example();
+        let mut line = |state: OwnState| {
+            status.datapath.processes = status::Processes::of(&state);
+            human(&status, 10_001).lines().last().map(str::to_owned)
+        };
+        let attached = |is_root| OwnState::Attached {
+            cgroup: "/cg".into(),
+            is_root,
+            inherited: false,
+        };
+        for (state, text) in [
+            (OwnState::Off, "processes of the node are not steered"),
+            (attached(true), "processes of the node are steered"),
+            (
+                attached(false),
+                "processes of the node below cgroup /cg are steered",
+            ),
+            (
+                OwnState::Missing("why".to_owned()),
+                "processes of the node are not steered: why",
+            ),
+        ] {
+            assert_eq!(line(state).as_deref(), Some(text));
+        }
     }
 
     #[test]

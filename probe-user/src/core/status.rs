@@ -174,6 +174,8 @@ pub struct Processes {
     pub state: String,
     /// At which cgroup, if they are attached.
     pub cgroup: Option<String>,
+    /// Is that one the root? Else only processes below it are steered.
+    pub is_root: Option<bool>,
     /// What is missing, if it is.
     pub reason: Option<String>,
 }
@@ -181,16 +183,21 @@ pub struct Processes {
 impl Processes {
     /// As the datapath tells it.
     pub fn of(state: &OwnState) -> Self {
-        let (cgroup, reason) = match state {
-            OwnState::Off => (None, None),
-            OwnState::Attached { cgroup, .. } => (Some(cgroup.display().to_string()), None),
-            OwnState::Missing(reason) => (None, Some(reason.clone())),
-        };
-        Self {
+        let mut out = Self {
             state: state.label().to_owned(),
-            cgroup,
-            reason,
+            ..Self::default()
+        };
+        match state {
+            OwnState::Off => {}
+            OwnState::Attached {
+                cgroup, is_root, ..
+            } => {
+                out.cgroup = Some(cgroup.display().to_string());
+                out.is_root = Some(*is_root);
+            }
+            OwnState::Missing(reason) => out.reason = Some(reason.clone()),
         }
+        out
     }
 }
 

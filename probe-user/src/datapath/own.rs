@@ -35,7 +35,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 
 use super::{
-    Error, Image, batch, first_line,
+    Error, Image, batch, first_line, io_error,
     mapping::Mapping,
     pins::Pins,
     reader::open,
@@ -72,6 +72,8 @@ pub enum OwnState {
     Attached {
         /// Its folder.
         cgroup: PathBuf,
+        /// Is it the root, so that every process is below it?
+        is_root: bool,
         /// An earlier agent's programs were replaced in place.
         inherited: bool,
     },
@@ -168,13 +170,14 @@ impl Own {
         match loaded.and_then(|()| self.try_attach(ebpf, pins, cgroup)) {
             Ok(inherited) => Ok(OwnState::Attached {
                 cgroup: cgroup.to_owned(),
+                // Every other one has this file.
+                is_root: !cgroup.join("cgroup.events").exists(),
                 inherited,
             }),
+            // The agent does not start: what an earlier one left stays.
+            Err(error) if mode == OwnMode::On => Err(error),
             Err(error) => {
                 self.detach(pins)?;
-                if mode == OwnMode::On {
-                    return Err(error);
-                }
                 Ok(OwnState::Missing(first_line(&error)))
             }
         }
@@ -190,12 +193,16 @@ impl Own {
         if let Some(cookie) = cookie {
             self.words.word(NETNS).store(cookie, Ordering::Relaxed);
         }
-        let mut inherited = true;
+        let mut made = Undo::default();
         for (name, pin) in names::OWN_PROGRAMS {
             let pin = pins.links().join(pin);
-            inherited &= attach_one(ebpf, name, &pin, &cgroup, id)
-                .map_err(|e| Error::failed(format!("attaching {name} to {}", path.display()), e))?;
+            let inherited =
+                attach_one(ebpf, name, &pin, &cgroup, id).map_err(|e| refusal(name, path, e))?;
+            if !inherited {
+                made.0.push(pin);
+            }
         }
+        let inherited = made.0.is_empty();
         if !inherited {
             // Nobody was there when sockets of these tables were closed.
             self.clear()?;
@@ -204,6 +211,7 @@ impl Own {
             let cookie = self.ask(path)?;
             self.words.word(NETNS).store(cookie, Ordering::Relaxed);
         }
+        made.0.clear();
         Ok(inherited)
     }
 
@@ -258,6 +266,35 @@ impl Own {
         }
         self.words.half(DATAGRAMS).store(0, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Pins that go unless all of them are made.
+#[derive(Default)]
+struct Undo(Vec<PathBuf>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for pin in &self.0 {
+            // The caller reports what failed before; a failure here could add nothing to it.
+            let _ = unpin(pin);
+        }
+    }
+}
+
+/// Why a program could not be attached.
+fn refusal(name: &str, cgroup: &Path, error: AnyError) -> Error {
+    let what = format!("attaching {name} to {}", cgroup.display());
+    let errno = io_error(error.as_ref()).and_then(io::Error::raw_os_error);
+    if errno != Some(libc::EPERM) {
+        return Error::failed(what, error);
+    }
+    // The kernel has one answer for two reasons.
+    Error::Failed {
+        what,
+        source: "the kernel refuses: CAP_NET_ADMIN is missing, or a program of somebody else is \
+                 there that was attached to be the only one (without BPF_F_ALLOW_MULTI)"
+            .into(),
     }
 }
 

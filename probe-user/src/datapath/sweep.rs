@@ -554,6 +554,22 @@ mod tests {
         assert_eq!(sweep(&[], &[(here, back(NOW, 1))]), (vec![], vec![], 0));
     }
 
+    /// No packet of theirs is translated, so they keep no segment from going by the slot alone;
+    /// but an endpoint that drains, or an id that retires, waits for them.
+    #[test]
+    fn sockets_of_the_node_are_connections_and_no_flows() {
+        let vip: Vip = "10.96.0.10:80".parse().unwrap();
+        let (here, other) = (EndpointId(ENDPOINT), EndpointId(8));
+        let mut swept = Swept::of(Instant::now(), vip, here, 2);
+        let way = way_of(VIP.mapped(), 80u16.to_be(), false, ENDPOINT);
+        swept.own.insert(way, 3);
+        assert_eq!(swept.flows_by(vip, here), 2);
+        assert_eq!(swept.connections_by(vip, here), 5);
+        assert_eq!(swept.connections_of(here), 5);
+        assert_eq!(swept.connections_by(vip, other), 0);
+        assert_eq!(swept.connections_of(other), 0);
+    }
+
     #[test]
     fn idle_times_are_those_of_the_state() {
         let limits = Limits::default();

@@ -2,9 +2,10 @@
 //! own, in the node's network namespace.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
+    process::{Command, Stdio},
     sync::Arc,
     thread,
     time::Duration,
@@ -15,6 +16,7 @@ use lab::{
     Agent, Cgroup, Lab, Namespace, Server, Way, agent,
     client::get,
     faults,
+    foreign::cgroup_connect,
     kernel::{cgroup_programs, traces},
     privileged,
     topology::{MASTER_V4, MASTER_V6, PORT, VIP_BACKUP_V4, VIP_BACKUP_V6, VIP_V4, VIP_V6},
@@ -602,9 +604,50 @@ fn what_is_missing_is_said() {
             gone(&cgroup.path())?;
         } else {
             ensure!(own["state"] == "attached", "{own}");
-            ensure!(agent.order(&["status"])?.contains("are steered, at "));
+            ensure!(
+                agent
+                    .order(&["status"])?
+                    .contains("processes of the node below cgroup ")
+            );
         }
         agent.kill()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn beside_programs_of_others() {
+    privileged(|| {
+        for only in [false, true] {
+            let lab = Lab::new(Way::Edge)?;
+            let cgroup = Arc::new(Cgroup::new()?);
+            cgroup_connect(&cgroup.path(), only)?;
+            let _master = Server::start(&lab, &lab.master)?;
+            let mut config = agent::config(&lab);
+            config["interfaces"]["node"] = json!("auto");
+            config["datapath"] = json!({"cgroup": cgroup.path()});
+            let mut agent = Agent::new(&lab, &config, &[])?;
+            agent.admit(&cgroup);
+            agent.restart()?;
+            let processes = agent.status()?["datapath"]["processes"].clone();
+            if only {
+                let reason = processes["reason"].as_str().unwrap_or_default();
+                ensure!(reason.contains("BPF_F_ALLOW_MULTI"), "{processes}");
+                until("only the other's to be there", || {
+                    ensure!(cgroup_programs(&cgroup.path())? == 1);
+                    Ok(())
+                })?;
+            } else {
+                ensure!(processes["state"] == "attached", "{processes}");
+                ensure!(cgroup_programs(&cgroup.path())? == 10);
+                let family = AddressFamily::Inet;
+                let socket = cgroup.socket(&lab.node, family, SockType::Stream)?;
+                let socket = Socket::from(socket);
+                socket.connect_timeout(&VIP_V4.into(), patience(Duration::from_secs(5)))?;
+                ensure!(ask(&mut socket.into())? == "master");
+            }
+            agent.kill()?;
+        }
         Ok(())
     });
 }
@@ -668,23 +711,59 @@ fn several_endpoints_share_them() {
     });
 }
 
-/// What the test itself does to the machine: nothing that stays.
+/// Says which cgroup is its own and waits to be killed; run by [`a_cgroup_of_the_lab_vanishes`].
+const VICTIM: &str = "LAB_CGROUP_VICTIM";
+const MADE: &str = "the cgroup is ";
+
+/// What the tests do to the machine: nothing that stays.
 #[test]
 fn a_cgroup_of_the_lab_vanishes() {
     privileged(|| {
-        let cgroup = Cgroup::new()?;
-        let path = cgroup.path();
-        let lab = Namespace::new("host")?;
-        let socket = cgroup.socket(&lab, AddressFamily::Inet, SockType::Stream)?;
-        let name = std::fs::read_link(&path)?;
-        drop(cgroup);
+        let made = Cgroup::new()?;
+        let host = Namespace::new("host")?;
+        let socket = made.socket(&host, AddressFamily::Inet, SockType::Stream)?;
+        let name = |cgroup: &Cgroup| -> Result<String> {
+            let link = std::fs::read_link(cgroup.path())?;
+            let name = link.file_name().context("a name")?;
+            Ok(name.to_string_lossy().into_owned())
+        };
+        if std::env::var_os(VICTIM).is_some() {
+            println!("{MADE}{}", name(&made)?);
+            thread::sleep(generous());
+            bail!("nobody killed the victim");
+        }
+        // Beside another one, whose folder above is the same.
+        let other = Cgroup::new()?;
+        let above = other.path().join("..");
+        let first = above.join(name(&made)?);
+        ensure!(first.exists());
+        drop(made);
         drop(socket);
-        let parent = Cgroup::new()?;
-        let beside = parent
-            .path()
-            .join("..")
-            .join(name.file_name().context("a name")?);
-        ensure!(!beside.exists(), "{} is still there", beside.display());
-        Ok(())
+        ensure!(!first.exists(), "{} is still there", first.display());
+
+        let mut victim = Command::new(std::env::current_exe()?);
+        victim
+            .args([
+                "--exact",
+                "own::a_cgroup_of_the_lab_vanishes",
+                "--nocapture",
+            ])
+            .env(VICTIM, "1")
+            .stdout(Stdio::piped());
+        let mut victim = victim.spawn().context("cannot start the victim")?;
+        let output = victim.stdout.take().context("piped")?;
+        let second = BufReader::new(output)
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| Some(above.join(line.split_once(MADE)?.1)));
+        let seen = second.as_ref().is_some_and(|second| second.exists());
+        victim.kill()?;
+        victim.wait()?;
+        let second = second.context("the victim made none")?;
+        ensure!(seen, "{}", second.display());
+        until("the victim's cgroup to be gone", || {
+            ensure!(!second.exists());
+            Ok(())
+        })
     });
 }
