@@ -48,7 +48,7 @@ pub struct OwnSocket {
     pub endpoint: u32,
 }
 
-/// A socket that sent datagrams to an endpoint without being connected to it.
+/// A datagram socket that was connected to an endpoint, or sent to one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OwnSender {
@@ -68,6 +68,5 @@ pub struct OwnSender {
 /// endpoint goes down.
 pub const MAX_OWN_SOCKETS: u32 = 32_768;
 
-/// Ways of datagrams from sockets that are not connected; those that were not used for
-/// longest make place.
+/// Ways of datagrams; those that were not used for longest make place.
 pub const MAX_OWN_SENDERS: u32 = 16_384;

@@ -273,7 +273,7 @@ pub struct Endpoint {
     pub service: u32,
     /// [`ENDPOINT_FREE`], [`ENDPOINT_UP`], [`ENDPOINT_DOWN`] or [`ENDPOINT_DRAINED`].
     pub state: u32,
-    /// [`FORWARD_NAT`] or [`FORWARD_FULL_NAT`].
+    /// [`FORWARD_NAT`], [`FORWARD_FULL_NAT`] or [`FORWARD_DSR`].
     pub forward: u32,
     /// Number of the pool that its source ports come from, see [`PortLine`].
     pub pool: u32,
@@ -285,6 +285,9 @@ pub const FORWARD_NAT: u32 = 0;
 /// [`Endpoint::forward`]: the source becomes [`Node::source_v4`] or `source_v6` too, so
 /// replies come back to this node from wherever the endpoint is.
 pub const FORWARD_FULL_NAT: u32 = 1;
+/// [`Endpoint::forward`]: direct server return. The endpoint owns the VIP and is a
+/// neighbour of this node: only hardware addresses change, and it answers its client itself.
+pub const FORWARD_DSR: u32 = 2;
 
 /// Source ports of one pool are those from here on.
 pub const FIRST_SOURCE_PORT: u16 = 1024;

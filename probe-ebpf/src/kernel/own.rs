@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use probe_ebpf::{
     abi::{
-        ListenerKey, MAX_OWN_SENDERS, MAX_OWN_SOCKETS, OWN_DATAGRAMS, OWN_FOLLOWS, Own, OwnSender,
-        OwnSocket, Reason, V4, V6,
+        MAX_OWN_SENDERS, MAX_OWN_SOCKETS, OWN_DATAGRAMS, OWN_FOLLOWS, Own, OwnSender, OwnSocket,
+        Reason, V4, V6,
     },
     packet::{
         parse::{TCP, UDP},
@@ -202,13 +202,29 @@ fn expect_datagrams() {
     }
 }
 
+/// What a socket is known by that has sent to an endpoint, or may get datagrams of it.
+#[inline(always)]
+fn sender_key(cookie: u64, peer_be: V6, peer_port_be: u16) -> OwnSender {
+    OwnSender {
+        cookie,
+        peer_be,
+        peer_port_be,
+        pad: 0,
+        pad2: 0,
+    }
+}
+
 /// The socket is no longer connected to where it was steered.
 #[inline(always)]
 fn forget(cookie: u64) {
     if let Some(before) = OWN_SOCKETS.get_ptr(cookie) {
         // SAFETY: map memory outlives the program's run; see `Tables` for a racing reuse.
-        closed_in_process(unsafe { (*before).endpoint });
-        // Not there is fine: another thread was faster.
+        let before = unsafe { &*before };
+        closed_in_process(before.endpoint);
+        // What is not there is fine: another thread was faster.
+        if before.flags & OWN_DATAGRAMS != 0 {
+            let _ = OWN_SENDERS.remove(sender_key(cookie, before.peer_be, before.peer_port_be));
+        }
         let _ = OWN_SOCKETS.remove(cookie);
     }
 }
@@ -226,10 +242,8 @@ where
     let (call, answer) = call(context, to_be, protocol);
     match answer.fate {
         Fate::Pass => {
-            // Only then would its peer still look like the VIP.
-            if answer.reason == Reason::Direct {
-                forget(call.cookie);
-            }
+            // A datagram socket may have been steered before.
+            forget(call.cookie);
             ALLOW
         }
         Fate::Refuse if call.protocol == TCP && !context.is_bound_to_device() => {
@@ -253,6 +267,9 @@ where
                 count_in_process(Reason::TableFull);
             }
             if call.protocol == UDP {
+                let key = sender_key(call.cookie, socket.peer_be, socket.peer_port_be);
+                // As in `send`.
+                let _ = OWN_SENDERS.insert(key, socket, ANY);
                 expect_datagrams();
             }
             opened_in_process(answer.endpoint);
@@ -278,13 +295,7 @@ where
         }
         Fate::Steer => {
             let socket = socket(&call, &answer, wide);
-            let key = OwnSender {
-                cookie: call.cookie,
-                peer_be: socket.peer_be,
-                peer_port_be: socket.peer_port_be,
-                pad: 0,
-                pad2: 0,
-            };
+            let key = sender_key(call.cookie, socket.peer_be, socket.peer_port_be);
             // SAFETY: map memory outlives the program's run; a racing reuse only makes it differ.
             let known = OWN_SENDERS
                 .get_ptr(key)
@@ -302,15 +313,15 @@ where
     }
 }
 
-/// Where the socket's application believes to be connected to, if its peer is an endpoint
+/// Where the socket's application believes to be connected to, if its peer is the endpoint
 /// that it was steered to.
 #[inline(always)]
-fn connected(context: &Context, peer_be: V6, port_be: u16) -> Option<&'static OwnSocket> {
+fn connected(context: &Context, peer_be: V6) -> Option<&'static OwnSocket> {
+    let socket = OWN_SOCKETS.get_ptr(context.cookie())?;
     // SAFETY: map memory outlives the program's run; see `Tables` for a racing reuse.
-    let socket = OWN_SOCKETS
-        .get_ptr(context.cookie())
-        .map(|socket| unsafe { &*socket })?;
-    (socket.peer_be == peer_be && socket.peer_port_be == port_be).then_some(socket)
+    let socket = unsafe { &*socket };
+    let same = socket.peer_be == peer_be && socket.peer_port_be == context.port_be();
+    same.then_some(socket)
 }
 
 /// Where a datagram seems to come from for the application that receives it.
@@ -319,42 +330,9 @@ fn sender(context: &Context, from_be: V6) -> Option<&'static OwnSocket> {
     if OWN.get(0).is_none_or(|own| own.datagrams.get() == 0) {
         return None;
     }
-    let port_be = context.port_be();
-    // Most datagrams come from nobody that is steered to.
-    let known = match unmapped(from_be) {
-        Some(v4) => is_known(v4, port_be),
-        None => is_known(from_be, port_be),
-    };
-    if !known {
-        return None;
-    }
-    if let Some(socket) = connected(context, from_be, port_be) {
-        return Some(socket);
-    }
-    let key = OwnSender {
-        cookie: context.cookie(),
-        peer_be: from_be,
-        peer_port_be: port_be,
-        pad: 0,
-        pad2: 0,
-    };
+    let key = sender_key(context.cookie(), from_be, context.port_be());
     // SAFETY: as in `connected`.
     OWN_SENDERS.get_ptr(key).map(|socket| unsafe { &*socket })
-}
-
-/// Endpoints' own addresses stand among the listeners.
-#[inline(always)]
-fn is_known<A: Family>(addr_be: A, port_be: u16) -> bool
-where
-    Maps: Tables<A>,
-{
-    let at = ListenerKey {
-        addr_be,
-        port_be,
-        protocol: UDP,
-        pad: 0,
-    };
-    Tables::<A>::listener(&Maps, &at).is_some()
 }
 
 /// Shows the application the VIP.
@@ -438,8 +416,7 @@ pub fn probe_recvmsg6(ctx: SockAddrContext) -> i32 {
 pub fn probe_peername4(ctx: SockAddrContext) -> i32 {
     let context = Context(ctx.sock_addr);
     if context.is_ours() {
-        let peer = mapped(context.v4());
-        show_v4(&context, connected(&context, peer, context.port_be()));
+        show_v4(&context, connected(&context, mapped(context.v4())));
     }
     ALLOW
 }
@@ -448,10 +425,7 @@ pub fn probe_peername4(ctx: SockAddrContext) -> i32 {
 pub fn probe_peername6(ctx: SockAddrContext) -> i32 {
     let context = Context(ctx.sock_addr);
     if context.is_ours() {
-        show_v6(
-            &context,
-            connected(&context, context.v6(), context.port_be()),
-        );
+        show_v6(&context, connected(&context, context.v6()));
     }
     ALLOW
 }

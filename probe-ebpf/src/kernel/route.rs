@@ -1,7 +1,9 @@
 //! Where the kernel's routes lead.
 
 use aya_ebpf::{
-    bindings::bpf_fib_lookup as Params, cty::c_void, helpers::generated::bpf_fib_lookup,
+    bindings::{bpf_fib_lookup as Params, bpf_redir_neigh as Neighbour},
+    cty::c_void,
+    helpers::generated::bpf_fib_lookup,
 };
 use probe_ebpf::{
     abi::{V4, V6},
@@ -16,11 +18,17 @@ const AF_INET6: u8 = 10;
 pub const FOUND: i64 = 0;
 /// What it answers if it is not; the interface is known all the same (Linux 5.11).
 pub const NO_NEIGHBOUR: i64 = 7;
+/// What it answers if the packet is not to be forwarded, as one for the node itself.
+pub const NOT_FORWARDED: i64 = 4;
 
 /// An address family as routes want it.
 pub trait Route: Family {
     /// Writes family, source and destination.
     fn ask(params: &mut Params, from: Self, to: Self);
+    /// The next hop that was found: the destination itself if it is a neighbour.
+    fn next_hop(params: &Params) -> Self;
+    /// This address, as what a packet is sent to.
+    fn neighbour(self) -> Neighbour;
 }
 
 impl Route for V4 {
@@ -29,6 +37,19 @@ impl Route for V4 {
         params.family = AF_INET;
         params.__bindgen_anon_3.ipv4_src = from.0;
         params.__bindgen_anon_4.ipv4_dst = to.0;
+    }
+
+    #[inline(always)]
+    fn next_hop(params: &Params) -> Self {
+        // SAFETY: integers, all of them written.
+        Self(unsafe { params.__bindgen_anon_4.ipv4_dst })
+    }
+
+    #[inline(always)]
+    fn neighbour(self) -> Neighbour {
+        let mut to = neighbour(AF_INET);
+        to.__bindgen_anon_1.ipv4_nh = self.0;
+        to
     }
 }
 
@@ -39,6 +60,27 @@ impl Route for V6 {
         params.__bindgen_anon_3.ipv6_src = from.0;
         params.__bindgen_anon_4.ipv6_dst = to.0;
     }
+
+    #[inline(always)]
+    fn next_hop(params: &Params) -> Self {
+        // SAFETY: integers, all of them written.
+        Self(unsafe { params.__bindgen_anon_4.ipv6_dst })
+    }
+
+    #[inline(always)]
+    fn neighbour(self) -> Neighbour {
+        let mut to = neighbour(AF_INET6);
+        to.__bindgen_anon_1.ipv6_nh = self.0;
+        to
+    }
+}
+
+#[inline(always)]
+fn neighbour(family: u8) -> Neighbour {
+    // SAFETY: integers and unions of such: zeros are a value.
+    let mut to: Neighbour = unsafe { core::mem::zeroed() };
+    to.nh_family = family as u32;
+    to
 }
 
 /// Asks the kernel's routes, as for a packet that came in by `ifindex`. `length` is that of

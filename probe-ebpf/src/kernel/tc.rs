@@ -469,17 +469,25 @@ where
         addr_be, client_be, ..
     } = work.ruling.translation;
     let (from, to) = match side {
-        Side::Destination => (client_be, addr_be),
-        Side::Source => (addr_be, client_be),
+        Side::Destination => (client_be, work.hop),
+        Side::Source => (addr_be, work.hop),
     };
+    // With direct server return the packet keeps its destination, which is not where it goes.
+    let as_it_is = side == Side::Destination && to != addr_be;
     // SAFETY: reads a field of the context that the kernel filled in.
     let ifindex = unsafe { (*skb).ifindex };
     // What is too long for the way is cut up, or was a super-packet.
     let (found, params) = route::find(skb.cast(), ifindex, from, to, 0);
-    if found != route::FOUND && found != route::NO_NEIGHBOUR {
+    let bytes = ctx.len() as u64;
+    if as_it_is && found == route::NOT_FORWARDED {
+        // The node is the endpoint.
+        maps::count_forward(work.ruling.endpoint, bytes);
+        return TC_ACT_UNSPEC;
+    }
+    let leads = found == route::FOUND || found == route::NO_NEIGHBOUR;
+    if !leads || (as_it_is && A::next_hop(&params) != to) {
         return pass(Reason::NotForwarded);
     }
-    let bytes = ctx.len() as u64;
     let done = A::age(ctx, work.segment.l3)
         .and_then(|()| translate(ctx, &work.segment, side, &work.ruling.translation));
     if done.is_none() {
@@ -488,6 +496,12 @@ where
     match side {
         Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
         Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
+    }
+    if as_it_is {
+        let mut to = to.neighbour();
+        let size = size_of_val(&to) as i32;
+        // SAFETY: the parameters live on the stack, with their size.
+        return unsafe { bpf_redirect_neigh(params.ifindex, &raw mut to, size, 0) as i32 };
     }
     // SAFETY: only numbers are passed; without parameters the kernel asks its routes again.
     unsafe { bpf_redirect_neigh(params.ifindex, core::ptr::null_mut(), 0, 0) as i32 }

@@ -267,6 +267,9 @@ where
         return xdp_action::XDP_PASS;
     }
     decide::<A>();
+    if !keeps_way::<A>() {
+        return xdp_action::XDP_PASS;
+    }
     act::<A, L>(ctx, length)
 }
 
@@ -281,14 +284,27 @@ where
     };
     // SAFETY: of the context that the kernel called us with.
     let ifindex = unsafe { (*ctx).ingress_ifindex };
-    let (to, from) = (
-        work.ruling.translation.addr_be,
-        work.ruling.translation.client_be,
-    );
+    let (to, from) = (work.hop, work.ruling.translation.client_be);
     let length = (work.segment.end - work.segment.l3 as u32) as u16;
     let (found, params) = route::find(ctx.cast(), ifindex, from, to, length);
     work.macs = [params.dmac, params.smac];
-    found == route::FOUND && params.ifindex == ifindex
+    work.led = to;
+    // An endpoint that gets packets as they are must be a neighbour.
+    let near = work.is_translated() || A::next_hop(&params) == to;
+    found == route::FOUND && params.ifindex == ifindex && near
+}
+
+/// Does the segment go where [`lead`] found the way to? The decision may have changed
+/// between the two.
+#[inline(never)]
+fn keeps_way<A: Family>() -> bool
+where
+    Maps: Tables<A>,
+{
+    Tables::<A>::work(&Maps).is_some_and(|work| {
+        let sends = matches!(work.ruling.fate, Fate::Relay | Fate::Reply);
+        !sends || work.hop == work.led
+    })
 }
 
 /// Decides about the segment in [`Tables::work`].

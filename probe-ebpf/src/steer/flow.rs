@@ -3,9 +3,9 @@
 use super::{Insert, Tables, Work, recent};
 use crate::{
     abi::{
-        Address, FIRST_SOURCE_PORT, FLOW_ENDED, FLOW_FIN, FORWARD_FULL_NAT, FlowKey, ForwardFlow,
-        LINES_A_POOL, MAX_POOLS, PORT_RESTING, PORT_USED, PORTS_A_LINE, PortLine, RecentState,
-        ReverseFlow, Shared,
+        Address, Endpoint, FIRST_SOURCE_PORT, FLOW_ENDED, FLOW_FIN, FORWARD_DSR, FORWARD_FULL_NAT,
+        FORWARD_NAT, FlowKey, ForwardFlow, LINES_A_POOL, MAX_POOLS, PORT_RESTING, PORT_USED,
+        PORTS_A_LINE, PortLine, RecentState, ReverseFlow, Shared,
     },
     packet::{Segment, rewrite::Family},
 };
@@ -81,6 +81,12 @@ pub fn aim<A: Family, T: Tables<A>>(
         return false;
     };
     work.forward = endpoint.forward;
+    work.hop = addr_be;
+    if endpoint.forward == FORWARD_DSR {
+        // It sees what its client sent.
+        work.back_key = work.key;
+        return true;
+    }
     work.back_key = FlowKey {
         client_be: if endpoint.forward == FORWARD_FULL_NAT {
             tables.source()
@@ -123,6 +129,20 @@ fn is_of<A: Address>(back: &ReverseFlow<A>, key: &FlowKey<A>) -> bool {
         && back.client_be == key.client_be
         && back.vip_port_be == key.peer_port_be
         && back.client_port_be == key.client_port_be
+}
+
+/// What the client's segments of the flow of this reverse entry are known by.
+#[inline(always)]
+pub fn of<A: Address>(back: &ReverseFlow<A>, back_key: &FlowKey<A>) -> FlowKey<A> {
+    FlowKey {
+        client_be: back.client_be,
+        peer_be: back.vip_be,
+        client_port_be: back.client_port_be,
+        peer_port_be: back.vip_port_be,
+        protocol: back_key.protocol,
+        pad: 0,
+        pad2: 0,
+    }
 }
 
 /// [`Work::entered`] when it is not a port.
@@ -265,16 +285,16 @@ fn mark_port<A: Family, T: Tables<A>>(tables: &T, pool: u32, port: u32, mark: u8
 
 /// Writes both entries of a flow, or none. Over old entries only if they are its own.
 #[inline(never)]
-pub fn enter<A: Address, T: Tables<A>>(
+pub fn enter<A: Family, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     id: u32,
     state: u32,
 ) -> Result<(), Insert> {
-    let service = match tables.endpoint(id) {
-        Some(endpoint) => endpoint.service,
-        None => return Err(Insert::Full),
+    let Some(endpoint) = tables.endpoint(id) else {
+        return Err(Insert::Full);
     };
+    let service = endpoint.service;
     let now = tables.clock();
     let Work {
         key,
@@ -297,14 +317,22 @@ pub fn enter<A: Address, T: Tables<A>>(
     let new = match tables.put_reverse(back_key, back, false) {
         Ok(()) => true,
         Err(Insert::Full) => return Err(Insert::Full),
-        Err(Insert::Exists) => {
+        Err(Insert::Exists) => match tables.reverse(back_key) {
             // This very flow, whose forward entry was lost or taken back.
-            match tables.reverse(back_key) {
-                Some(old) if is_of(old, key) => tables.put_reverse(back_key, back, true)?,
-                _ => return Err(Insert::Exists),
+            Some(old) if is_of(old, key) => {
+                tables.put_reverse(back_key, back, true)?;
+                old.state.get() & FLOW_ENDED != 0
             }
-            false
-        }
+            // Another's that has ended, and whose port is wanted again.
+            Some(old)
+                if endpoint.forward == FORWARD_FULL_NAT && old.state.get() & FLOW_ENDED != 0 =>
+            {
+                tables.remove_forward(&of(old, back_key));
+                tables.put_reverse(back_key, back, true)?;
+                true
+            }
+            _ => return Err(Insert::Exists),
+        },
     };
     *forth = ForwardFlow {
         seen: Shared::new(now),
@@ -319,35 +347,32 @@ pub fn enter<A: Address, T: Tables<A>>(
         tables.remove_reverse(back_key);
         return Err(Insert::Full);
     }
-    if new && !is_direct(key, back_key) {
+    if new && !is_direct(endpoint, key) {
         tables.opened(id);
     }
     Ok(())
 }
 
-/// Forgets the flow of both keys in `work`. What comes late, as a FIN that is repeated
+/// Ends the flow of both keys in `work`. What comes late, as a FIN that is repeated
 /// because its acknowledgment was lost, finds a note, whose state says what it means then.
 ///
-/// A note is found by the port that the endpoint sees. Where that is not the client's own,
-/// the client's late segments would find none and be taken up as another flow: such
-/// entries stay for a while instead. They are in nobody's way, unlike those under the
-/// client's own port.
+/// A note is found by what the endpoint sees of its client. Where that is not what the client
+/// sends, late segments would find none and be taken up as another flow: such entries stay for
+/// a while instead. They are in nobody's way, unlike those under the client's own port.
 #[inline(never)]
 pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then: RecentState) {
-    let relays = match tables.endpoint(id) {
-        Some(endpoint) if endpoint.forward == FORWARD_FULL_NAT => {
-            let port = u16::from_be(work.back_key.client_port_be) as u32;
-            mark_port(tables, endpoint.pool, port, PORT_RESTING);
-            true
-        }
-        _ => false,
+    let Some(endpoint) = tables.endpoint(id) else {
+        return;
     };
-    let changed = work.key.client_port_be != work.back_key.client_port_be;
+    if endpoint.forward == FORWARD_FULL_NAT {
+        let port = u16::from_be(work.back_key.client_port_be) as u32;
+        mark_port(tables, endpoint.pool, port, PORT_RESTING);
+    }
+    let counts = !is_direct(endpoint, &work.key);
+    let noted =
+        endpoint.forward == FORWARD_NAT && work.key.client_port_be == work.back_key.client_port_be;
     let mut open = true;
-    if changed
-        && !relays
-        && let Some(back) = tables.reverse(&work.back_key)
-    {
+    if !noted && let Some(back) = tables.reverse(&work.back_key) {
         let state = back.state.get();
         open = state & FLOW_ENDED == 0;
         if matches!(then, RecentState::Closed) {
@@ -355,29 +380,29 @@ pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then:
             back.state.set(state | ended);
             if let Some(forth) = tables.forward(&work.key) {
                 forth.state.set(forth.state.get() | ended);
-                if open && !is_direct(&work.key, &work.back_key) {
+                if open && counts {
                     tables.closed(id);
                 }
                 return;
             }
         }
     }
-    if !relays {
+    if endpoint.forward == FORWARD_NAT {
         recent::put(tables, work, id, then);
     }
     tables.remove_forward(&work.key);
     // The reverse entry decides whether a flow was still open, so that two CPUs that end one
     // flow count it once.
-    if tables.remove_reverse(&work.back_key) && open && !is_direct(&work.key, &work.back_key) {
+    if tables.remove_reverse(&work.back_key) && open && counts {
         tables.closed(id);
     }
 }
 
-/// Is the flow one between a client and an endpoint's own address? Those are not
-/// the service's.
+/// Is the flow one between a client and the endpoint's own address? Those are not the
+/// service's.
 #[inline(always)]
-fn is_direct<A: Address>(forward: &FlowKey<A>, reverse: &FlowKey<A>) -> bool {
-    forward.peer_be == reverse.peer_be && forward.peer_port_be == reverse.peer_port_be
+fn is_direct<A: Family>(endpoint: &Endpoint, key: &FlowKey<A>) -> bool {
+    A::of_endpoint(endpoint) == Some(key.peer_be) && endpoint.port_be == key.peer_port_be
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use super::{
 use crate::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, Endpoint, EventKind,
-        FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, ForwardFlow,
-        KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
-        Reason, RecentState, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
+        FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FORWARD_DSR,
+        FORWARD_FULL_NAT, FORWARD_NAT, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
+        SLOT_ALONE_DIRECT, Selection, Straight,
     },
     packet::{
         Segment,
@@ -306,7 +307,7 @@ fn there<A: Family>(work: &mut Work<A>, id: u32) {
         client_port_be: work.back_key.client_port_be,
     };
     work.steer(Side::Destination, translation, id);
-    if work.forward == FORWARD_FULL_NAT {
+    if work.forward != FORWARD_NAT {
         work.ruling.fate = Fate::Relay;
     }
 }
@@ -389,6 +390,9 @@ fn known<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, flow: &ForwardFlow
         && back.fin_end.get() == segment.ack
     {
         flow::close(tables, work, id, RecentState::Closed);
+    } else if work.forward == FORWARD_DSR && state & FLOW_CONFIRMED == 0 && !segment.opens() {
+        // The endpoint's answers go past here. Who says more than a SYN has had one.
+        flow.state.set(state | FLOW_ESTABLISHED | FLOW_CONFIRMED);
     }
 }
 
@@ -443,7 +447,7 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     if resets {
         if way.own() {
             work.pass(Reason::Direct);
-        } else if recent::end(tables, work) {
+        } else if work.forward == FORWARD_DSR || recent::end(tables, work) {
             there(work, way.target);
         } else if way.follows()
             && flow::aim(tables, work, own_port_be, way.selection.previous.get())
@@ -469,12 +473,11 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
         there(work, previous);
         return false;
     }
-    let relays = work.forward == FORWARD_FULL_NAT;
-    if relays && !way.own() && !begins(&work.segment) {
+    if work.forward == FORWARD_FULL_NAT && !begins(&work.segment) {
         refused(work, Reason::FlowLost);
         return false;
     }
-    let noted = if relays && !way.own() {
+    let noted = if work.forward != FORWARD_NAT {
         false
     } else if work.segment.opens() {
         announce(tables, work, way)
@@ -490,8 +493,10 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     } else {
         FLOW_ESTABLISHED
     };
-    // Anybody can forge datagrams. Those straight to the endpoint have to be known.
-    if work.key.protocol == UDP && !way.own() && !relays && !tables.grant() {
+    // Anybody can forge datagrams, and what is never answered here. Those straight to the
+    // endpoint have to be known.
+    let forgeable = work.key.protocol == UDP && work.forward == FORWARD_NAT && !way.own();
+    if (forgeable || work.forward == FORWARD_DSR) && !tables.grant() {
         without_entries(tables, work, way.target);
         there(work, way.target);
         return false;

@@ -47,7 +47,7 @@ pub use tables::{Insert, Tables};
 
 #[cfg(doc)]
 use crate::abi::SLOT_ALONE;
-use crate::abi::{Address, FlowKey, ForwardFlow, Listener, Reason, ReverseFlow};
+use crate::abi::{Address, FORWARD_DSR, FlowKey, ForwardFlow, Listener, Reason, ReverseFlow};
 use crate::packet::{
     Piece, Quoted, Segment,
     rewrite::{Family, Side, Translation},
@@ -106,6 +106,10 @@ pub struct Work<A: Address> {
     key: FlowKey<A>,
     /// What the endpoint's segments are known by.
     back_key: FlowKey<A>,
+    /// The neighbour, or the address behind one, that what is sent on from here goes to.
+    pub hop: A,
+    /// Where the way was found to for that.
+    pub led: A,
     /// Hardware addresses for what is sent on from here: destination and source.
     pub macs: [[u8; 6]; 2],
     /// [`crate::abi::Endpoint::forward`] of the endpoint of `back_key`.
@@ -248,6 +252,12 @@ impl<A: Family> Work<A> {
             endpoint,
             translation,
         };
+    }
+
+    /// Does what is sent on get other addresses than it has, all but its hardware addresses?
+    #[inline(always)]
+    pub fn is_translated(&self) -> bool {
+        self.forward != FORWARD_DSR
     }
 
     /// Rules that the segment passes.

@@ -3,13 +3,13 @@
 
 use super::{Tables, Work, flow, forward, reverse, spread};
 use crate::{
-    abi::{Action, Decision, FORWARD_FULL_NAT, LISTENER_OWN, LISTENER_SELECTION, ListenerKey},
+    abi::{Action, Decision, FORWARD_NAT, LISTENER_OWN, LISTENER_SELECTION, ListenerKey},
     packet::rewrite::Family,
 };
 
-/// Is [`Work::segment`] one that is sent on from here? Then the ruling's translation has
-/// where to, as its server's address, and whence, as its client's. Changes nothing else,
-/// so that who cannot send it may leave it to another program.
+/// Is [`Work::segment`] one that is sent on from here? Then [`Work::hop`] says where to, and
+/// the ruling's translation whence, as its client's. Changes nothing else, so that who cannot
+/// send it may leave it to another program.
 #[inline(never)]
 pub fn concerns<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
     work.key = flow::forward_key(&work.segment);
@@ -44,7 +44,6 @@ pub fn concerns<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool
     if listener.kind == LISTENER_OWN || !flow::aim(tables, work, port_be, id) {
         return false;
     }
-    work.ruling.translation.addr_be = work.back_key.peer_be;
     work.ruling.translation.client_be = work.back_key.client_be;
-    work.forward == FORWARD_FULL_NAT
+    work.forward != FORWARD_NAT
 }

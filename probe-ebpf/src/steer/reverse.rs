@@ -3,8 +3,8 @@
 use super::{Fate, Ruling, Tables, Work, flow, recent, spread};
 use crate::{
     abi::{
-        EventKind, FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey,
-        Reason, Recent, RecentState, ReverseFlow,
+        EventKind, FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE,
+        FORWARD_FULL_NAT, FlowKey, Reason, Recent, RecentState, ReverseFlow,
     },
     packet::{
         Segment,
@@ -77,7 +77,8 @@ pub fn peek<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
     work.back_key = key(&work.segment);
     match tables.reverse(&work.back_key) {
         Some(flow) => {
-            work.ruling.translation.addr_be = flow.client_be;
+            work.hop = flow.client_be;
+            work.forward = FORWARD_FULL_NAT;
             work.ruling.translation.client_be = flow.vip_be;
             true
         }
@@ -94,6 +95,7 @@ pub fn reply<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         return work.pass(Reason::NotSteered);
     };
     flow::touch(&flow.seen, tables.clock());
+    work.hop = flow.client_be;
     work.steer(Side::Source, translation(flow), flow.endpoint);
     work.ruling.fate = Fate::Reply;
     progress(tables, work, flow);
@@ -103,15 +105,7 @@ pub fn reply<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
 #[inline(never)]
 fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &ReverseFlow<A>) {
     let id = flow.endpoint;
-    work.key = FlowKey {
-        client_be: flow.client_be,
-        peer_be: flow.vip_be,
-        client_port_be: flow.client_port_be,
-        peer_port_be: flow.vip_port_be,
-        protocol: work.back_key.protocol,
-        pad: 0,
-        pad2: 0,
-    };
+    work.key = flow::of(flow, &work.back_key);
     let Work { segment, key, .. } = &*work;
     let state = flow.state.get();
     if segment.flags & RST != 0 {

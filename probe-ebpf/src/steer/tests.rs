@@ -3,7 +3,7 @@
 use super::*;
 use crate::abi::{
     Action, Address, Affinity, AffinityKey, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_UP,
-    Endpoint, EventKind, FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FLOW_ENDED, FLOW_FIN,
+    Endpoint, EventKind, FAMILY_V4, FAMILY_V6, FLOW_CONFIRMED, FLOW_ENDED, FLOW_FIN, FORWARD_DSR,
     FORWARD_FULL_NAT, FORWARD_NAT, FRAGMENT_LIFE, FlowKey, ForwardFlow, FragmentKey, FragmentTrack,
     KEEP_FLOWS_OF_DOWN, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
     LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, NO_TIER, PORT_RESTING, PORT_USED,
@@ -1050,6 +1050,11 @@ proptest! {
                     reverse(&host, &answer)
                 }
                 Step::Select(id, fast) => {
+                    // As an agent finds out by a sweep.
+                    let elsewhere = host.forward.borrow().iter().any(|(key, flow)| {
+                        key.peer_be == VIP && flow.endpoint != id
+                    });
+                    let fast = fast && !elsewhere;
                     host.decide(if fast { alone(id) } else { steer_to(id) });
                     continue;
                 }
@@ -1241,20 +1246,60 @@ fn full_nat_hides_the_client_and_finds_it_again() {
         assert_eq!((back.addr_be, back.client_be), (VIP, CLIENT));
         assert_eq!(u16::from_be(back.client_port_be), 40000);
     }
+    assert_eq!(host.open.get(), 1);
     forward(&host, &answer(RST));
-    assert_eq!(host.flows(), (0, 0));
+    assert_eq!(host.open.get(), 0);
     assert_eq!(
         host.ports[port as usize / 64].get(port.into()),
         PORT_RESTING
     );
-    assert_eq!(
-        forward(&host, &answer(ACK)),
-        Verdict::Pass(Reason::NotSteered)
-    );
-    assert_eq!(
-        forward(&host, &from_client(ACK)),
-        Verdict::Reset(Reason::FlowLost)
-    );
+    // What comes late is theirs still, and ends nothing twice.
+    for late in [answer(ACK), answer(RST), from_client(ACK)] {
+        assert!(matches!(forward(&host, &late), Verdict::Relay(_, MASTER)));
+    }
+    assert_eq!(host.open.get(), 0);
+    // The client begins anew.
+    assert!(matches!(
+        forward(&host, &from_client(SYN)),
+        Verdict::Relay(_, MASTER)
+    ));
+    assert_eq!((host.flows(), host.open.get()), ((1, 1), 1));
+    // What nobody knows has no port.
+    let stranger = segment((CLIENT, 40001), (VIP, 80), ACK);
+    assert_eq!(forward(&host, &stranger), Verdict::Reset(Reason::FlowLost));
+}
+
+/// The last acknowledgment of a connection has to reach who sent the last FIN, or that one
+/// waits for it for minutes.
+#[test]
+fn full_nat_lets_both_ends_finish() {
+    for endpoint_first in [false, true] {
+        let host = full_nat();
+        let Verdict::Relay(there, _) = forward(&host, &from_client(SYN)) else {
+            panic!("not sent on");
+        };
+        let port = u16::from_be(there.client_port_be);
+        let answer = |flags| segment((MASTER_ADDR, 8080), (SOURCE, port), flags);
+        forward(&host, &answer(SYN | ACK));
+        forward(&host, &from_client(ACK));
+        let fin = FIN | ACK;
+        let (theirs, ours) = (answer(fin), from_client(fin));
+        let acks = |mut segment: Segment<V4>, fin: &Segment<V4>| {
+            segment.ack = fin.next_seq();
+            segment
+        };
+        let (their_last, our_last) = (acks(answer(ACK), &ours), acks(from_client(ACK), &theirs));
+        let last = if endpoint_first {
+            [theirs, ours, their_last, our_last]
+        } else {
+            [ours, their_last, theirs, our_last]
+        };
+        for late in last {
+            let verdict = forward(&host, &late);
+            assert!(matches!(verdict, Verdict::Relay(_, MASTER)), "{verdict:?}");
+        }
+        assert_eq!(host.open.get(), 0);
+    }
 }
 
 #[test]
@@ -1292,6 +1337,104 @@ fn full_nat_gives_every_flow_a_port_of_its_own_until_there_is_none() {
         }
     });
     assert!(again.is_some());
+    assert_eq!(host.flows().0, host.flows().1);
+}
+
+/// Behind direct server return: the endpoints own the VIP.
+fn server_return() -> Host {
+    let mut host = Host::new();
+    for endpoint in host.endpoints.values_mut() {
+        endpoint.forward = FORWARD_DSR;
+        endpoint.port_be = 80u16.to_be();
+    }
+    host.listeners.retain(|_, l| l.kind != LISTENER_OWN);
+    host
+}
+
+/// Sent on to this endpoint as it is?
+fn as_it_is(host: &Host, segment: &Segment<V4>) -> Option<u32> {
+    match forward(host, segment) {
+        Verdict::Relay(translation, id) => {
+            assert!(translation.is_identity(segment, Side::Destination));
+            let hop = Tables::<V4>::work(host).expect("there is room").hop;
+            assert_eq!(Some(hop), host.endpoints.get(&id).map(|e| e.v4_be));
+            Some(id)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn server_return_stays_where_it_began() {
+    let mut host = server_return();
+    assert_eq!(as_it_is(&host, &from_client(SYN)), Some(MASTER));
+    host.decide(steer_to(BACKUP));
+    // Not answered yet: it follows the selection, and so does its client's next word.
+    assert_eq!(as_it_is(&host, &from_client(SYN)), Some(BACKUP));
+    assert_eq!(as_it_is(&host, &from_client(ACK)), Some(BACKUP));
+    host.decide(steer_to(MASTER));
+    for flags in [ACK, FIN | ACK, ACK] {
+        assert_eq!(as_it_is(&host, &from_client(flags)), Some(BACKUP));
+    }
+    assert_eq!((host.flows(), host.open.get()), ((1, 1), 1));
+    // The backup goes down.
+    host.endpoints.get_mut(&BACKUP).unwrap().state = ENDPOINT_DOWN;
+    assert_eq!(
+        forward(&host, &from_client(ACK)),
+        Verdict::Reset(Reason::EndpointDown)
+    );
+    assert_eq!(host.open.get(), 0);
+}
+
+#[test]
+fn server_return_ends_with_its_client() {
+    let host = server_return();
+    for flags in [SYN, ACK, RST] {
+        assert_eq!(as_it_is(&host, &from_client(flags)), Some(MASTER));
+    }
+    assert_eq!(host.open.get(), 0);
+    // The port again, and an end that is not seen here.
+    for flags in [SYN, ACK, FIN | ACK, ACK, SYN, ACK] {
+        assert_eq!(as_it_is(&host, &from_client(flags)), Some(MASTER));
+    }
+    assert_eq!((host.flows(), host.open.get()), ((1, 1), 1));
+    // A lost table costs nothing, nor does a reset that nobody knows.
+    let host = server_return();
+    assert_eq!(as_it_is(&host, &from_client(RST)), Some(MASTER));
+    assert_eq!(host.flows(), (0, 0));
+    assert_eq!(as_it_is(&host, &from_client(ACK)), Some(MASTER));
+    assert_eq!(host.flows(), (1, 1));
+}
+
+/// Where its answers cross this node they pass, and tell what they tell.
+#[test]
+fn server_return_of_answers_that_are_seen() {
+    let host = server_return();
+    assert_eq!(as_it_is(&host, &from_client(SYN)), Some(MASTER));
+    let answer = |flags| segment((VIP, 80), (CLIENT, 40000), flags);
+    for flags in [SYN | ACK, ACK, FIN | ACK] {
+        assert_eq!(
+            reverse(&host, &answer(flags)),
+            Verdict::Pass(Reason::Direct)
+        );
+    }
+    let fin = from_client(FIN | ACK);
+    assert_eq!(as_it_is(&host, &fin), Some(MASTER));
+    let mut last = answer(ACK);
+    last.ack = fin.next_seq();
+    assert_eq!(reverse(&host, &last), Verdict::Pass(Reason::Direct));
+    assert_eq!(host.open.get(), 0);
+}
+
+#[test]
+fn a_flood_to_server_return_goes_without_entries() {
+    let host = server_return();
+    host.grants.set(10);
+    for port in 0..1000 {
+        let syn = segment((CLIENT, port), (VIP, 80), SYN);
+        assert_eq!(as_it_is(&host, &syn), Some(MASTER));
+    }
+    assert_eq!(host.flows(), (10, 10));
 }
 
 const THIRD: u32 = 5;

@@ -145,6 +145,29 @@ pub fn sources(
     Ok(())
 }
 
+/// Refuses direct server return where the endpoint does not listen at the port of the VIP:
+/// nothing but hardware addresses changes on the way to it.
+pub fn server_return(services: &[Service]) -> Result<(), Fault> {
+    for (s, service) in services.iter().enumerate() {
+        if service.forward() != Forward::Dsr {
+            continue;
+        }
+        for (e, endpoint) in service.endpoints().iter().enumerate() {
+            let port = endpoint.address().port();
+            let all = service.listeners().iter().chain(endpoint.listeners());
+            if let Some(listener) = all.copied().find(|l| l.address.port() != port) {
+                return Err(Fault::new(
+                    format!("services[{s}].endpoints[{e}].address"),
+                    endpoint.address(),
+                    format!("with forward: dsr packets for {listener} come as they are"),
+                    format!("port {}, or forward: nat", listener.address.port()),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn in_each_protocol(address: SocketAddr) -> [Vip; 2] {
     [Protocol::Tcp, Protocol::Udp].map(|protocol| Vip { address, protocol })
 }

@@ -204,6 +204,7 @@ impl Config {
         };
         conflicts::check(&services)?;
         conflicts::sources(&services, datapath.source_v4, datapath.source_v6)?;
+        conflicts::server_return(&services)?;
         Ok(Self {
             edge,
             uplink,
@@ -486,7 +487,11 @@ impl Service {
             .enumerate()
             .map(|(i, endpoint)| Endpoint::parse(&format!("{field}.endpoints[{i}]"), i, endpoint))
             .collect::<Result<Vec<_>, _>>()?;
-        let forward = [("nat", Forward::Nat), ("full-nat", Forward::FullNat)];
+        let forward = [
+            ("nat", Forward::Nat),
+            ("full-nat", Forward::FullNat),
+            ("dsr", Forward::Dsr),
+        ];
         let on_marked_down = [("reset", false), ("keep", true)];
         let all_down = [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)];
         Ok(Self {

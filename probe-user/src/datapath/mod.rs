@@ -98,6 +98,9 @@ pub enum Forward {
     Nat,
     /// The source becomes the node's too, so replies come back to it from anywhere.
     FullNat,
+    /// Only hardware addresses change: the endpoint owns the VIP, is a neighbour of the node
+    /// and answers its client itself.
+    Dsr,
 }
 
 /// Which messages the programs send. Chosen at load: the others are not even there.

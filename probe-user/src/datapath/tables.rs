@@ -21,10 +21,10 @@ use aya::{
 use probe_ebpf::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
-        EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_FULL_NAT, FORWARD_NAT, KEEP_FLOWS_OF_DOWN,
-        LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
-        MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, NO_TIER, Name, SLOT_ALONE,
-        SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
+        EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
+        KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
+        Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, NO_TIER,
+        Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -404,13 +404,15 @@ impl Tables {
     fn forward(&self, service: ServiceId) -> u32 {
         match self.forwards.get(&service) {
             Some(Forward::FullNat) => FORWARD_FULL_NAT,
+            Some(Forward::Dsr) => FORWARD_DSR,
             Some(Forward::Nat) | None => FORWARD_NAT,
         }
     }
 
     /// Is anything sent on from here instead of being left to the kernel's forwarding?
     pub fn relays(&self) -> bool {
-        self.endpoints.values().any(|known| pool(known).is_some())
+        let mut all = self.endpoints.values();
+        all.any(|known| known.value.forward != FORWARD_NAT)
     }
 
     fn write_endpoint(&mut self, id: EndpointId, value: Endpoint) -> Result<(), Error> {
@@ -606,8 +608,8 @@ impl Tables {
         let Some(setting) = self.settings.get(&service) else {
             return 0;
         };
-        // Flows of full NAT are found by their entries only.
-        if swept.began < self.learned || self.forward(service) == FORWARD_FULL_NAT {
+        // Flows that are sent on from here are found by their entries only.
+        if swept.began < self.learned || self.forward(service) != FORWARD_NAT {
             return 0;
         }
         // Where several share, each flow goes its own way.
@@ -856,7 +858,8 @@ fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {
     }
 }
 
-/// An endpoint's own addresses, and what the datapath shall know of them.
+/// An endpoint's own addresses, and what the datapath shall know of them, if connections
+/// straight to it can look like steered ones: with other forwarding than NAT they cannot.
 /// They are known in every protocol: which one the service's listeners use may change.
 fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (Vip, Listener)> {
     let listener = Listener {
@@ -866,8 +869,13 @@ fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (Vip, Listener)
         flags: 0,
     };
     let port = u16::from_be(value.port_be);
-    let v4 = (value.families & FAMILY_V4 != 0).then(|| IpAddr::from(value.v4_be.bytes()));
-    let v6 = (value.families & FAMILY_V6 != 0).then(|| IpAddr::from(value.v6_be.bytes()));
+    let families = if value.forward == FORWARD_NAT {
+        value.families
+    } else {
+        0
+    };
+    let v4 = (families & FAMILY_V4 != 0).then(|| IpAddr::from(value.v4_be.bytes()));
+    let v6 = (families & FAMILY_V6 != 0).then(|| IpAddr::from(value.v6_be.bytes()));
     [v4, v6].into_iter().flatten().flat_map(move |ip| {
         [Protocol::Tcp, Protocol::Udp].map(|protocol| {
             let address = SocketAddr::new(ip, port);

@@ -4,6 +4,7 @@
 mod beside;
 mod bystander;
 mod detach;
+mod dsr;
 mod failback;
 mod failover;
 mod firewall;

@@ -37,7 +37,12 @@ pub struct Echo {
 
 impl Echo {
     pub fn start(on: &Arc<Namespace>, name: &'static str) -> Result<Self> {
-        let socket = on.run(|| Ok(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, VIP_V4.port()))?))?;
+        Self::at(on, (Ipv6Addr::UNSPECIFIED, VIP_V4.port()).into(), name)
+    }
+
+    /// At one address, from which its answers come then.
+    pub fn at(on: &Arc<Namespace>, address: SocketAddr, name: &'static str) -> Result<Self> {
+        let socket = on.run(|| Ok(UdpSocket::bind(address)?))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);

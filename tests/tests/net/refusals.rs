@@ -99,6 +99,14 @@ const MISTAKES: &[Mistake] = &[
         parts: &["weight", "257"],
     },
     Mistake {
+        what: "another port behind direct server return",
+        make: |config| {
+            config["services"][0]["forward"] = json!("dsr");
+            config["services"][0]["listeners"] = json!(["10.96.0.10:80"]);
+        },
+        parts: &["endpoints[0].address", "dsr", "port 80,"],
+    },
+    Mistake {
         what: "invalid regex",
         make: |config| {
             config["services"][0]["check"]["http"]["expect"]["body"] = json!({"regex": "ver(sion"});

@@ -174,9 +174,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn open(floors: &Path, object: &[u8]) -> Result<Self> {
+        let mut full = Instance::open("full", TABLE, object)?;
+        full.grant_all()?;
         Ok(Self {
             drivers: Drivers::load(floors)?,
-            full: Instance::open("full", TABLE, object)?,
+            full,
             flooded: Instance::open("flooded", FLOODED_TABLE, object)?,
             flood: BTreeMap::new(),
         })
@@ -410,6 +412,13 @@ impl Bench {
             rounds += 1;
         }
         self.check(&cases)?;
+        // Else every packet took the long way.
+        let reader = self.full.datapath.reader()?;
+        ensure!(
+            reader.slot_alone(self.full.service.id)?,
+            "flows of the full tables do not go by the slot alone any more: {:?}",
+            reader.reasons()?
+        );
         let rows = cases
             .into_iter()
             .map(|case| {
