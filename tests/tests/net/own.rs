@@ -246,6 +246,40 @@ fn connections_reach_who_is_selected_and_see_the_vip() {
     });
 }
 
+/// They go straight to the endpoint, however others' packets are forwarded: its own address
+/// is no listener then, and nothing is sent on from here.
+#[test]
+fn the_forwarding_of_others_does_not_matter() {
+    privileged(|| {
+        for forward in ["full-nat", "dsr"] {
+            let own = Own::new(|config| {
+                config["services"][0]["forward"] = json!(forward);
+                config["datapath"]["source"] = json!(["10.99.0.1", "fd00:99::1"]);
+            })?;
+            let _echo = Echo::start(&own.lab.master, "master")?;
+            for vip in vips() {
+                let mut stream = own.connect(vip)?;
+                ensure!(ask(&mut stream)? == "master", "{forward} {vip}");
+                ensure!(stream.peer_addr()? == vip, "{forward} {vip}");
+                for connected in [true, false] {
+                    let socket = own.datagrams(vip, connected)?;
+                    let (answer, from) = ask_by_datagram(&socket, vip, connected)?;
+                    ensure!(answer == "master" && from == vip, "{forward} {vip}: {from}");
+                }
+            }
+            // A socket that goes straight to the endpoint after it was steered to it.
+            let socket = own.datagrams(VIP_V4, true)?;
+            socket.connect(MASTER_V4)?;
+            let (_, from) = ask_by_datagram(&socket, MASTER_V4, true)?;
+            ensure!(
+                from == MASTER_V4 && socket.peer_addr()? == MASTER_V4,
+                "{forward}"
+            );
+        }
+        Ok(())
+    });
+}
+
 /// The master hangs: its kernel acknowledges and nobody answers.
 #[test]
 fn connections_of_a_lost_endpoint_end_at_once() {
