@@ -195,7 +195,10 @@ impl Datapath {
     /// over from an earlier agent.
     pub fn attach_own(&mut self) -> Result<OwnState, Error> {
         let Options { own, cgroup, .. } = &self.options;
-        self.own.attach(&mut self.ebpf, &self.pins, *own, cgroup)
+        let state = self.own.attach(&mut self.ebpf, &self.pins, *own, cgroup)?;
+        // An earlier agent may have ended between a mark and its sockets.
+        self.own.lose();
+        Ok(state)
     }
 
     /// Who ends sockets of lost endpoints, and who is told when to.

@@ -10,6 +10,7 @@
 
 mod attach;
 mod batch;
+mod bpf;
 pub mod detach;
 mod events;
 pub mod kernel;

@@ -10,7 +10,7 @@ use std::{
     io,
     net::{Ipv4Addr, UdpSocket},
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd},
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
@@ -35,7 +35,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 
 use super::{
-    Error, Image, batch, first_line, io_error,
+    Error, Image, batch, bpf, first_line, io_error,
     mapping::Mapping,
     pins::Pins,
     reader::open,
@@ -190,9 +190,6 @@ impl Own {
             .map_err(|e| Error::failed(format!("looking at {}", path.display()), e))?
             .ino();
         let cookie = netns_cookie()?;
-        if let Some(cookie) = cookie {
-            self.words.word(NETNS).store(cookie, Ordering::Relaxed);
-        }
         let mut made = Undo::default();
         for (name, pin) in names::OWN_PROGRAMS {
             let pin = pins.links().join(pin);
@@ -207,10 +204,12 @@ impl Own {
             // Nobody was there when sockets of these tables were closed.
             self.clear()?;
         }
-        if cookie.is_none() {
-            let cookie = self.ask(path)?;
-            self.words.word(NETNS).store(cookie, Ordering::Relaxed);
-        }
+        let cookie = match cookie {
+            Some(cookie) => cookie,
+            None => self.ask(path)?,
+        };
+        // Only now do the programs do anything.
+        self.words.word(NETNS).store(cookie, Ordering::Relaxed);
         made.0.clear();
         Ok(inherited)
     }
@@ -387,99 +386,13 @@ fn attach_one(
     Ok(false)
 }
 
-fn unpin(pin: &Path) -> io::Result<()> {
+/// Detaches a link and removes its pin.
+pub(super) fn unpin(pin: &Path) -> io::Result<()> {
+    // What cannot be detached so goes with its pin, a moment later.
+    let _ = bpf::get(pin).and_then(|link| bpf::detach(link.as_fd()));
     match fs::remove_file(pin) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
-    }
-}
-
-/// Calls that the loader has no words for.
-mod bpf {
-    use std::{ffi::CString, os::unix::ffi::OsStrExt as _};
-
-    use super::*;
-
-    const OBJ_GET: libc::c_long = 7;
-    const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-    const LINK_UPDATE: libc::c_long = 29;
-
-    fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
-        // SAFETY: the attributes are of the command, as in `union bpf_attr`, with their size; what
-        // they point to is live.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(result)
-    }
-
-    /// The link that is pinned there.
-    pub fn get(pin: &Path) -> io::Result<OwnedFd> {
-        #[repr(C)]
-        struct Attr {
-            path: u64,
-            fd: u32,
-            flags: u32,
-        }
-        let path = CString::new(pin.as_os_str().as_bytes())?;
-        let mut attr = Attr {
-            path: path.as_ptr() as u64,
-            fd: 0,
-            flags: 0,
-        };
-        let fd = call(OBJ_GET, &mut attr)?;
-        // SAFETY: the kernel just opened it for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
-    }
-
-    /// The id of the cgroup that a link is attached to; zero if that is gone.
-    pub fn cgroup_of(link: BorrowedFd<'_>) -> io::Result<u64> {
-        /// `struct bpf_link_info` of a link to a cgroup.
-        #[repr(C)]
-        #[derive(Default)]
-        struct Info {
-            kind: u32,
-            id: u32,
-            program: u32,
-            pad: u32,
-            cgroup: u64,
-            attach_type: u32,
-            pad2: u32,
-        }
-        #[repr(C)]
-        struct Attr {
-            fd: u32,
-            length: u32,
-            info: u64,
-        }
-        let mut info = Info::default();
-        let mut attr = Attr {
-            fd: link.as_raw_fd() as u32,
-            length: size_of::<Info>() as u32,
-            info: &raw mut info as u64,
-        };
-        call(OBJ_GET_INFO_BY_FD, &mut attr)?;
-        Ok(info.cgroup)
-    }
-
-    /// Replaces the program behind a link; no call of a process meets a gap.
-    pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-        #[repr(C)]
-        struct Attr {
-            link: u32,
-            program: u32,
-            flags: u32,
-            old: u32,
-        }
-        let mut attr = Attr {
-            link: link.as_raw_fd() as u32,
-            program: program.as_raw_fd() as u32,
-            flags: 0,
-            old: 0,
-        };
-        call(LINK_UPDATE, &mut attr).map(drop)
     }
 }
 

@@ -4,7 +4,6 @@
 use std::{
     io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::Path,
     process::{Command, Stdio},
     sync::Arc,
     thread,
@@ -161,14 +160,6 @@ fn ask_by_datagram(
         .with_context(|| format!("an answer from {to}, connected: {connected}"))?;
     let name = String::from_utf8_lossy(&buffer[..length]).replace('!', "");
     Ok((name, from))
-}
-
-/// The kernel frees a link a moment after its pin is removed.
-fn gone(cgroup: &Path) -> Result<()> {
-    until("the programs to be gone", || {
-        ensure!(cgroup_programs(cgroup)? == 0);
-        Ok(())
-    })
 }
 
 /// The application is told in its call, long before any timeout of the protocol.
@@ -556,7 +547,7 @@ fn nothing_is_left_behind() {
         let mut config = agent::config(&own.lab);
         config["interfaces"]["node"] = json!("off");
         let mut off = Agent::start(&own.lab, &config)?;
-        gone(&path)?;
+        ensure!(cgroup_programs(&path)? == 0);
         ensure!(!steered(&own)?);
         ensure!(off.status()?["datapath"]["processes"]["state"] == "off");
         off.kill()?;
@@ -578,7 +569,7 @@ fn nothing_is_left_behind() {
         own.agent.kill()?;
         let (code, _, stderr) = own.agent.probe(&["detach"])?;
         ensure!(code == 0, "{code}: {stderr}");
-        gone(&path)?;
+        ensure!(cgroup_programs(&path)? == 0);
         ensure!(!steered(&own)?);
         let left = traces(&own.lab.node)?;
         ensure!(
@@ -635,7 +626,7 @@ fn what_is_missing_is_said() {
         if own["state"] == "missing" {
             let reason = own["reason"].as_str().unwrap_or_default();
             ensure!(reason.contains("5.14"), "{own}");
-            gone(&cgroup.path())?;
+            ensure!(cgroup_programs(&cgroup.path())? == 0);
         } else {
             ensure!(own["state"] == "attached", "{own}");
             ensure!(
@@ -667,10 +658,7 @@ fn beside_programs_of_others() {
             if only {
                 let reason = processes["reason"].as_str().unwrap_or_default();
                 ensure!(reason.contains("BPF_F_ALLOW_MULTI"), "{processes}");
-                until("only the other's to be there", || {
-                    ensure!(cgroup_programs(&cgroup.path())? == 1);
-                    Ok(())
-                })?;
+                ensure!(cgroup_programs(&cgroup.path())? == 1);
             } else {
                 ensure!(processes["state"] == "attached", "{processes}");
                 ensure!(cgroup_programs(&cgroup.path())? == 10);
