@@ -8,6 +8,7 @@
 
 mod address;
 mod flow;
+mod own;
 mod report;
 mod service;
 mod shared;
@@ -18,6 +19,9 @@ pub use flow::{
     FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LEFT,
     FRAGMENT_LIFE, FRAGMENT_RELAYED, FRAGMENT_REPLIED, FlowKey, ForwardFlow, FragmentKey,
     FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState, ReverseFlow, Trace, seen,
+};
+pub use own::{
+    MAX_OWN_SENDERS, MAX_OWN_SOCKETS, OWN_DATAGRAMS, OWN_FOLLOWS, Own, OwnSender, OwnSocket,
 };
 pub use report::{
     EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason,
@@ -33,6 +37,7 @@ pub use service::{
 pub use shared::{Shared, Word};
 pub use spread::{
     Affinity, AffinityKey, MAX_AFFINITIES, MAX_RINGS, MAX_TIER, NO_TIER, RING_SIZE, Ring, place,
+    place_of_socket,
 };
 
 /// Version of every layout in this module and of the pins that hold them.
@@ -99,6 +104,9 @@ plain! {
     AffinityKey<V4> = 8;
     AffinityKey<V6> = 20;
     Affinity = 8;
+    Own = 32;
+    OwnSocket = 48;
+    OwnSender = 32;
     EndpointCounters = 48;
     Event = 48;
     EventGate = 16;

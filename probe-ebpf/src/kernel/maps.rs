@@ -12,7 +12,7 @@ use probe_ebpf::{
         EndpointCounters, Event, EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey,
         FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_AFFINITIES, MAX_ENDPOINTS,
         MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SERVICES, Name, Node,
-        PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, V4, V6,
+        PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, Shared, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -125,6 +125,40 @@ pub fn count_reverse(endpoint: u32, bytes: u64) {
     if let Some(counters) = counters(endpoint) {
         counters.reverse_packets += 1;
         counters.reverse_bytes += bytes;
+    }
+}
+
+/// Adds one to a word of this CPU from a process's context, where a program that sees
+/// packets may interrupt.
+#[inline(always)]
+fn add_in_process(word: *mut u64) {
+    // SAFETY: a word of map memory, aligned; `Shared` is transparent.
+    unsafe { (*word.cast::<Shared<u64>>()).add(1) }
+}
+
+/// [`count`] in a process's context.
+#[inline(always)]
+pub fn count_in_process(reason: Reason) {
+    if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
+        add_in_process(counter);
+    }
+}
+
+/// Counts a connection of the node's own that began at an endpoint.
+#[inline(always)]
+pub fn opened_in_process(endpoint: u32) {
+    if let Some(counters) = EP_COUNTERS.get_ptr_mut(endpoint) {
+        // SAFETY: map memory of this type; only the place is reckoned.
+        add_in_process(unsafe { &raw mut (*counters).flows_opened });
+    }
+}
+
+/// Counts one that ended.
+#[inline(always)]
+pub fn closed_in_process(endpoint: u32) {
+    if let Some(counters) = EP_COUNTERS.get_ptr_mut(endpoint) {
+        // SAFETY: as in `opened_in_process`.
+        add_in_process(unsafe { &raw mut (*counters).flows_closed });
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`forward`] decides for segments from clients, [`reverse`] for segments from
 //! endpoints, [`forward_error`] and [`reverse_error`] for ICMP errors about them, [`follow`] for
-//! later fragments. All are given tables by the [`Tables`] trait and answer with a
+//! later fragments; [`own::steer`] for what processes of the node connect to. All are given tables by the [`Tables`] trait and answer with a
 //! verdict; none touches the packet, so all of it runs on the host under
 //! test and in the kernel over maps.
 //!
@@ -33,6 +33,7 @@ mod errors;
 mod flow;
 mod forward;
 mod fragments;
+pub mod own;
 mod recent;
 mod relay;
 mod reverse;

@@ -29,8 +29,8 @@ use tokio::{
 use crate::{
     config::Config,
     datapath::{
-        self, Attached, EndpointCounters, EndpointId, Role, ServiceId, Steering, Swept, TcWay,
-        XdpWay,
+        self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
+        TcWay, XdpWay,
     },
     failover::{NoFailback, Reason},
     health::{State, Verdict, http::Probe, scheduler::Report},
@@ -213,6 +213,7 @@ pub struct Core<D> {
     observer: Box<dyn Observer>,
     started: SystemTime,
     pins: String,
+    processes: status::Processes,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -233,6 +234,7 @@ impl<D: Steering + Attach> Core<D> {
             observer,
             started: SystemTime::now(),
             pins,
+            processes: status::Processes::default(),
         })
     }
 
@@ -244,6 +246,11 @@ impl<D: Steering + Attach> Core<D> {
     ) -> Result<(), datapath::Error> {
         self.managed
             .begin(&mut self.datapath, existing, self.observer.as_ref())
+    }
+
+    /// Whether processes of the node itself are steered.
+    pub fn tell_own(&mut self, own: &OwnState) {
+        self.processes = status::Processes::of(own);
     }
 
     /// The datapath, for what is done to it around the start.
@@ -330,6 +337,7 @@ impl<D: Steering + Attach> Core<D> {
             datapath: status::Datapath {
                 abi: probe_ebpf::abi::ABI_VERSION,
                 pins: self.pins.clone(),
+                processes: self.processes.clone(),
                 ..status::Datapath::default()
             },
         }

@@ -26,14 +26,16 @@ use probe_ebpf::{
     },
     names,
 };
+use tokio::sync::Notify;
 
 use super::{
-    Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, Limits, LogLevel,
-    Mark, OBJECT, Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
-    XdpSend, XdpWay,
+    Attached, Choice, Ender, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, Limits,
+    LogLevel, Mark, OBJECT, OwnMode, OwnState, Reader, Role, ServiceId, ServicePlan, Steering,
+    Sweeper, Swept, TcMode, XdpMode, XdpSend, XdpWay,
     attach::{self, Interface},
     detach, first_line,
     node::Node,
+    own::{self, Own},
     pins::{Lock, Pins},
     reader::FlowGauge,
     tables::{self, Tables},
@@ -63,6 +65,10 @@ pub struct Options {
     pub source_v6: Option<Ipv6Addr>,
     /// May XDP programs send?
     pub xdp_send: XdpSend,
+    /// Are processes of the node itself steered?
+    pub own: OwnMode,
+    /// The cgroup whose processes those are: the root, except in tests.
+    pub cgroup: PathBuf,
 }
 
 /// The loaded datapath.
@@ -74,6 +80,7 @@ pub struct Datapath {
     tables: Tables,
     gauge: Arc<FlowGauge>,
     node: Node,
+    own: Own,
     /// The XDP program that loaded, and a word for the log if it is not the best.
     xdp: Option<&'static str>,
     xdp_degraded: Option<String>,
@@ -98,10 +105,17 @@ impl Datapath {
         pins.check_shapes(options.flows)?;
         let mut ebpf = load(&pins, options)?;
         let (xdp, xdp_degraded) = load_programs(&mut ebpf, options.xdp)?;
+        let loaded = own::load(&mut ebpf, options.own);
         let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
         let tables = Tables::take(&mut ebpf, learned)?;
         let node = tables::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
         node.set_sources(options.source_v4, options.source_v6);
+        let own = Own::new(
+            loaded,
+            tables::take_mapped(&mut ebpf, names::MAP_OWN, |fd| Own::map(fd))?,
+            tables::take(&mut ebpf, names::MAP_OWN_SOCKETS)?,
+            tables::take(&mut ebpf, names::MAP_OWN_SENDERS)?,
+        );
         undo.keep();
         Ok(Self {
             ebpf,
@@ -111,6 +125,7 @@ impl Datapath {
             tables,
             gauge: Arc::default(),
             node,
+            own,
             xdp,
             xdp_degraded,
             undo: fresh,
@@ -174,6 +189,21 @@ impl Datapath {
         detach::remove_filters(ifindex, name, self.tables.owns_qdisc(ifindex))?;
         self.tables.forget_qdisc(ifindex);
         Ok(())
+    }
+
+    /// Steers processes of the node itself, as far as that is wanted and to be had, or takes
+    /// over from an earlier agent.
+    pub fn attach_own(&mut self) -> Result<OwnState, Error> {
+        let Options { own, cgroup, .. } = &self.options;
+        let state = self.own.attach(&mut self.ebpf, &self.pins, *own, cgroup)?;
+        // An earlier agent may have ended between a mark and its sockets.
+        self.own.lose();
+        Ok(state)
+    }
+
+    /// Who ends sockets of lost endpoints, and who is told when to.
+    pub fn ender(&self) -> Result<(Ender, Arc<Notify>), Error> {
+        Ok((Ender::open(&self.pins)?, self.own.lost()))
     }
 
     /// Interfaces that are pinned now, also by an earlier agent.
@@ -276,7 +306,11 @@ impl Steering for Datapath {
     }
 
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
-        self.tables.mark(endpoint, mark)
+        self.tables.mark(endpoint, mark)?;
+        if mark != Mark::Up {
+            self.own.lose();
+        }
+        Ok(())
     }
 }
 

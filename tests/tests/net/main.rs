@@ -15,6 +15,7 @@ mod lab;
 mod life;
 mod names;
 mod narrow;
+mod own;
 mod protocols;
 mod refusals;
 mod restart;
