@@ -102,6 +102,9 @@ pub const PIN_ROOT: &str = "probe";
 pub const PIN_MAPS: &str = "maps";
 /// Folder of pinned links, under the version's folder.
 pub const PIN_LINKS: &str = "links";
+/// Interfaces that XDP programs may send packets out of. Not pinned: whoever attaches programs
+/// fills it.
+pub const MAP_SENDERS: &str = "SENDERS";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
 pub const PINNED_MAPS: [&str; 25] = [

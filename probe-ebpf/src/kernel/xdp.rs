@@ -18,7 +18,7 @@ use probe_ebpf::{
         reset::{self, Answer},
         rewrite::{self, Family, Side, Translation},
     },
-    steer::{self, Fate, Ruling, Tables},
+    steer::{self, Fate, Ruling, Tables, Work},
 };
 
 use super::{
@@ -284,7 +284,7 @@ where
 /// No action: what is in [`Tables::work`] has to be sent on from here.
 const SENDS: u32 = u32::MAX - 1;
 
-/// Would the ICMP error or later fragment leave by the interface that it came by, to a next
+/// Would the ICMP error or later fragment leave by an interface that XDP sends by, to a next
 /// hop whose hardware address is known? Lays the hardware addresses down. Else it passes
 /// untouched, as [`relay`] has it.
 #[inline(never)]
@@ -304,7 +304,26 @@ where
     let (found, params) = route::find(ctx.cast(), ifindex, from, to, 0);
     work.macs = [params.dmac, params.smac];
     let near = work.ends_change() || A::next_hop(&params) == to;
-    found == route::FOUND && params.ifindex == ifindex && near
+    found == route::FOUND && near && leaves(work, ifindex, params.ifindex)
+}
+
+/// Can what came by one interface be sent out of the other? Lays down which.
+#[inline(always)]
+fn leaves<A: Family>(work: &mut Work<A>, from: u32, to: u32) -> bool {
+    work.out = if from == to { SAME } else { to };
+    from == to || maps::is_sender(to)
+}
+
+/// [`Work::out`] if that is the interface that the packet came by.
+const SAME: u32 = 0;
+
+/// Sends what is ready out of [`Work::out`].
+#[inline(always)]
+fn send_out<A: Family>(work: &Work<A>) -> u32 {
+    match work.out {
+        SAME => xdp_action::XDP_TX,
+        other => maps::send_by(other),
+    }
 }
 
 /// Which side of what is sent on is the server's.
@@ -340,7 +359,7 @@ where
         return pass(Reason::RewriteFailed);
     }
     maps::count(Reason::ErrorTranslated);
-    xdp_action::XDP_TX
+    send_out(work)
 }
 
 /// Translates and sends the later fragment in [`Tables::work`].
@@ -368,7 +387,7 @@ where
         Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
         Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
     }
-    xdp_action::XDP_TX
+    send_out(work)
 }
 
 /// Writes the frame's hardware addresses, destination and source.
@@ -380,7 +399,7 @@ fn readdress<L: Length>(frame: &mut Direct<L>, macs: &[[u8; 6]; 2]) -> Option<()
     Some(())
 }
 
-/// Sends the segment in [`Tables::work`] on, if it leaves by the interface that it came by
+/// Sends the segment in [`Tables::work`] on, if it leaves by an interface that XDP sends by
 /// and its next hop's hardware address is known. Else it passes untouched: `probe_relay`
 /// behind us asks the kernel to find that out, and sends it.
 #[inline(always)]
@@ -416,7 +435,7 @@ where
     work.led = to;
     // An endpoint that gets packets as they are must be a neighbour.
     let near = work.is_translated() || A::next_hop(&params) == to;
-    found == route::FOUND && params.ifindex == ifindex && near
+    found == route::FOUND && near && leaves(work, ifindex, params.ifindex)
 }
 
 /// Does the segment go where [`lead`] found the way to? The decision may have changed
@@ -468,7 +487,7 @@ where
         Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
         Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
     }
-    xdp_action::XDP_TX
+    send_out(work)
 }
 
 /// Does to the segment what was ruled.

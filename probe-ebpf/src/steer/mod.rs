@@ -112,6 +112,8 @@ pub struct Work<A: Address> {
     pub led: A,
     /// Hardware addresses for what is sent on from here: destination and source.
     pub macs: [[u8; 6]; 2],
+    /// The interface that what is sent on from here leaves by.
+    pub out: u32,
     /// The MTU of the way on, if the kernel told it for a segment that is too long for it.
     pub mtu: u16,
     /// Source and destination of an ICMP error or later fragment that is sent on from here,

@@ -15,7 +15,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData},
+    maps::{Array, Map, MapData, xdp::DevMapHash},
     programs::{SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -81,6 +81,8 @@ pub struct Datapath {
     gauge: Arc<FlowGauge>,
     node: Node,
     own: Own,
+    /// Interfaces that XDP programs of others may send by.
+    senders: DevMapHash<MapData>,
     /// The XDP program that loaded, and a word for the log if it is not the best.
     xdp: Option<&'static str>,
     xdp_degraded: Option<String>,
@@ -116,9 +118,11 @@ impl Datapath {
             tables::take(&mut ebpf, names::MAP_OWN_SOCKETS)?,
             tables::take(&mut ebpf, names::MAP_OWN_SENDERS)?,
         );
+        let senders = tables::take(&mut ebpf, names::MAP_SENDERS)?;
         undo.keep();
         Ok(Self {
             ebpf,
+            senders,
             pins,
             bpffs: options.bpffs.clone(),
             options: options.clone(),
@@ -160,6 +164,7 @@ impl Datapath {
             self.deaf.remove(&ifindex);
         }
         self.allow_sending();
+        self.set_sender(ifindex, attached.xdp == XdpWay::Native)?;
         if attached.xdp != XdpWay::None {
             attached.degraded.extend(self.xdp_degraded.clone());
         }
@@ -175,16 +180,32 @@ impl Datapath {
         });
     }
 
+    /// Lets XDP programs of other interfaces send packets out of this one, or no longer.
+    fn set_sender(&mut self, ifindex: u32, sends: bool) -> Result<(), Error> {
+        if sends {
+            let failed = |e| Error::failed(format!("adding sender {ifindex}"), e);
+            return self
+                .senders
+                .insert(ifindex, ifindex, None, 0)
+                .map_err(failed);
+        }
+        // The kernel forgets interfaces that are gone by itself.
+        let _ = self.senders.remove(ifindex);
+        Ok(())
+    }
+
     /// The interface is gone, and the kernel has detached from it: drop its pins.
     pub fn forget(&mut self, ifindex: u32) {
         detach::unpin_links(&self.pins, ifindex);
         self.tables.forget_qdisc(ifindex);
         self.deaf.remove(&ifindex);
         self.allow_sending();
+        let _ = self.set_sender(ifindex, false);
     }
 
     /// The interface is still there and shall no longer be steered.
     pub fn detach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), Error> {
+        self.set_sender(ifindex, false)?;
         detach::unpin_links(&self.pins, ifindex);
         detach::remove_filters(ifindex, name, self.tables.owns_qdisc(ifindex))?;
         self.tables.forget_qdisc(ifindex);

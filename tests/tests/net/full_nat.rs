@@ -8,6 +8,8 @@ use lab::{
     Lab, Server, Way, agent,
     capture::Capture,
     client::{KeepAlive, Load, Long, Plan, get},
+    foreign::{Mode, xdp_pass},
+    link::complete_checksums,
     privileged,
     topology::{
         BACKUP_V4, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, PORT, VIP_MASTER_V4, VIP_V4, VIP_V6,
@@ -119,6 +121,44 @@ fn one_armed() {
         let mut kept = KeepAlive::connect(&client, VIP_V4)?;
         for _ in 0..20 {
             ensure!(kept.get("/").expect("it answers").body == "client");
+        }
+        let IpAddr::V4(vip) = VIP_V4.ip() else {
+            unreachable!("an IPv4 VIP");
+        };
+        while let Some(frame) = capture.next()? {
+            let tcp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
+            let to_vip = tcp && frame[30..34] == vip.octets();
+            ensure!(!to_vip, "the node's stack saw {frame:02x?}");
+        }
+        Ok(())
+    });
+}
+
+/// Client and endpoint behind an uplink each: XDP sends from one to the other, and the node's
+/// own stack sees nothing of the client's packets.
+#[test]
+fn two_armed() {
+    privileged(|| {
+        let lab = Lab::new(Way::Uplink)?;
+        let to_master = lab.endpoint_links()[0];
+        // As the lab has it at the client's end.
+        complete_checksums(&lab.master, "eth0")?;
+        xdp_pass(&lab.master, "eth0", Mode::Native)?;
+        let rig = Rig::in_lab(lab, |config| {
+            config["datapath"]["source"] = json!(SOURCES);
+            config["datapath"]["xdp_send"] = json!("on");
+            config["services"][0]["forward"] = json!("full-nat");
+            config["interfaces"]["uplink"] = json!(["up0", to_master]);
+        })?;
+        let client = rig.lab.client.clone();
+        // The agent's checks have made the next hop known, and this the client.
+        ensure!(get(&client, VIP_V4, "/")?.expect("it answers").body == "master");
+        let before = KeepAlive::connect(&client, VIP_V4)?;
+        drop(before);
+        let capture = Capture::open(&rig.lab.node, rig.lab.client_link())?;
+        let mut kept = KeepAlive::connect(&client, VIP_V4)?;
+        for _ in 0..20 {
+            ensure!(kept.get("/").expect("it answers").body == "master");
         }
         let IpAddr::V4(vip) = VIP_V4.ip() else {
             unreachable!("an IPv4 VIP");
