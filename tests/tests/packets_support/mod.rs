@@ -18,10 +18,10 @@ use aya::{
 use probe_ebpf::{
     abi::{
         Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
-        FAMILY_V4, FAMILY_V6, FORWARD_FULL_NAT, FORWARD_NAT, FlowKey, ForwardFlow, LINES_A_POOL,
-        LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey,
-        NO_ENDPOINT, Node, PREVIOUS_RING, Plain, PortLine, RING_SIZE, Reason, ReverseFlow, Ring,
-        SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6, place,
+        FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT, FlowKey, ForwardFlow,
+        LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
+        ListenerKey, NO_ENDPOINT, Node, PREVIOUS_RING, Plain, PortLine, RING_SIZE, Reason,
+        ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6, place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -384,6 +384,18 @@ impl Programs {
         }
         self.patch_node(offset_of!(Node, source_v4), &v4);
         self.patch_node(offset_of!(Node, source_v6), &v6);
+        self.patch_node(offset_of!(Node, may_send), &[1, 0, 0, 0]);
+    }
+
+    /// Puts the endpoints behind direct server return: they listen at the VIP's port.
+    pub fn return_directly(&mut self) {
+        for id in [MASTER, BACKUP] {
+            let mut endpoints = self.array::<Image<Endpoint>>(names::MAP_ENDPOINTS);
+            let Image(mut endpoint) = endpoints.get(&id, 0).expect("in range");
+            endpoint.forward = FORWARD_DSR;
+            endpoint.port_be = VIP_PORT.to_be();
+            endpoints.set(id, Image(endpoint), 0).expect("in range");
+        }
         self.patch_node(offset_of!(Node, may_send), &[1, 0, 0, 0]);
     }
 

@@ -1,4 +1,5 @@
-//! Full NAT: what is sent on from here instead of being left to the kernel.
+//! What is sent on from here instead of being left to the kernel: full NAT and direct server
+//! return.
 //!
 //! Where it is sent is asked of the kernel's routes, so these tests run in a namespace with
 //! one interface, `wire`, to which all routes lead.
@@ -412,4 +413,56 @@ fn who_sends_too_much_is_told() {
 
 fn knows_mtu() -> bool {
     KernelVersion::current().expect("uname") >= KernelVersion::new(5, 12, 0)
+}
+
+/// Direct server return: nothing changes but where it goes.
+#[test]
+fn endpoints_that_own_the_vip_get_packets_as_they_are() {
+    inside(|lab, wire| {
+        lab.return_directly();
+        each(lab, wire, |lab, door, first| {
+            let mut packets = vec![first.bytes(), first.bytes()];
+            packets.extend([&b""[..], b"odd", &[0x5a; 1400]].map(|data| first.ack(data).bytes()));
+            if !first.is_udp() {
+                packets.push(first.ack(b"").rst().bytes());
+                // It may have been on its way.
+                packets.push(first.ack(b"").bytes());
+            }
+            for packet in packets {
+                door.sends(lab, &packet, &packet, ENDPOINTS);
+                assert_eq!(lab.flows(first.family()), (1, 1));
+            }
+            // What passes on its way back is let pass.
+            let answer = first.answered().bytes();
+            let egress = Door {
+                program: Program::Reverse,
+                wire: None,
+            };
+            egress.leaves(lab, &answer);
+        });
+        Ok(())
+    });
+}
+
+#[test]
+fn endpoints_that_own_the_vip_get_fragments_and_errors_as_they_are() {
+    inside(|lab, wire| {
+        lab.return_directly();
+        let payload: Vec<u8> = (0..2000u16).map(|n| n as u8).collect();
+        each(lab, wire, |lab, door, first| {
+            let pieces = first.clone().payload(&payload).fragments(600);
+            assert_eq!(pieces.len(), 4);
+            for i in [0, 3, 1, 2] {
+                door.sends(lab, &pieces[i], &pieces[i], ENDPOINTS);
+            }
+            let said = first.answered();
+            for error in [said.too_big_by_router(8), said.too_big_by_receiver(600)] {
+                door.sends(lab, &error, &error, ENDPOINTS);
+            }
+            // Of no flow.
+            let strange = first.clone().port(1).answered().too_big_by_router(8);
+            door.leaves(lab, &strange);
+        });
+        Ok(())
+    });
 }
