@@ -23,8 +23,8 @@ const fn direction(side: Side) -> u8 {
     }
 }
 
-/// Remembers a first fragment that is translated.
-#[inline(always)]
+/// Remembers a first fragment that is translated. A function of its own, for the stack's sake.
+#[inline(never)]
 pub fn remember<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, side: Side) {
     let Work {
         segment, ruling, ..
