@@ -154,6 +154,8 @@ fn load_all(ebpf: &mut Ebpf) -> Result<()> {
         match program {
             Program::Xdp(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
+            // Those of the node's own processes run once a connection, not once a packet.
+            Program::CgroupSockAddr(_) | Program::CgroupSock(_) => Ok(()),
             _ => bail!("program {name} is of no kind that is benched"),
         }
         .with_context(|| format!("program {name}"))?;
