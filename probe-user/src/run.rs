@@ -24,10 +24,10 @@ use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 use crate::{
     config::{self, Address, Config, Fault},
     control::{Socket, Sources},
-    core::{CheckKey, CheckPlan, Core, Inputs, StartChecks},
+    core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
     datapath::kernel::{Datapath, LastKnown, Options, last_known},
     failure::Failure,
-    health::scheduler,
+    health::{http::Repeated, scheduler, sentinel},
     interfaces,
     observe::{self, Metrics},
     resolve::{Families, Resolved, choose, literal, lookup},
@@ -113,6 +113,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     );
 
     let (reports, report_inbox) = mpsc::channel(QUEUE);
+    let (signals, signal_inbox) = mpsc::channel(QUEUE);
     let (lookups, lookup_inbox) = mpsc::channel(QUEUE);
     let (changes, change_inbox) = mpsc::channel(QUEUE);
     let (sweeps, sweep_inbox) = mpsc::channel(1);
@@ -132,7 +133,12 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     let pressure = Arc::new(Notify::new());
     tasks.spawn(tasks::clock(node));
     tasks.spawn(tasks::sweep(sweeper, sweeps, pressure.clone()));
-    tasks.spawn(tasks::events(events, metrics.recorder(), pressure));
+    tasks.spawn(tasks::events(
+        events,
+        metrics.recorder(),
+        pressure,
+        signals.clone(),
+    ));
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
     let control = sources.clone();
     tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
@@ -142,6 +148,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     }
     let inputs = Inputs {
         reports: report_inbox,
+        signals: signal_inbox,
         lookups: lookup_inbox,
         changes: change_inbox,
         swept: sweep_inbox,
@@ -149,8 +156,22 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
         shutdown: ending,
     };
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
-        let checks = scheduler::run(key, plan.probe, plan.inter, plan.offset, reports.clone());
-        tokio::spawn(checks).abort_handle()
+        let (target, inter) = (plan.probe.target(), plan.rhythm.inter);
+        let check = Repeated::new(plan.probe);
+        let checks = scheduler::run(key, check, plan.rhythm, plan.triggered, reports.clone());
+        let mut running = vec![tokio::spawn(checks).abort_handle()];
+        if plan.sentinel {
+            let signals = signals.clone();
+            let tell = move |signal| {
+                let (whose, signals) = (Whose::Checked(key), signals.clone());
+                async move {
+                    // Closed: the core ends, and this task with it.
+                    let _ = signals.send(Signalled { whose, signal }).await;
+                }
+            };
+            running.push(tokio::spawn(sentinel::run(target, inter, tell)).abort_handle());
+        }
+        Running(running)
     });
     let mut core = tokio::spawn(core.run(inputs, start_checks));
 

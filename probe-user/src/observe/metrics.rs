@@ -22,7 +22,7 @@ use crate::{
     core::{Counters, Observer},
     datapath::{EndpointId, Role, ServiceId, TcWay, XdpWay},
     failover::Reason,
-    health::{Kind, State, Verdict},
+    health::{Kind, Signal, State, Verdict},
 };
 
 /// From a local answer to the longest sensible timeout.
@@ -68,6 +68,13 @@ struct OfKind {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfSignal {
+    service: String,
+    endpoint: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfWay {
     role: &'static str,
     tc: &'static str,
@@ -100,6 +107,7 @@ pub struct Recorder {
     members_changed: Family<OfService, Counter>,
     interfaces: Family<OfWay, Gauge>,
     events: Family<OfKind, Counter>,
+    signals: Family<OfSignal, Counter>,
     ids: Ids,
     services: ServiceIds,
 }
@@ -119,6 +127,7 @@ impl Metrics {
             members_changed: Family::default(),
             interfaces: Family::default(),
             events: Family::default(),
+            signals: Family::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
         };
@@ -183,6 +192,11 @@ impl Metrics {
             r.events.clone(),
         );
         registry.register(
+            "endpoint_signals",
+            "Signs that the endpoint may have failed, beside its checks, by kind",
+            r.signals.clone(),
+        );
+        registry.register(
             "build",
             "The agent's version and the version of its kernel ABI",
             Info::new(vec![
@@ -241,6 +255,17 @@ impl Observer for Recorder {
                 service: of.service,
                 endpoint: of.endpoint,
                 verdict: verdict.kind.label(),
+            })
+            .inc();
+    }
+
+    fn signalled(&self, service: &str, endpoint: &str, signal: Signal) {
+        let of = of_endpoint(service, endpoint);
+        self.signals
+            .get_or_create(&OfSignal {
+                service: of.service,
+                endpoint: of.endpoint,
+                kind: signal.label(),
             })
             .inc();
     }
@@ -308,6 +333,13 @@ impl Observer for Recorder {
                 service: of.service.clone(),
                 endpoint: of.endpoint.clone(),
                 verdict: kind.label(),
+            }));
+        }
+        for signal in Signal::ALL {
+            drop(self.signals.get_or_create(&OfSignal {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                kind: signal.label(),
             }));
         }
         for reason in Reason::ALL {

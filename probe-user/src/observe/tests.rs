@@ -13,7 +13,7 @@ use crate::{
     core::{Counters, Observer as _},
     datapath::{self, EndpointCounters, EndpointId, FlowCounts, Role, ServiceId, TcWay, XdpWay},
     failover::Reason,
-    health::{Kind, State, Verdict},
+    health::{Kind, Signal, State, Verdict},
     http1::{Decoder, Limits, Progress},
 };
 
@@ -67,6 +67,8 @@ fn what_is_scraped() {
     recorder.checked("sense", "sen2", &verdict, 4);
     recorder.switched("sense", Reason::MasterDown);
     recorder.event(EventKind::FlowReset, 2);
+    recorder.signalled("sense", "sen2", Signal::Unanswered);
+    recorder.signalled("sense", "sen2", Signal::Unanswered);
     recorder.interfaces(Role::Edge, TcWay::Tcx, XdpWay::None, 3);
     recorder.interfaces(Role::Uplink, TcWay::Clsact, XdpWay::Generic, 1);
     let text = metrics.render().unwrap();
@@ -88,6 +90,8 @@ fn what_is_scraped() {
         "probe_switches_total{service=\"sense\",reason=\"master-down\"} 1",
         "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",
         "probe_events_total{kind=\"flow_reset\"} 3",
+        "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen2\",kind=\"syn_unanswered\"} 2",
+        "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen1\",kind=\"sentinel_reset\"} 0",
         "probe_interfaces{role=\"edge\",tc=\"tcx\",xdp=\"none\"} 3",
         "probe_interfaces{role=\"uplink\",tc=\"clsact\",xdp=\"generic\"} 1",
         "probe_datapath_packets_total{service=\"sense\",endpoint=\"sen2\",direction=\"forward\"} 10",
