@@ -147,7 +147,9 @@ mod tests {
         let mut copy = core.clone();
         for check in happened {
             match check {
-                None => drop(core.take_down()),
+                None => {
+                    core.take_down();
+                }
                 Some(success) => {
                     core.observe(*success);
                     copy.observe(*success);
@@ -183,7 +185,9 @@ mod tests {
         ) {
             let state = if up { State::Up } else { State::Down };
             let mut machine = RiseFall::new(rise, fall, state);
-            before.iter().for_each(|success| drop(machine.observe(*success)));
+            for success in before {
+                machine.observe(success);
+            }
             let most = if machine.state() == State::Up { fall } else { rise } as usize;
             let made = burst.iter().position(|success| {
                 machine.observe(*success);

@@ -201,7 +201,10 @@ mod tests {
             let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (tx, signals) = mpsc::unbounded_channel();
             let at = server.local_addr().unwrap();
-            let tell = move |signal| std::future::ready(drop(tx.send(signal)));
+            let tell = move |signal| {
+                let _ = tx.send(signal);
+                std::future::ready(())
+            };
             let task = tokio::spawn(run(at, ms(10), tell)).abort_handle();
             Self {
                 server,
