@@ -832,6 +832,8 @@ fn the_example_says_what_the_reference_says() {
     );
     assert_eq!(service.check().http().port(), Some(8079));
     assert_eq!(service.check().http().host(), Some("react.domain.com"));
+    assert!(service.sentinel());
+    assert_eq!(service.observe(), Observe::Trigger);
     // What it calls defaults are the defaults.
     let bare = parse(
         "interfaces: {edge: [a]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], endpoints: \

@@ -11,7 +11,7 @@
 //! is, and a false alarm costs one check. The grid stays where it is.
 //!
 //! Triggers cannot add up. A burst answers all those before its last check began;
-//! whatever comes later waits for [`gap`] and is answered by one more burst.
+//! whatever comes later waits for a [`Gap`] and is answered by one more burst.
 
 use std::{future::Future, time::Duration};
 
@@ -25,8 +25,10 @@ use super::{rise_fall::RiseFall, verdict::Verdict};
 /// Least time between the beginnings of two checks of a burst: enough to be two looks
 /// at the endpoint and not one.
 const SPACING: Duration = Duration::from_millis(1);
-/// Most time between the end of a burst and the next.
-const LONGEST_GAP: Duration = Duration::from_millis(10);
+/// Least time between the end of a burst and the next, if `inter` is no less.
+const LEAST_GAP: Duration = Duration::from_millis(10);
+/// The same while one false alarm follows the other.
+const LONGEST_GAP: Duration = Duration::from_secs(1);
 
 /// A verdict and whose it is.
 #[derive(Debug)]
@@ -107,8 +109,10 @@ pub async fn run<K: Clone>(
         offset,
         mut health,
     } = rhythm;
-    let mut quiet_until = Instant::now();
-    let start = quiet_until + offset;
+    let mut gap = Gap::new(inter);
+    let mut last_burst = Instant::now();
+    let mut quiet_until = last_burst;
+    let start = last_burst + offset;
     let (mut point, mut skipped) = (0u64, 0);
     loop {
         let due = start + offset_of(point, inter);
@@ -116,7 +120,8 @@ pub async fn run<K: Clone>(
             Some(()) = triggered.pulled(quiet_until) => true,
             () = sleep_until(due) => false,
         };
-        let mut made = 0;
+        let (mut made, state) = (0, health.state());
+        let calm = last_burst.elapsed();
         loop {
             if burst {
                 // This check and those that follow are the answer.
@@ -145,7 +150,8 @@ pub async fn run<K: Clone>(
         }
         let now = Instant::now();
         if burst {
-            quiet_until = now + gap(inter);
+            last_burst = now;
+            quiet_until = now + gap.after(calm, health.state() != state);
         }
         // A burst may be over before the grid's next point.
         if !burst || now >= due {
@@ -158,10 +164,37 @@ pub async fn run<K: Clone>(
 }
 
 /// Time between the end of a burst and the next, so that a flood of triggers makes no
-/// flood of checks.
-fn gap(inter: Duration) -> Duration {
-    inter.min(LONGEST_GAP)
+/// flood of checks: twice as long after each burst that changed nothing, as long as one
+/// follows the other. `inter` bounds it, so that no trigger waits longer than for the grid.
+#[derive(Clone, Debug)]
+struct Gap {
+    least: Duration,
+    longest: Duration,
+    last: Duration,
 }
+
+impl Gap {
+    fn new(inter: Duration) -> Self {
+        let least = inter.min(LEAST_GAP);
+        Self {
+            least,
+            longest: inter.min(LONGEST_GAP),
+            last: least,
+        }
+    }
+
+    /// The gap after a burst that began so long after the end of the one before, and did
+    /// or did not change the endpoint's state.
+    fn after(&mut self, calm: Duration, changed: bool) -> Duration {
+        self.last = if changed || calm >= self.last * 2 {
+            self.least
+        } else {
+            (self.last * 2).min(self.longest)
+        };
+        self.last
+    }
+}
+
 /// The first grid point after `point` that is still to come.
 fn next_point(point: u64, since_start: Duration, inter: Duration) -> u64 {
     let passed = since_start.as_nanos() / inter.as_nanos().max(1);
@@ -419,7 +452,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_triggers_is_no_flood_of_checks() {
-        for (inter, most) in [(ms(2000), 101), (ms(5), 401), (ms(1), 2001)] {
+        for (inter, most) in [(ms(2000), 10), (ms(5), 401), (ms(1), 2001)] {
             let bench = Bench::new(inter);
             let begin = Instant::now();
             while begin.elapsed() < ms(1000) {
@@ -434,6 +467,32 @@ mod tests {
             let grid = usize::try_from(1000 / inter.as_millis()).unwrap();
             assert!(made >= grid, "inter {inter:?}: {made} checks in a second");
         }
+    }
+
+    #[test]
+    fn the_gap_grows_with_false_alarms_and_calm_or_a_change_ends_that() {
+        let mut gap = Gap::new(ms(2000));
+        let first = gap.after(ms(5000), false);
+        assert_eq!(first, ms(10));
+        let mut storm = |last: Duration| gap.after(last + ms(1), false);
+        let grown: Vec<_> = (0..8)
+            .scan(first, |last, _| {
+                *last = storm(*last);
+                Some(last.as_millis())
+            })
+            .collect();
+        assert_eq!(grown, [20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(gap.after(ms(1999), false), ms(1000));
+        assert_eq!(gap.clone().after(ms(2000), false), ms(10));
+        assert_eq!(gap.after(ms(1000), true), ms(10));
+        for inter in [1, 5, 10] {
+            let mut gap = Gap::new(ms(inter));
+            let gaps = [gap.after(ms(0), false), gap.after(ms(0), false)];
+            assert_eq!(gaps, [ms(inter), ms(inter)]);
+        }
+        let mut gap = Gap::new(ms(100));
+        let gaps: Vec<_> = (0..6).map(|_| gap.after(ms(0), false)).collect();
+        assert_eq!(gaps[4..], [ms(100), ms(100)]);
     }
 
     #[tokio::test(start_paused = true)]
