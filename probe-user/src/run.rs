@@ -13,12 +13,13 @@ mod tasks;
 use std::{io::IsTerminal as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 
 use crate::{
@@ -155,6 +156,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
         asks: ask_inbox,
         shutdown: ending,
     };
+    let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
         let (target, inter) = (plan.probe.target(), plan.rhythm.inter);
         let check = Repeated::new(plan.probe);
@@ -169,7 +171,9 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
                     let _ = signals.send(Signalled { whose, signal }).await;
                 }
             };
-            running.push(tokio::spawn(sentinel::run(target, inter, tell)).abort_handle());
+            running.push(
+                tokio::spawn(sentinel::run(target, inter, room.clone(), tell)).abort_handle(),
+            );
         }
         Running(running)
     });
@@ -210,6 +214,28 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
         info!("steering stays in place; `probe detach` removes it");
     }
     Ok(())
+}
+
+/// Raises the soft limit of descriptors to the hard one, as far as that goes, and says how
+/// many sentinels there may be.
+fn room_for_sentinels(config: &Config) -> usize {
+    let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
+        Ok((soft, _)) => soft,
+        // Cannot be; the least that a Linux process gets.
+        Err(_) => 1024,
+    };
+    let room = sentinel::room(descriptors);
+    let services = config.services().iter().filter(|s| s.sentinel());
+    let wanted: usize = services.map(|s| s.endpoints().len()).sum();
+    if wanted > room {
+        warn!(
+            descriptors,
+            "{room} of {wanted} endpoints have a sentinel connection: half of the descriptors \
+             (ulimit -n) are for checks"
+        );
+    }
+    room
 }
 
 fn options(config: &Config) -> Options {
@@ -324,7 +350,7 @@ pub(crate) async fn resolve_all(
                     "a name that DNS or the hosts file knows",
                 ));
             }
-            Err(error) => tracing::warn!(
+            Err(error) => warn!(
                 service = service.name(),
                 endpoint = endpoint.name(),
                 "{} does not resolve, its last known address is used: {error}",
@@ -340,7 +366,7 @@ pub(crate) async fn resolve_all(
             }
             Ok(_) => {
                 if name.families.v4 && at.v4.is_none() || name.families.v6 && at.v6.is_none() {
-                    tracing::warn!(
+                    warn!(
                         service = service.name(),
                         endpoint = endpoint.name(),
                         "{} has an address in one family only; clients of the other are refused \

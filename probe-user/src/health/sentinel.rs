@@ -11,12 +11,13 @@
 //! connection that the other end or something between has forgotten; else the sentinel
 //! would be blind without knowing it.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncReadExt as _,
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
 use tracing::debug;
@@ -36,13 +37,26 @@ const FIRST: Duration = Duration::from_millis(10);
 /// Least value of the longest.
 const LEAST_LONGEST: Duration = Duration::from_secs(1);
 
-/// Watches an endpoint until the task is ended. `inter` is the interval of its checks,
-/// `tell` is called when the connection ends, or cannot be made.
+/// How many sentinels a process may have that may open so many descriptors: half of them.
+/// The other half is for checks, which would be blind without.
+pub fn room(descriptors: u64) -> usize {
+    usize::try_from(descriptors / 2)
+        .unwrap_or(usize::MAX)
+        .min(Semaphore::MAX_PERMITS)
+}
+
+/// Watches an endpoint until the task is ended, once there is room for it. `inter` is the
+/// interval of its checks, `tell` is called when the connection ends, or cannot be made.
 pub async fn run<T: Future<Output = ()>>(
     target: SocketAddr,
     inter: Duration,
+    room: Arc<Semaphore>,
     mut tell: impl FnMut(Signal) -> T,
 ) {
+    let Ok(_place) = room.acquire().await else {
+        // Closed: nobody shall have one.
+        return;
+    };
     let mut backoff = Backoff::new(inter);
     loop {
         let (begun, end) = match timeout(CONNECT, connect(target)).await {
@@ -190,6 +204,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn checks_have_descriptors_left() {
+        assert_eq!(room(1024), 512);
+        assert_eq!(room(1), 0);
+        // RLIM_INFINITY: no more than a semaphore takes.
+        let most = room(u64::MAX);
+        assert_eq!(Semaphore::new(most).available_permits(), most);
+    }
+
     struct Bench {
         server: TcpListener,
         signals: mpsc::UnboundedReceiver<Signal>,
@@ -198,6 +221,10 @@ mod tests {
 
     impl Bench {
         async fn new() -> Self {
+            Self::within(&Arc::new(Semaphore::new(1))).await
+        }
+
+        async fn within(room: &Arc<Semaphore>) -> Self {
             let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (tx, signals) = mpsc::unbounded_channel();
             let at = server.local_addr().unwrap();
@@ -205,7 +232,7 @@ mod tests {
                 let _ = tx.send(signal);
                 std::future::ready(())
             };
-            let task = tokio::spawn(run(at, ms(10), tell)).abort_handle();
+            let task = tokio::spawn(run(at, ms(10), room.clone(), tell)).abort_handle();
             Self {
                 server,
                 signals,
@@ -266,6 +293,19 @@ mod tests {
             }
         };
         assert_eq!(signal, Signal::SentinelFailed, "{at}");
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_waits_for_it() {
+        let room = Arc::new(Semaphore::new(1));
+        let first = Bench::within(&room).await;
+        let _stream = first.accept().await;
+        let mut second = Bench::within(&room).await;
+        let accepted = timeout(ms(100), second.server.accept()).await;
+        assert!(accepted.is_err(), "there is no room");
+        drop(first);
+        drop(second.accept().await);
+        assert_eq!(second.signal().await, Signal::SentinelClosed);
     }
 
     /// Who floods is held back, and a flood is no end.
