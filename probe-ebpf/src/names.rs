@@ -19,13 +19,26 @@ pub const PROGRAM_TC_REVERSE: &str = "probe_reverse";
 /// not.
 pub const PROGRAM_TC_RELAY: &str = "probe_relay";
 
-/// Every program name, for tools that look for what is ours.
+/// Every program that sees packets, for tools that look for what is ours.
 pub const PROGRAMS: [&str; 5] = [
     PROGRAM_XDP_FORWARD,
     PROGRAM_XDP_FORWARD_FRAGS,
     PROGRAM_TC_FORWARD,
     PROGRAM_TC_REVERSE,
     PROGRAM_TC_RELAY,
+];
+
+/// cgroup programs for the node's own processes: by hook, and the name of the link's pin.
+pub const OWN_PROGRAMS: [(&str, &str); 9] = [
+    ("probe_connect4", "own-connect4"),
+    ("probe_connect6", "own-connect6"),
+    ("probe_sendmsg4", "own-sendmsg4"),
+    ("probe_sendmsg6", "own-sendmsg6"),
+    ("probe_recvmsg4", "own-recvmsg4"),
+    ("probe_recvmsg6", "own-recvmsg6"),
+    ("probe_peername4", "own-getpeername4"),
+    ("probe_peername6", "own-getpeername6"),
+    ("probe_release", "own-release"),
 ];
 
 /// Hash: [`crate::abi::ListenerKey<V4>`](crate::abi::ListenerKey) to [`crate::abi::Listener`].
@@ -62,6 +75,12 @@ pub const MAP_RECENT_V6: &str = "RECENT_V6";
 pub const MAP_PORTS: &str = "PORTS";
 /// Array of one [`crate::abi::Node`]; user space maps it.
 pub const MAP_NODE: &str = "NODE";
+/// Array of one [`crate::abi::Own`]; user space maps it.
+pub const MAP_OWN: &str = "OWN";
+/// Hash: a socket's cookie to [`crate::abi::OwnSocket`].
+pub const MAP_OWN_SOCKETS: &str = "OWN_SOCKETS";
+/// LRU hash: [`crate::abi::OwnSender`] to [`crate::abi::OwnSocket`].
+pub const MAP_OWN_SENDERS: &str = "OWN_SENDERS";
 /// LRU hash: [`crate::abi::FragmentKey<V4>`](crate::abi::FragmentKey) to [`crate::abi::FragmentTrack<V4>`](crate::abi::FragmentTrack).
 pub const MAP_FRAGMENTS_V4: &str = "FRAGMENTS_V4";
 /// LRU hash of fragmented packets, IPv6.
@@ -83,9 +102,12 @@ pub const PIN_ROOT: &str = "probe";
 pub const PIN_MAPS: &str = "maps";
 /// Folder of pinned links, under the version's folder.
 pub const PIN_LINKS: &str = "links";
+/// Interfaces that XDP programs may send packets out of. Not pinned: whoever attaches programs
+/// fills it.
+pub const MAP_SENDERS: &str = "SENDERS";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 22] = [
+pub const PINNED_MAPS: [&str; 25] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SELECTIONS,
@@ -102,6 +124,9 @@ pub const PINNED_MAPS: [&str; 22] = [
     MAP_RECENT_V4,
     MAP_RECENT_V6,
     MAP_NODE,
+    MAP_OWN,
+    MAP_OWN_SOCKETS,
+    MAP_OWN_SENDERS,
     MAP_PORTS,
     MAP_FRAGMENTS_V4,
     MAP_FRAGMENTS_V6,

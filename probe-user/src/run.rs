@@ -26,11 +26,14 @@ use crate::{
     config::{self, Address, Config, Fault},
     control::{Socket, Sources},
     core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
-    datapath::kernel::{Datapath, LastKnown, Options, last_known},
+    datapath::{
+        OwnState,
+        kernel::{Datapath, LastKnown, Options, last_known},
+    },
     failure::Failure,
     health::{http::Repeated, scheduler, sentinel},
     interfaces,
-    observe::{self, Metrics},
+    observe::{self, Metrics, Recorder},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
 
@@ -106,6 +109,13 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     let mut core =
         Core::new(config, resolved, datapath, pins, observer).map_err(anyhow::Error::new)?;
     core.attach(&existing).map_err(anyhow::Error::new)?;
+    let own = core
+        .datapath_mut()
+        .attach_own()
+        .map_err(anyhow::Error::new)?;
+    tell_own(&own, &metrics.recorder());
+    core.tell_own(&own);
+    let (ender, lost) = core.datapath_mut().ender().map_err(anyhow::Error::new)?;
     core.datapath_mut().commit();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -141,6 +151,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
         signals.clone(),
     ));
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
+    tasks.spawn(tasks::end_sockets(ender, lost, metrics.recorder()));
     let control = sources.clone();
     tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
     if let Some(listener) = metrics_listener {
@@ -251,6 +262,32 @@ fn options(config: &Config) -> Options {
         source_v4: datapath.source_v4(),
         source_v6: datapath.source_v6(),
         xdp_send: datapath.xdp_send(),
+        own: config.node(),
+        cgroup: datapath.cgroup().to_owned(),
+    }
+}
+
+/// Tells whether processes of the node itself are steered.
+fn tell_own(own: &OwnState, recorder: &Recorder) {
+    recorder.own(own);
+    match own {
+        OwnState::Off => {}
+        OwnState::Attached {
+            cgroup,
+            is_root,
+            inherited,
+        } => {
+            let cgroup = cgroup.display();
+            info!(%cgroup, inherited, "processes of the node itself are steered");
+            if !is_root {
+                warn!(
+                    "{cgroup} is not the root of the cgroups: only processes below it are steered"
+                );
+            }
+        }
+        OwnState::Missing(reason) => {
+            warn!("processes of the node itself are not steered: {reason}");
+        }
     }
 }
 

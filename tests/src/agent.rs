@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
     sync::Arc,
     thread,
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    Lab, Namespace, Process, Way,
+    Cgroup, Lab, Namespace, Process, Way,
     server::binary,
     topology::{
         BACKUP_V4, BACKUP_V6, MASTER_V4, MASTER_V6, VIP_BACKUP_V4, VIP_BACKUP_V6, VIP_MASTER_V4,
@@ -84,6 +84,7 @@ pub struct Agent {
     config: PathBuf,
     socket: PathBuf,
     options: Vec<String>,
+    cgroup: Option<Arc<Cgroup>>,
     process: Option<Process>,
 }
 
@@ -103,7 +104,9 @@ impl Agent {
     /// Writes the configuration, starts nothing.
     pub fn new(lab: &Lab, config: &Value, options: &[&str]) -> Result<Self> {
         let path = lab.file("probe.yaml");
-        let text = serde_json::to_string_pretty(config).context("a configuration is JSON")?;
+        let mut config = config.clone();
+        keep_from_the_machine(&mut config)?;
+        let text = serde_json::to_string_pretty(&config).context("a configuration is JSON")?;
         fs::write(&path, text).context("cannot write the configuration")?;
         Ok(Self {
             node: Arc::clone(&lab.node),
@@ -111,8 +114,14 @@ impl Agent {
             config: path,
             socket: lab.file("probe.sock"),
             options: options.iter().map(|&option| option.to_owned()).collect(),
+            cgroup: None,
             process: None,
         })
+    }
+
+    /// Its process will be one of this cgroup.
+    pub fn admit(&mut self, cgroup: &Arc<Cgroup>) {
+        self.cgroup = Some(Arc::clone(cgroup));
     }
 
     /// Starts the process after it ended and waits until it is ready.
@@ -142,6 +151,9 @@ impl Agent {
         let mut command = self.node.command(&self.program);
         command.arg("run").arg("--config").arg(&self.config);
         command.args(&self.options);
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.admit(&mut command);
+        }
         self.process = Some(Process::start("probe", command)?);
         Ok(())
     }
@@ -280,6 +292,21 @@ impl Agent {
             .as_u64()
             .context("no count of switches")
     }
+}
+
+/// No agent of the lab comes near the machine's cgroups, whatever the default is: only a test
+/// that made one may have its processes steered.
+fn keep_from_the_machine(config: &mut Value) -> Result<()> {
+    let cgroup = config["datapath"]["cgroup"].as_str().unwrap_or_default();
+    // What is no cgroup at all does no harm either.
+    let safe = !cgroup.is_empty() && Cgroup::is_harmless(Path::new(cgroup));
+    if let Some(interfaces) = config["interfaces"].as_object_mut() {
+        let node = interfaces.entry("node").or_insert_with(|| json!("off"));
+        if *node != "off" && !safe {
+            bail!("interfaces.node: {node}: datapath.cgroup must be one that a test made");
+        }
+    }
+    Ok(())
 }
 
 /// An endpoint of the first service in a status object.

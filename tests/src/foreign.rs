@@ -3,9 +3,11 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs::{self, File},
+    io,
     net::Ipv4Addr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
     sync::Arc,
 };
 
@@ -237,6 +239,47 @@ pub(crate) fn tcx_programs(interface: &str, hook: Hook) -> Result<u32> {
     attributes.call(BPF_PROG_QUERY)?;
     let count = attributes.0[24..28].try_into().expect("four bytes");
     Ok(u32::from_ne_bytes(count))
+}
+
+/// How many programs of a kind are at a cgroup.
+pub(crate) fn cgroup_programs(cgroup: &Path, attach_type: u32) -> Result<u32> {
+    let folder = File::open(cgroup).context("the cgroup")?;
+    let mut attributes = Attributes::new()
+        .put_u32(0, folder.as_raw_fd().cast_unsigned())
+        .put_u32(4, attach_type);
+    attributes
+        .call(BPF_PROG_QUERY)
+        .context("cannot ask for a cgroup's programs")?;
+    let count = attributes.0[24..28].try_into().expect("four bytes");
+    Ok(u32::from_ne_bytes(count))
+}
+
+/// Attaches a program to `connect` of IPv4 that allows everything, as one of several or as the
+/// only one. It goes with the cgroup.
+pub fn cgroup_connect(cgroup: &Path, only: bool) -> Result<()> {
+    const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+    const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+    const BPF_PROG_ATTACH: u32 = 8;
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+    const ALLOW: [u64; 2] = [instruction(0xb7, 0, 0, 0, 1), instruction(0x95, 0, 0, 0, 0)];
+    let program = Attributes::new()
+        .put_u32(0, BPF_PROG_TYPE_CGROUP_SOCK_ADDR)
+        .put_u32(4, u32::try_from(ALLOW.len())?)
+        .put_pointer(8, ALLOW.as_ptr())
+        .put_pointer(16, c"GPL".as_ptr())
+        .put(48, b"foreign")
+        .put_u32(68, BPF_CGROUP_INET4_CONNECT)
+        .descriptor(BPF_PROG_LOAD)
+        .context("cannot load a program")?;
+    let folder = File::open(cgroup).context("the cgroup")?;
+    Attributes::new()
+        .put_u32(0, folder.as_raw_fd().cast_unsigned())
+        .put_u32(4, program.as_raw_fd().cast_unsigned())
+        .put_u32(8, BPF_CGROUP_INET4_CONNECT)
+        .put_u32(12, if only { 0 } else { BPF_F_ALLOW_MULTI })
+        .call(BPF_PROG_ATTACH)
+        .context("cannot attach to the cgroup")?;
+    Ok(())
 }
 
 /// Whether the kernel takes XDP programs for packets in several buffers.

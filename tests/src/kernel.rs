@@ -48,6 +48,15 @@ fn lines<'a>(of: &'a str, text: &'a str) -> impl Iterator<Item = String> + 'a {
         .map(move |line| format!("{of}: {}", line.trim()))
 }
 
+/// Programs of the kinds that steer processes of the node, at a cgroup.
+pub fn cgroup_programs(cgroup: &Path) -> Result<u32> {
+    /// connect, sendmsg, recvmsg and getpeername of both families, and sock_release, by
+    /// `enum bpf_attach_type`.
+    const TYPES: [u32; 9] = [10, 11, 14, 15, 19, 20, 29, 30, 34];
+    let counts = TYPES.map(|attach_type| foreign::cgroup_programs(cgroup, attach_type));
+    counts.into_iter().sum()
+}
+
 /// Files under a folder, in a stable order.
 fn walk(folder: &Path, found: &mut Vec<String>) -> Result<()> {
     let mut entries: Vec<_> = fs::read_dir(folder)

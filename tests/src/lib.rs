@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod capture;
+pub mod cgroup;
 pub mod client;
 pub mod dns;
 pub mod faults;
@@ -23,6 +24,7 @@ pub mod topology;
 pub mod wait;
 
 pub use agent::Agent;
+pub use cgroup::Cgroup;
 pub use namespace::Namespace;
 pub use privilege::privileged;
 pub use process::Process;

@@ -326,11 +326,22 @@ pub struct FragmentKey<A> {
 pub struct FragmentTrack<A> {
     /// The server's new address.
     pub addr_be: A,
+    /// The client's address from here on.
+    pub client_be: A,
     /// The endpoint, for its counters.
     pub endpoint: u32,
     /// When it was seen, see [`seen`].
     pub seen: u32,
+    /// One of `FRAGMENT_LEFT`, `FRAGMENT_RELAYED` and `FRAGMENT_REPLIED`.
+    pub way: u32,
 }
+
+/// [`FragmentTrack::way`]: the kernel forwards it.
+pub const FRAGMENT_LEFT: u32 = 0;
+/// [`FragmentTrack::way`]: it is sent on from here, to the endpoint.
+pub const FRAGMENT_RELAYED: u32 = 1;
+/// [`FragmentTrack::way`]: it is sent on from here, to the client.
+pub const FRAGMENT_REPLIED: u32 = 2;
 
 /// How long later fragments may follow, in the unit of [`seen`]: about a minute, as
 /// receivers wait (RFC 8200 section 4.5).

@@ -8,6 +8,7 @@
 
 mod address;
 mod flow;
+mod own;
 mod report;
 mod service;
 mod shared;
@@ -15,9 +16,12 @@ mod spread;
 
 pub use address::{Address, V4, V6};
 pub use flow::{
-    FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LIFE, FlowKey,
-    ForwardFlow, FragmentKey, FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState,
-    ReverseFlow, Trace, seen,
+    FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LEFT,
+    FRAGMENT_LIFE, FRAGMENT_RELAYED, FRAGMENT_REPLIED, FlowKey, ForwardFlow, FragmentKey,
+    FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState, ReverseFlow, Trace, seen,
+};
+pub use own::{
+    MAX_OWN_SENDERS, MAX_OWN_SOCKETS, OWN_DATAGRAMS, OWN_FOLLOWS, Own, OwnSender, OwnSocket,
 };
 pub use report::{
     EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason,
@@ -26,13 +30,14 @@ pub use service::{
     Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
     FAMILY_V4, FAMILY_V6, FIRST_SOURCE_PORT, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
     KEEP_FLOWS_OF_DOWN, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-    LISTENER_SELECTION, Listener, ListenerKey, MAX_POOLS, NO_ENDPOINT, Name, Node, PORT_FREE,
-    PORT_RESTING, PORT_USED, PORTS_A_LINE, PREVIOUS_RING, PortLine, SLOT_ALONE, SLOT_ALONE_DIRECT,
-    Selection, Straight,
+    LISTENER_SELECTION, Listener, ListenerKey, MAX_POOLS, MAX_SENDERS, NO_ENDPOINT, Name, Node,
+    PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PREVIOUS_RING, PortLine, SLOT_ALONE,
+    SLOT_ALONE_DIRECT, Selection, Straight,
 };
 pub use shared::{Shared, Word};
 pub use spread::{
     Affinity, AffinityKey, MAX_AFFINITIES, MAX_RINGS, MAX_TIER, NO_TIER, RING_SIZE, Ring, place,
+    place_of_socket,
 };
 
 /// Version of every layout in this module and of the pins that hold them.
@@ -93,12 +98,15 @@ plain! {
     RecentSet<V6> = 128;
     FragmentKey<V4> = 16;
     FragmentKey<V6> = 40;
-    FragmentTrack<V4> = 12;
-    FragmentTrack<V6> = 24;
+    FragmentTrack<V4> = 20;
+    FragmentTrack<V6> = 44;
     Ring = 4080;
     AffinityKey<V4> = 8;
     AffinityKey<V6> = 20;
     Affinity = 8;
+    Own = 32;
+    OwnSocket = 48;
+    OwnSender = 32;
     EndpointCounters = 48;
     Event = 48;
     EventGate = 16;

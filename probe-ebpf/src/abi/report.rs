@@ -31,7 +31,7 @@ macro_rules! reasons {
         impl Reason {
             /// Every reason, in the order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-            /// `pass`, `reset` or `drop`: what happens to the packet.
+            /// `pass`, `steer`, `reset`, `answer` or `drop`: what happens to the packet.
             pub const fn verdict(self) -> &'static str {
                 match self { $(Self::$name => $verdict,)* }
             }
@@ -101,6 +101,9 @@ reasons! {
     FlowLost = 25, "reset", "flow_lost";
     /// The kernel's routes do not lead on. Its own path takes the packet unchanged.
     NotForwarded = 26, "pass", "not_forwarded";
+    /// Too long for the way on, of what is sent on from here. Its sender is told by an ICMP
+    /// error.
+    TooLong = 27, "answer", "too_long";
 }
 
 /// What an [`Event`] tells.

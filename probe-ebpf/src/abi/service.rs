@@ -219,8 +219,8 @@ pub struct Node {
     pub source_v6: <V6 as Address>::Cells,
     /// The source of [`FORWARD_FULL_NAT`] in IPv4; zero if there is none.
     pub source_v4: <V4 as Address>::Cells,
-    /// Not zero if XDP programs may send packets back out of their interface
-    /// (`XDP_TX`), which not every driver's peer takes.
+    /// Not zero if XDP programs may send packets out of their interface (`XDP_TX`) and of each
+    /// other's (`XDP_REDIRECT`), which not every driver's peer takes.
     pub may_send: Shared<u32>,
     /// Zero.
     pub pad: u32,
@@ -237,6 +237,9 @@ impl Node {
         granted
     }
 }
+
+/// Most interfaces that XDP programs may send packets out of.
+pub const MAX_SENDERS: u32 = 256;
 
 /// Bit of [`Endpoint::families`]: [`Endpoint::v4_be`] is set.
 pub const FAMILY_V4: u8 = 1;

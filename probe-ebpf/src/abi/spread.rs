@@ -53,10 +53,20 @@ impl Ring {
 /// can choose its endpoint.
 #[inline(always)]
 pub fn place<A: Address>(client_be: A, client_port_be: u16) -> usize {
+    spot(client_be.fold() ^ (u16::from_be(client_port_be) as u64) << 48)
+}
+
+/// The place of a socket of the node's own, whose port is not yet known when it connects.
+#[inline(always)]
+pub fn place_of_socket(cookie: u64) -> usize {
+    spot(cookie)
+}
+
+#[inline(always)]
+fn spot(hash: u64) -> usize {
     // The finalizer of MurmurHash3: each bit of the input changes each of the output in
     // one of two cases.
-    let mut hash = client_be.fold() ^ (u16::from_be(client_port_be) as u64) << 48;
-    hash = hash.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut hash = hash.wrapping_add(0x9e37_79b9_7f4a_7c15);
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^= hash >> 33;

@@ -1,18 +1,18 @@
 //! The maps, and [`Tables`] over them.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, xdp_action},
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use probe_ebpf::{
     abi::{
         Address, Affinity, AffinityKey, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint,
         EndpointCounters, Event, EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey,
         FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_AFFINITIES, MAX_ENDPOINTS,
-        MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SERVICES, Name, Node,
-        PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, V4, V6,
+        MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SENDERS, MAX_SERVICES,
+        Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, Shared, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -62,6 +62,8 @@ static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
 static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
 static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static SENDERS: DevMapHash = DevMapHash::with_max_entries(MAX_SENDERS, 0);
 #[map]
 static PORTS: Array<PortLine> = Array::with_max_entries(MAX_POOLS * LINES_A_POOL, BPF_F_MMAPABLE);
 #[map]
@@ -128,11 +130,60 @@ pub fn count_reverse(endpoint: u32, bytes: u64) {
     }
 }
 
+/// Adds one to a word of this CPU from a process's context, where a program that sees
+/// packets may interrupt.
+#[inline(always)]
+fn add_in_process(word: *mut u64) {
+    // SAFETY: a word of map memory, aligned; `Shared` is transparent.
+    unsafe { (*word.cast::<Shared<u64>>()).add(1) }
+}
+
+/// [`count`] in a process's context.
+#[inline(always)]
+pub fn count_in_process(reason: Reason) {
+    if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
+        add_in_process(counter);
+    }
+}
+
+/// Counts a connection of the node's own that began at an endpoint.
+#[inline(always)]
+pub fn opened_in_process(endpoint: u32) {
+    if let Some(counters) = EP_COUNTERS.get_ptr_mut(endpoint) {
+        // SAFETY: map memory of this type; only the place is reckoned.
+        add_in_process(unsafe { &raw mut (*counters).flows_opened });
+    }
+}
+
+/// Counts one that ended.
+#[inline(always)]
+pub fn closed_in_process(endpoint: u32) {
+    if let Some(counters) = EP_COUNTERS.get_ptr_mut(endpoint) {
+        // SAFETY: as in `opened_in_process`.
+        add_in_process(unsafe { &raw mut (*counters).flows_closed });
+    }
+}
+
 /// CLOCK_MONOTONIC.
 #[inline(always)]
 fn now_ns() -> u64 {
     // SAFETY: reads a clock.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// May XDP programs send packets out of this interface, which is not their own?
+#[inline(always)]
+pub fn is_sender(ifindex: u32) -> bool {
+    SENDERS.get_ifindex(ifindex).is_some()
+}
+
+/// Sends the packet out of such an interface.
+#[inline(always)]
+pub fn send_by(ifindex: u32) -> u32 {
+    // It may have gone meanwhile: a packet that was changed must not go on to the kernel.
+    SENDERS
+        .redirect(ifindex, xdp_action::XDP_DROP as u64)
+        .unwrap_or(xdp_action::XDP_DROP)
 }
 
 /// See [`Node::may_send`].

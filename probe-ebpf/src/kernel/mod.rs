@@ -2,6 +2,7 @@
 
 mod direct;
 mod maps;
+mod own;
 mod route;
 mod tc;
 mod xdp;

@@ -21,6 +21,18 @@ pub const NO_NEIGHBOUR: i64 = 7;
 /// What it answers if the packet is not to be forwarded, as one for the node itself.
 pub const NOT_FORWARDED: i64 = 4;
 
+/// What it answers if the packet is too long for the way; [`mtu`] is what it takes.
+pub const TOO_LONG: i64 = 8;
+
+/// The MTU that [`find`] told with [`TOO_LONG`] about a packet of this length. Zero before
+/// Linux 5.12 (e1850ea9bd9e), which leaves the length where the MTU would stand.
+#[inline(always)]
+pub fn mtu(params: &Params, length: u16) -> u16 {
+    // SAFETY: two integers share the place, and one of them was written.
+    let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
+    if mtu < length { mtu } else { 0 }
+}
+
 /// An address family as routes want it.
 pub trait Route: Family {
     /// Writes family, source and destination.

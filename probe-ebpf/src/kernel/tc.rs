@@ -17,12 +17,12 @@ use core::marker::PhantomData;
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT,
-        TC_ACT_UNSPEC,
+        TC_ACT_UNSPEC, bpf_adj_room_mode,
     },
     cty::c_void,
     helpers::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
-        bpf_skb_store_bytes, generated::bpf_redirect_neigh,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_store_bytes, generated::bpf_redirect_neigh,
     },
     macros::classifier,
     programs::TcContext,
@@ -34,12 +34,13 @@ use probe_ebpf::{
         Content, Frame, Network, Piece, Quoted, Segment,
         checksum::Sum,
         network,
-        parse::{HEADERS_LEN, IPV4_LEN, UDP, content_v4, content_v6},
+        parse::{ETHERNET_LEN, HEADERS_LEN, IPV4_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{
             self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, IPV4_TTL, IPV6_HOP_LIMIT, Side,
             TCP_CHECKSUM, Translation, UDP_CHECKSUM,
         },
+        too_long::{self, Report},
     },
     steer::{self, Fate, Ruling, Tables, Work},
 };
@@ -346,7 +347,7 @@ where
 /// Acts on whatever a packet carries.
 struct Steer<'a, D>(&'a TcContext, PhantomData<D>);
 
-impl<D: Direction, A: Family + Answer + Rewrite + Route> Content<A> for Steer<'_, D>
+impl<D: Direction, A: Family + Report + Rewrite + Route> Content<A> for Steer<'_, D>
 where
     Maps: Tables<A>,
 {
@@ -354,22 +355,28 @@ where
 
     #[inline(always)]
     fn error(self, quoted: Quoted<A>) -> Result<i32, Reason> {
-        if D::ONLY_RELAYS {
-            return Ok(TC_ACT_UNSPEC);
-        }
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.quoted = quoted;
-        Ok(error::<D, A>(self.0.skb.skb))
+        let skb = self.0.skb.skb;
+        // One after the other, for the stack's sake.
+        decide_error::<D, A>();
+        Ok(match error::<D, A>(skb) {
+            RELAY => relay_error::<A>(skb, Side::Destination),
+            REPLY => relay_error::<A>(skb, Side::Source),
+            action => action,
+        })
     }
 
     #[inline(always)]
     fn piece(self, piece: Piece<A>) -> Result<i32, Reason> {
-        if D::ONLY_RELAYS {
-            return Ok(TC_ACT_UNSPEC);
-        }
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.piece = piece;
-        Ok(follow::<D, A>(self.0.skb.skb))
+        let skb = self.0.skb.skb;
+        Ok(match follow::<D, A>(skb) {
+            RELAY => relay_piece::<A>(skb, Side::Destination),
+            REPLY => relay_piece::<A>(skb, Side::Source),
+            action => action,
+        })
     }
 
     #[inline(always)]
@@ -383,10 +390,34 @@ where
         let skb = self.0.skb.skb;
         Ok(match act::<D, A>(skb) {
             // Not within `act`, for the stack's sake.
-            RELAY => relay::<A>(skb, Side::Destination),
-            REPLY => relay::<A>(skb, Side::Source),
+            RELAY => told::<A>(skb, relay::<A>(skb, Side::Destination)),
+            REPLY => told::<A>(skb, relay::<A>(skb, Side::Source)),
             action => action,
         })
+    }
+}
+
+/// The sender of what [`relay`] found too long is told.
+#[inline(always)]
+fn told<A: Family + Report>(skb: *mut __sk_buff, action: i32) -> i32
+where
+    Maps: Tables<A>,
+{
+    if action == TOO_LONG {
+        report::<A>(skb)
+    } else {
+        action
+    }
+}
+
+/// Decides about the ICMP error in [`Tables::work`].
+#[inline(never)]
+fn decide_error<D: Direction, A: Family>()
+where
+    Maps: Tables<A>,
+{
+    if let Some(work) = Tables::<A>::work(&Maps) {
+        D::decide_error(work);
     }
 }
 
@@ -399,9 +430,12 @@ where
     let Some(work) = Tables::<A>::work(&Maps) else {
         return pass(Reason::RewriteFailed);
     };
-    D::decide_error(work);
-    if work.ruling.fate == Fate::Pass {
-        return pass(work.ruling.reason);
+    match work.ruling.fate {
+        Fate::Relay => return RELAY,
+        Fate::Reply => return REPLY,
+        _ if D::ONLY_RELAYS => return TC_ACT_UNSPEC,
+        Fate::Pass => return pass(work.ruling.reason),
+        _ => {}
     }
     let ctx = &TcContext::new(skb);
     match translate_error(ctx, &work.quoted, D::SIDE, &work.ruling.translation) {
@@ -420,27 +454,110 @@ where
         return pass(Reason::RewriteFailed);
     };
     steer::follow(&Maps, work, D::SIDE);
-    if work.ruling.fate == Fate::Pass {
-        return pass(work.ruling.reason);
+    match work.ruling.fate {
+        Fate::Relay => return RELAY,
+        Fate::Reply => return REPLY,
+        _ if D::ONLY_RELAYS => return TC_ACT_UNSPEC,
+        Fate::Pass => return pass(work.ruling.reason),
+        _ => {}
     }
     let ctx = &TcContext::new(skb);
     let bytes = ctx.len() as u64;
-    let addr_be = work.ruling.translation.addr_be;
-    let l3 = work.piece.l3;
-    let change = rewrite::piece_change(&work.piece, D::SIDE, addr_be);
-    // An IPv6 address has no checksum beside it that would take back what it adds to the
-    // packet's sum; an IPv4 address has.
-    let flags = match A::VERSION {
-        6 => BPF_F_RECOMPUTE_CSUM as u64,
-        _ => 0,
-    };
-    let written = A::header_checksum(ctx, l3, change)
-        .and_then(|()| <A as Rewrite>::store(ctx, l3 + A::addr_at(D::SIDE), addr_be, flags));
-    if written.is_none() {
+    if translate_piece(ctx, &work.piece, D::SIDE, &work.ruling.translation).is_none() {
         return pass(Reason::RewriteFailed);
     }
     D::count(work.ruling.endpoint, bytes);
     TC_ACT_UNSPEC
+}
+
+/// Translates the ICMP error in [`Tables::work`] and hands it to the kernel to be sent.
+#[inline(never)]
+fn relay_error<A: Family + Rewrite + Route>(skb: *mut __sk_buff, side: Side) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let out = way_out(skb, work);
+    match out {
+        NO_WAY => return pass(Reason::NotForwarded),
+        HERE => return TC_ACT_UNSPEC,
+        _ => {}
+    }
+    let done = A::age(ctx, work.quoted.l3).and_then(|()| {
+        if work.ends_change() {
+            translate_error(ctx, &work.quoted, side, &work.ruling.translation)
+        } else {
+            Some(())
+        }
+    });
+    if done.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    maps::count(Reason::ErrorTranslated);
+    send(out, work)
+}
+
+/// The same with the later fragment in [`Tables::work`].
+#[inline(never)]
+fn relay_piece<A: Family + Rewrite + Route>(skb: *mut __sk_buff, side: Side) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let out = way_out(skb, work);
+    match out {
+        NO_WAY => return pass(Reason::NotForwarded),
+        HERE => return TC_ACT_UNSPEC,
+        _ => {}
+    }
+    let bytes = ctx.len() as u64;
+    let done = A::age(ctx, work.piece.l3)
+        .and_then(|()| translate_piece(ctx, &work.piece, side, &work.ruling.translation));
+    if done.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    match side {
+        Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
+        Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
+    }
+    send(out, work)
+}
+
+/// No interface has this index.
+const NO_WAY: u32 = 0;
+/// Nor this: the packet is where it goes.
+const HERE: u32 = u32::MAX;
+
+/// The interface by which the ICMP error or later fragment leaves, or [`NO_WAY`] or [`HERE`].
+#[inline(always)]
+fn way_out<A: Family + Route>(skb: *mut __sk_buff, work: &Work<A>) -> u32 {
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let ifindex = unsafe { (*skb).ifindex };
+    let (found, params) = route::find(skb.cast(), ifindex, work.ends[0], work.hop, 0);
+    let leads = found == route::FOUND || found == route::NO_NEIGHBOUR;
+    if leads && (work.ends_change() || A::next_hop(&params) == work.hop) {
+        params.ifindex
+    } else if found == route::NOT_FORWARDED && !work.ends_change() {
+        HERE
+    } else {
+        NO_WAY
+    }
+}
+
+/// Has the kernel send it to the next hop, whose hardware address it finds out.
+#[inline(always)]
+fn send<A: Family + Route>(ifindex: u32, work: &Work<A>) -> i32 {
+    if !work.ends_change() {
+        return send_to(ifindex, work.hop);
+    }
+    // SAFETY: only numbers are passed; without parameters the kernel asks its routes again.
+    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
 /// Decides about the segment in [`Tables::work`].
@@ -476,8 +593,12 @@ where
     let as_it_is = side == Side::Destination && to != addr_be;
     // SAFETY: reads a field of the context that the kernel filled in.
     let ifindex = unsafe { (*skb).ifindex };
-    // What is too long for the way is cut up, or was a super-packet.
-    let (found, params) = route::find(skb.cast(), ifindex, from, to, 0);
+    let length = longest(skb, &work.segment);
+    let (found, params) = route::find(skb.cast(), ifindex, from, to, length);
+    if found == route::TOO_LONG {
+        work.mtu = route::mtu(&params, length);
+        return TOO_LONG;
+    }
     let bytes = ctx.len() as u64;
     if as_it_is && found == route::NOT_FORWARDED {
         // The node is the endpoint.
@@ -498,15 +619,120 @@ where
         Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
     }
     if as_it_is {
-        let mut to = to.neighbour();
-        let size = size_of_val(&to) as i32;
-        // SAFETY: the parameters live on the stack, with their size.
-        return unsafe { bpf_redirect_neigh(params.ifindex, &raw mut to, size, 0) as i32 };
+        return send_to(params.ifindex, to);
     }
     // SAFETY: only numbers are passed; without parameters the kernel asks its routes again.
     unsafe { bpf_redirect_neigh(params.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
+/// Has the kernel send the packet to this neighbour, whatever its destination.
+#[inline(always)]
+fn send_to<A: Route>(ifindex: u32, neighbour: A) -> i32 {
+    let mut to = neighbour.neighbour();
+    let size = size_of_val(&to) as i32;
+    // SAFETY: the parameters live on the stack, with their size.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut to, size, 0) as i32 }
+}
+
+/// The length of the IP packet, or of each of those that a super-packet becomes. The
+/// kernel compares it with the way's MTU; before Linux 5.12 it compares its own, and lets
+/// super-packets pass.
+#[inline(always)]
+fn longest<A>(skb: *mut __sk_buff, segment: &Segment<A>) -> u16 {
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let size = unsafe { (*skb).gso_size };
+    let whole = segment.end - segment.l3 as u32;
+    let length = if size == 0 {
+        whole
+    } else {
+        whole - segment.payload + size
+    };
+    length.min(u16::MAX as u32) as u16
+}
+
+/// Turns the segment in [`Tables::work`] into the ICMP error about its length, and sends
+/// it back out of the interface it came in by.
+#[inline(never)]
+fn report<A: Family + Report>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let segment = &work.segment;
+    let mtu = match work.mtu {
+        0 => A::LEAST_MTU,
+        mtu => mtu,
+    };
+    match make_report(ctx, segment, mtu) {
+        UNTOUCHED => return pass(Reason::NotForwarded),
+        DONE => {}
+        // Neither the segment nor its answer: nobody must see it.
+        _ => {
+            maps::count(Reason::ResetFailed);
+            return TC_ACT_SHOT;
+        }
+    }
+    maps::count(Reason::TooLong);
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let ifindex = unsafe { (*skb).ifindex };
+    // SAFETY: only numbers are passed. Flags zero mean the egress side.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// What [`make_report`] did.
+const UNTOUCHED: u32 = 0;
+/// See [`UNTOUCHED`].
+const DONE: u32 = 1;
+/// See [`UNTOUCHED`].
+const HALF: u32 = 2;
+
+#[inline(always)]
+fn make_report<A: Report>(ctx: &TcContext, segment: &Segment<A>, mtu: u16) -> u32 {
+    // The helper that makes room knows no tags.
+    if segment.l3 != ETHERNET_LEN {
+        return UNTOUCHED;
+    }
+    let frame = direct(ctx);
+    let Some((field, quoted)) = too_long::quoted(&frame, segment) else {
+        return UNTOUCHED;
+    };
+    let Some(head) = A::head(&frame, segment, mtu, quoted) else {
+        return UNTOUCHED;
+    };
+    let Some(macs) = frame.window::<12>(0).map(reset::swapped_macs) else {
+        return UNTOUCHED;
+    };
+    // SAFETY: only numbers are passed; `frame` is not used after this.
+    let error = unsafe {
+        bpf_skb_adjust_room(
+            ctx.skb.skb,
+            A::HEAD as i32,
+            bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+            0,
+        )
+    };
+    if error != 0 {
+        return UNTOUCHED;
+    }
+    let end = too_long::end(segment) + A::HEAD;
+    // SAFETY: only numbers are passed.
+    let error = unsafe { bpf_skb_change_tail(ctx.skb.skb, end as u32, 0) };
+    if error != 0 {
+        return HALF;
+    }
+    let recompute = BPF_F_RECOMPUTE_CSUM as u64;
+    let checksum_at = too_long::checksum_at(segment) + A::HEAD;
+    let written = store(ctx, checksum_at, &field.to_ne_bytes(), recompute)
+        .and_then(|()| store(ctx, ETHERNET_LEN, head.as_ref(), recompute))
+        .and_then(|()| store(ctx, 0, &macs, 0));
+    if written.is_some() { DONE } else { HALF }
+}
+
+/// No action: what [`relay`] should have sent is too long for the way.
+const TOO_LONG: i32 = i32::MIN + 4;
 /// No action: [`relay`] has to do it.
 const RELAY: i32 = i32::MIN + 2;
 /// The same, towards the client.
@@ -767,6 +993,11 @@ fn translate_error<A: Family + Rewrite>(
     store(ctx, quoted.inner_l4, &[src[0], src[1], dst[0], dst[1]], 0)?;
     let inner_at = quoted.inner_l3 + A::addr_at(change.inner_side);
     A::store(ctx, inner_at, translation.addr_be, 0)?;
+    if change.client_changes {
+        let client_be = translation.client_be;
+        A::store(ctx, quoted.inner_l3 + A::addr_at(side), client_be, 0)?;
+        A::store(ctx, quoted.l3 + A::addr_at(side.other()), client_be, 0)?;
+    }
     if A::VERSION == 4 {
         let bytes = inner_checksum.0.to_ne_bytes();
         store(ctx, quoted.inner_l3 + IPV4_CHECKSUM, &bytes, 0)?;
@@ -774,6 +1005,30 @@ fn translate_error<A: Family + Rewrite>(
     if change.outer {
         A::header_checksum(ctx, quoted.l3, change.outer_address)?;
         A::store(ctx, quoted.l3 + A::addr_at(side), translation.addr_be, 0)?;
+    }
+    Some(())
+}
+
+/// Translates a later fragment.
+#[inline(always)]
+fn translate_piece<A: Family + Rewrite>(
+    ctx: &TcContext,
+    piece: &Piece<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> Option<()> {
+    let change = rewrite::piece_change(piece, side, translation);
+    // An IPv6 address has no checksum beside it that would take back what it adds to the
+    // packet's sum; an IPv4 address has.
+    let flags = match A::VERSION {
+        6 => BPF_F_RECOMPUTE_CSUM as u64,
+        _ => 0,
+    };
+    A::header_checksum(ctx, piece.l3, change.address)?;
+    A::store(ctx, piece.l3 + A::addr_at(side), translation.addr_be, flags)?;
+    if change.client_changes {
+        let at = piece.l3 + A::addr_at(side.other());
+        A::store(ctx, at, translation.client_be, flags)?;
     }
     Some(())
 }

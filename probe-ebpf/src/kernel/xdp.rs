@@ -18,7 +18,7 @@ use probe_ebpf::{
         reset::{self, Answer},
         rewrite::{self, Family, Side, Translation},
     },
-    steer::{self, Fate, Ruling, Tables},
+    steer::{self, Fate, Ruling, Tables, Work},
 };
 
 use super::{
@@ -188,14 +188,26 @@ where
     fn error(self, quoted: Quoted<A>) -> Result<u32, Reason> {
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.quoted = quoted;
-        Ok(error::<A, L>(self.ctx.ctx, self.length))
+        let (ctx, length) = (self.ctx.ctx, self.length);
+        // One after the other, for the stack's sake.
+        decide_error::<A>();
+        Ok(match error::<A, L>(ctx, length) {
+            SENDS if leads::<A>(ctx) => send_error::<A, L>(ctx, length),
+            SENDS => xdp_action::XDP_PASS,
+            action => action,
+        })
     }
 
     #[inline(always)]
     fn piece(self, piece: Piece<A>) -> Result<u32, Reason> {
         let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
         work.piece = piece;
-        Ok(follow::<A, L>(self.ctx.ctx, self.length))
+        let (ctx, length) = (self.ctx.ctx, self.length);
+        Ok(match follow::<A, L>(ctx, length) {
+            SENDS if leads::<A>(ctx) => send_piece::<A, L>(ctx, length),
+            SENDS => xdp_action::XDP_PASS,
+            action => action,
+        })
     }
 
     #[inline(always)]
@@ -210,6 +222,17 @@ where
     }
 }
 
+/// Decides about the ICMP error in [`Tables::work`].
+#[inline(never)]
+fn decide_error<A: Family>()
+where
+    Maps: Tables<A>,
+{
+    if let Some(work) = Tables::<A>::work(&Maps) {
+        steer::forward_error(&Maps, work);
+    }
+}
+
 /// Acts on the ICMP error in [`Tables::work`].
 #[inline(never)]
 fn error<A: Family, L: Length>(ctx: *mut xdp_md, length: L) -> u32
@@ -219,9 +242,10 @@ where
     let Some(work) = Tables::<A>::work(&Maps) else {
         return pass(Reason::RewriteFailed);
     };
-    steer::forward_error(&Maps, work);
-    if work.ruling.fate == Fate::Pass {
-        return pass(work.ruling.reason);
+    match work.ruling.fate {
+        Fate::Pass => return pass(work.ruling.reason),
+        Fate::Relay | Fate::Reply => return SENDS,
+        _ => {}
     }
     let mut frame = direct(&XdpContext { ctx }, length);
     let (quoted, translation) = (&work.quoted, &work.ruling.translation);
@@ -241,12 +265,14 @@ where
         return pass(Reason::RewriteFailed);
     };
     steer::follow(&Maps, work, Side::Destination);
-    if work.ruling.fate == Fate::Pass {
-        return pass(work.ruling.reason);
+    match work.ruling.fate {
+        Fate::Pass => return pass(work.ruling.reason),
+        Fate::Relay | Fate::Reply => return SENDS,
+        _ => {}
     }
     let mut frame = direct(&XdpContext { ctx }, length);
-    let addr_be = work.ruling.translation.addr_be;
-    match rewrite::apply_piece(&mut frame, &work.piece, Side::Destination, addr_be) {
+    let (piece, translation) = (&work.piece, &work.ruling.translation);
+    match rewrite::apply_piece(&mut frame, piece, Side::Destination, translation) {
         Some(()) => {
             maps::count_forward(work.ruling.endpoint, length.length() as u64);
             xdp_action::XDP_PASS
@@ -255,7 +281,125 @@ where
     }
 }
 
-/// Sends the segment in [`Tables::work`] on, if it leaves by the interface that it came by
+/// No action: what is in [`Tables::work`] has to be sent on from here.
+const SENDS: u32 = u32::MAX - 1;
+
+/// Would the ICMP error or later fragment leave by an interface that XDP sends by, to a next
+/// hop whose hardware address is known? Lays the hardware addresses down. Else it passes
+/// untouched, as [`relay`] has it.
+#[inline(never)]
+fn leads<A: Family + Route>(ctx: *mut xdp_md) -> bool
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return false;
+    };
+    if !maps::may_send() {
+        return false;
+    }
+    // SAFETY: of the context that the kernel called us with.
+    let ifindex = unsafe { (*ctx).ingress_ifindex };
+    let (from, to) = (work.ends[0], work.hop);
+    let (found, params) = route::find(ctx.cast(), ifindex, from, to, 0);
+    work.macs = [params.dmac, params.smac];
+    let near = work.ends_change() || A::next_hop(&params) == to;
+    found == route::FOUND && near && leaves(work, ifindex, params.ifindex)
+}
+
+/// Can what came by one interface be sent out of the other? Lays down which.
+#[inline(always)]
+fn leaves<A: Family>(work: &mut Work<A>, from: u32, to: u32) -> bool {
+    work.out = if from == to { SAME } else { to };
+    from == to || maps::is_sender(to)
+}
+
+/// [`Work::out`] if that is the interface that the packet came by.
+const SAME: u32 = 0;
+
+/// Sends what is ready out of [`Work::out`].
+#[inline(always)]
+fn send_out<A: Family>(work: &Work<A>) -> u32 {
+    match work.out {
+        SAME => xdp_action::XDP_TX,
+        other => maps::send_by(other),
+    }
+}
+
+/// Which side of what is sent on is the server's.
+#[inline(always)]
+fn side_of(fate: Fate) -> Side {
+    match fate {
+        Fate::Reply => Side::Source,
+        _ => Side::Destination,
+    }
+}
+
+/// Translates and sends the ICMP error in [`Tables::work`].
+#[inline(never)]
+fn send_error<A: Family, L: Length>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let mut frame = direct(&XdpContext { ctx }, length);
+    let side = side_of(work.ruling.fate);
+    let sent = rewrite::age::<A, _>(&mut frame, work.quoted.l3)
+        .and_then(|()| {
+            if !work.ends_change() {
+                return Some(());
+            }
+            let translation = &work.ruling.translation;
+            rewrite::apply_error(&mut frame, &work.quoted, side, translation)
+        })
+        .and_then(|()| readdress(&mut frame, &work.macs));
+    if sent.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    maps::count(Reason::ErrorTranslated);
+    send_out(work)
+}
+
+/// Translates and sends the later fragment in [`Tables::work`].
+#[inline(never)]
+fn send_piece<A: Family, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let mut frame = direct(&XdpContext { ctx }, length);
+    let side = side_of(work.ruling.fate);
+    let sent = rewrite::age::<A, _>(&mut frame, work.piece.l3)
+        .and_then(|()| {
+            let translation = &work.ruling.translation;
+            rewrite::apply_piece(&mut frame, &work.piece, side, translation)
+        })
+        .and_then(|()| readdress(&mut frame, &work.macs));
+    if sent.is_none() {
+        return pass(Reason::RewriteFailed);
+    }
+    let bytes = length.length() as u64;
+    match side {
+        Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
+        Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
+    }
+    send_out(work)
+}
+
+/// Writes the frame's hardware addresses, destination and source.
+#[inline(always)]
+fn readdress<L: Length>(frame: &mut Direct<L>, macs: &[[u8; 6]; 2]) -> Option<()> {
+    let to = frame.window_mut::<12>(0)?;
+    to[..6].copy_from_slice(&macs[0]);
+    to[6..].copy_from_slice(&macs[1]);
+    Some(())
+}
+
+/// Sends the segment in [`Tables::work`] on, if it leaves by an interface that XDP sends by
 /// and its next hop's hardware address is known. Else it passes untouched: `probe_relay`
 /// behind us asks the kernel to find that out, and sends it.
 #[inline(always)]
@@ -291,7 +435,7 @@ where
     work.led = to;
     // An endpoint that gets packets as they are must be a neighbour.
     let near = work.is_translated() || A::next_hop(&params) == to;
-    found == route::FOUND && params.ifindex == ifindex && near
+    found == route::FOUND && near && leaves(work, ifindex, params.ifindex)
 }
 
 /// Does the segment go where [`lead`] found the way to? The decision may have changed
@@ -334,12 +478,7 @@ where
             let translation = &work.ruling.translation;
             rewrite::apply(&mut frame, &work.segment, side, translation)
         })
-        .and_then(|()| {
-            let macs = frame.window_mut::<12>(0)?;
-            macs[..6].copy_from_slice(&work.macs[0]);
-            macs[6..].copy_from_slice(&work.macs[1]);
-            Some(())
-        });
+        .and_then(|()| readdress(&mut frame, &work.macs));
     if sent.is_none() {
         return pass(Reason::RewriteFailed);
     }
@@ -348,7 +487,7 @@ where
         Side::Destination => maps::count_forward(work.ruling.endpoint, bytes),
         Side::Source => maps::count_reverse(work.ruling.endpoint, bytes),
     }
-    xdp_action::XDP_TX
+    send_out(work)
 }
 
 /// Does to the segment what was ruled.

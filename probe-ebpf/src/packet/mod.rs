@@ -9,11 +9,13 @@
 //! - [`checksum`]: Internet checksums, whole and incremental.
 //! - [`rewrite`]: a translated segment, or ICMP error about one.
 //! - [`reset`]: a RST in place of a segment.
+//! - [`too_long`]: an ICMP error in place of a segment.
 
 pub mod checksum;
 pub mod parse;
 pub mod reset;
 pub mod rewrite;
+pub mod too_long;
 
 pub use parse::{Content, Network, Piece, Quoted, Segment, network};
 

@@ -8,7 +8,7 @@ use super::Frame;
 use crate::abi::{Address, Reason, V4, V6};
 
 /// Ethernet header without tags.
-const ETHERNET_LEN: usize = 14;
+pub const ETHERNET_LEN: usize = 14;
 /// One 802.1Q tag.
 const TAG_LEN: usize = 4;
 /// IPv4 header without options.

@@ -23,7 +23,7 @@ use super::{
 use crate::abi::{Address, V4, V6};
 
 /// Hop limit of packets that we originate; Linux's default.
-const HOP_LIMIT: u8 = 64;
+pub(super) const HOP_LIMIT: u8 = 64;
 
 /// What the families do differently when a packet is turned round.
 pub trait Answer: Address {

@@ -42,7 +42,7 @@ pub struct Translation<A> {
     pub addr_be: A,
     /// The server's new port.
     pub port_be: u16,
-    /// The client's address from here on. Errors about a segment keep theirs.
+    /// The client's address from here on.
     pub client_be: A,
     /// The client's port from here on.
     pub client_port_be: u16,
@@ -294,30 +294,57 @@ pub fn age<A: Family, F: FrameMut + ?Sized>(frame: &mut F, l3: usize) -> Option<
     Some(())
 }
 
-/// Gives a later fragment the address that its first one got; it has no other header
-/// that knows. `None` if the frame is shorter than when it was parsed.
+/// Gives a later fragment the addresses that its first one got; it has no other header
+/// that knows. The translation's ports mean nothing. `None` if the frame is shorter than
+/// it was when parsed; nothing is written then.
 #[inline(always)]
 pub fn apply_piece<A: Family, F: FrameMut + ?Sized>(
     frame: &mut F,
     piece: &Piece<A>,
     side: Side,
-    addr_be: A,
+    translation: &Translation<A>,
 ) -> Option<()> {
-    A::write(
-        frame,
-        piece.l3,
-        side,
-        addr_be,
-        piece_change(piece, side, addr_be),
-    )
+    // Its last four bytes are there, so the header is.
+    frame.window::<4>(piece.l3 + A::addr_at(Side::Destination) + size_of::<A>() - 4)?;
+    let change = piece_change(piece, side, translation);
+    let addr_be = translation.addr_be;
+    A::write(frame, piece.l3, side, addr_be, change.address)?;
+    if change.client_changes {
+        // The header's checksum has both changes already.
+        let client_be = translation.client_be;
+        A::write(frame, piece.l3, side.other(), client_be, Sum::new())?;
+    }
+    Some(())
 }
 
-/// By how much the sum over a fragment changes.
+/// What a translation changes in a later fragment.
+#[derive(Clone, Copy, Debug)]
+pub struct PieceChange {
+    /// Does the client's address change?
+    pub client_changes: bool,
+    /// Sum of the change of both addresses.
+    pub address: Sum,
+}
+
+/// What `translation` changes in the fragment.
 #[inline(always)]
-pub fn piece_change<A: Family>(piece: &Piece<A>, side: Side, addr_be: A) -> Sum {
-    match side {
-        Side::Destination => A::change(piece.dst_be, addr_be),
-        Side::Source => A::change(piece.src_be, addr_be),
+pub fn piece_change<A: Family>(
+    piece: &Piece<A>,
+    side: Side,
+    translation: &Translation<A>,
+) -> PieceChange {
+    let (old, old_client) = match side {
+        Side::Destination => (piece.dst_be, piece.src_be),
+        Side::Source => (piece.src_be, piece.dst_be),
+    };
+    let client_changes = translation.client_be != old_client;
+    let mut address = A::change(old, translation.addr_be);
+    if client_changes {
+        address = address.add(A::change(old_client, translation.client_be));
+    }
+    PieceChange {
+        client_changes,
+        address,
     }
 }
 
@@ -328,12 +355,17 @@ pub struct ErrorChange {
     pub inner_side: Side,
     /// The quotation's ports as they shall stand.
     pub inner_ports_be: [u16; 2],
-    /// Sum of the change of the quoted address, for the quoted IPv4 header.
+    /// Sum of the change of both quoted addresses, for the quoted IPv4 header.
     pub inner_address: Sum,
     /// Does the packet's own address change too? It does where the server itself is
     /// the error's sender or receiver.
     pub outer: bool,
-    /// Sum of the change of the packet's own address, for its IPv4 header.
+    /// Does the client's address change? Then it does in both headers, and the server's too,
+    /// whoever reports: such an error is sent on from here, and those are the addresses
+    /// that the network takes from here. A reporter's own it may not, least of all the
+    /// reporter, if the way leads back to it.
+    pub client_changes: bool,
+    /// Sum of the change of the packet's own addresses, for its IPv4 header.
     pub outer_address: Sum,
     /// Sum of all that the ICMP checksum covers.
     pub icmp: Sum,
@@ -346,32 +378,40 @@ pub fn error_change<A: Family>(
     side: Side,
     translation: &Translation<A>,
 ) -> ErrorChange {
-    let (outer_old, inner_old, inner_side, inner_ports_be) = match side {
+    let (outer_old, inner_old, inner_ports_be) = match side {
         Side::Destination => (
             quoted.dst_be,
             quoted.inner_src_be,
-            Side::Source,
             [translation.port_be, translation.client_port_be],
         ),
         Side::Source => (
             quoted.src_be,
             quoted.inner_dst_be,
-            Side::Destination,
             [translation.client_port_be, translation.port_be],
         ),
     };
-    let outer = outer_old == inner_old;
-    let inner_address = A::change(inner_old, translation.addr_be);
-    let outer_address = if outer {
+    let (outer_client_old, inner_client_old) = match side {
+        Side::Destination => (quoted.src_be, quoted.inner_dst_be),
+        Side::Source => (quoted.dst_be, quoted.inner_src_be),
+    };
+    let client_changes = translation.client_be != inner_client_old;
+    let outer = outer_old == inner_old || client_changes;
+    let mut inner_address = A::change(inner_old, translation.addr_be);
+    let mut outer_address = if outer {
         A::change(outer_old, translation.addr_be)
     } else {
         Sum::new()
     };
+    if client_changes {
+        let client_be = translation.client_be;
+        inner_address = inner_address.add(A::change(inner_client_old, client_be));
+        outer_address = outer_address.add(A::change(outer_client_old, client_be));
+    }
     let ports = Sum::new()
         .replace_u16(quoted.inner_src_port_be, inner_ports_be[0])
         .replace_u16(quoted.inner_dst_port_be, inner_ports_be[1]);
-    // The quoted IPv4 header's checksum takes back what its address adds. ICMPv6 covers the
-    // quoted address, which has no checksum of its own, and a pseudo-header (RFC 4443 section
+    // The quoted IPv4 header's checksum takes back what its addresses add. ICMPv6 covers the
+    // quoted addresses, which have no checksum of their own, and a pseudo-header (RFC 4443 section
     // 2.3). The quoted TCP or UDP checksum is left alone: it may not be there, and nobody checks it.
     let icmp = if A::VERSION == 6 {
         ports.add(inner_address).add(outer_address)
@@ -379,10 +419,11 @@ pub fn error_change<A: Family>(
         ports
     };
     ErrorChange {
-        inner_side,
+        inner_side: side.other(),
         inner_ports_be,
         inner_address,
         outer,
+        client_changes,
         outer_address,
         icmp,
     }
@@ -412,13 +453,14 @@ pub fn apply_error<A: Family, F: FrameMut + ?Sized>(
         change.inner_address,
     )?;
     if change.outer {
-        A::write(
-            frame,
-            quoted.l3,
-            side,
-            translation.addr_be,
-            change.outer_address,
-        )?;
+        let addr_be = translation.addr_be;
+        A::write(frame, quoted.l3, side, addr_be, change.outer_address)?;
+    }
+    if change.client_changes {
+        // The headers' checksums have both changes already.
+        let client_be = translation.client_be;
+        A::write(frame, quoted.inner_l3, side, client_be, Sum::new())?;
+        A::write(frame, quoted.l3, side.other(), client_be, Sum::new())?;
     }
     Some(())
 }

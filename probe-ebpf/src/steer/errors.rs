@@ -5,16 +5,22 @@
 //! quotes what it saw, the translated packet, and its sender looks for a connection
 //! that it does not have (RFC 5508 section 4 asks NATs for this translation).
 
-use super::{Fate, Tables, Work, flow, recent, spread};
+use super::{Fate, Tables, Work, flow, forward::is_source, recent, spread};
 use crate::{
-    abi::{FlowKey, LISTENER_SELECTION, ListenerKey, Reason, Recent},
+    abi::{
+        FORWARD_DSR, FORWARD_FULL_NAT, FlowKey, LISTENER_SELECTION, ListenerKey, Reason, Recent,
+    },
     packet::rewrite::{Family, Translation},
 };
 
 /// An error on its way to a server, about what the server sent: the quotation's
-/// source is the VIP.
+/// source is the VIP. Or one about what full NAT sent on to a server, on its way to the
+/// client.
 #[inline(always)]
 pub fn forward<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    if is_source(tables, work.quoted.dst_be) {
+        return reverse(tables, work);
+    }
     let quoted = &work.quoted;
     work.key = FlowKey {
         client_be: quoted.inner_dst_be,
@@ -35,10 +41,20 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let translation = Translation {
         addr_be: work.back_key.peer_be,
         port_be: work.back_key.peer_port_be,
-        client_be: work.quoted.inner_dst_be,
+        client_be: work.back_key.client_be,
         client_port_be: work.back_key.client_port_be,
     };
+    if work.forward == FORWARD_DSR {
+        // The endpoint gets it as it is.
+        work.ruling.translation = translation;
+        work.ends = [work.quoted.src_be, work.quoted.dst_be];
+        work.ruling.fate = Fate::Relay;
+        return;
+    }
     translate(work, translation, |work| &work.key);
+    if work.ruling.fate == Fate::Translate && work.forward == FORWARD_FULL_NAT {
+        send(work, Fate::Relay);
+    }
 }
 
 /// Is there a note of the flow of [`Work::key`], at the endpoint of its listener's new
@@ -67,8 +83,8 @@ fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
 }
 
 /// An error on its way to a client, about what the client sent: the quotation's
-/// destination is the endpoint.
-#[inline(always)]
+/// destination is the endpoint. A function of its own, for the stack's sake.
+#[inline(never)]
 pub fn reverse<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let quoted = &work.quoted;
     work.back_key = FlowKey {
@@ -98,6 +114,27 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         return work.pass(Reason::ErrorNotSteered);
     };
     translate(work, translation, |work| &work.back_key);
+    // Addressed to the source of full NAT, which nobody may own.
+    if work.ruling.fate == Fate::Translate && translation.client_be != work.back_key.client_be {
+        send(work, Fate::Reply);
+    }
+}
+
+/// Rules that the error, which is translated, is sent on from here, to the endpoint or the
+/// client, as if the other one had sent it (see [`ErrorChange::client_changes`]).
+///
+/// [`ErrorChange::client_changes`]: crate::packet::rewrite::ErrorChange::client_changes
+#[inline(always)]
+fn send<A: Family>(work: &mut Work<A>, fate: Fate) {
+    let Translation {
+        addr_be, client_be, ..
+    } = work.ruling.translation;
+    work.ends = match fate {
+        Fate::Relay => [client_be, addr_be],
+        _ => [addr_be, client_be],
+    };
+    work.hop = work.ends[1];
+    work.ruling.fate = fate;
 }
 
 /// Errors go to the source of what they quote; any other is not to be trusted. A direct

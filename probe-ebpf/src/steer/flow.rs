@@ -80,15 +80,21 @@ pub fn aim<A: Family, T: Tables<A>>(
     let Some(addr_be) = A::of_endpoint(endpoint) else {
         return false;
     };
-    work.forward = endpoint.forward;
+    // What is straight to the endpoint's own address stays so.
+    let direct = is_direct(endpoint, &work.key);
+    work.forward = if direct {
+        FORWARD_NAT
+    } else {
+        endpoint.forward
+    };
     work.hop = addr_be;
-    if endpoint.forward == FORWARD_DSR {
+    if work.forward == FORWARD_DSR {
         // It sees what its client sent.
         work.back_key = work.key;
         return true;
     }
     work.back_key = FlowKey {
-        client_be: if endpoint.forward == FORWARD_FULL_NAT {
+        client_be: if work.forward == FORWARD_FULL_NAT {
             tables.source()
         } else {
             work.key.client_be
@@ -364,13 +370,17 @@ pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then:
     let Some(endpoint) = tables.endpoint(id) else {
         return;
     };
-    if endpoint.forward == FORWARD_FULL_NAT {
+    let direct = is_direct(endpoint, &work.key);
+    let forward = if direct {
+        FORWARD_NAT
+    } else {
+        endpoint.forward
+    };
+    if forward == FORWARD_FULL_NAT {
         let port = u16::from_be(work.back_key.client_port_be) as u32;
         mark_port(tables, endpoint.pool, port, PORT_RESTING);
     }
-    let counts = !is_direct(endpoint, &work.key);
-    let noted =
-        endpoint.forward == FORWARD_NAT && work.key.client_port_be == work.back_key.client_port_be;
+    let noted = forward == FORWARD_NAT && work.key.client_port_be == work.back_key.client_port_be;
     let mut open = true;
     if !noted && let Some(back) = tables.reverse(&work.back_key) {
         let state = back.state.get();
@@ -380,20 +390,20 @@ pub fn close<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, then:
             back.state.set(state | ended);
             if let Some(forth) = tables.forward(&work.key) {
                 forth.state.set(forth.state.get() | ended);
-                if open && counts {
+                if open && !direct {
                     tables.closed(id);
                 }
                 return;
             }
         }
     }
-    if endpoint.forward == FORWARD_NAT {
+    if forward == FORWARD_NAT {
         recent::put(tables, work, id, then);
     }
     tables.remove_forward(&work.key);
     // The reverse entry decides whether a flow was still open, so that two CPUs that end one
     // flow count it once.
-    if tables.remove_reverse(&work.back_key) && open && counts {
+    if tables.remove_reverse(&work.back_key) && open && !direct {
         tables.closed(id);
     }
 }

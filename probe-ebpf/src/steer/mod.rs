@@ -2,7 +2,7 @@
 //!
 //! [`forward`] decides for segments from clients, [`reverse`] for segments from
 //! endpoints, [`forward_error`] and [`reverse_error`] for ICMP errors about them, [`follow`] for
-//! later fragments. All are given tables by the [`Tables`] trait and answer with a
+//! later fragments; [`own::steer`] for what processes of the node connect to. All are given tables by the [`Tables`] trait and answer with a
 //! verdict; none touches the packet, so all of it runs on the host under
 //! test and in the kernel over maps.
 //!
@@ -33,6 +33,7 @@ mod errors;
 mod flow;
 mod forward;
 mod fragments;
+pub mod own;
 mod recent;
 mod relay;
 mod reverse;
@@ -111,6 +112,13 @@ pub struct Work<A: Address> {
     pub led: A,
     /// Hardware addresses for what is sent on from here: destination and source.
     pub macs: [[u8; 6]; 2],
+    /// The interface that what is sent on from here leaves by.
+    pub out: u32,
+    /// The MTU of the way on, if the kernel told it for a segment that is too long for it.
+    pub mtu: u16,
+    /// Source and destination of an ICMP error or later fragment that is sent on from here,
+    /// as they shall stand.
+    pub ends: [A; 2],
     /// [`crate::abi::Endpoint::forward`] of the endpoint of `back_key`.
     forward: u32,
     /// The endpoint of a flow that is to be written down.
@@ -253,10 +261,17 @@ impl<A: Family> Work<A> {
         };
     }
 
-    /// Does what is sent on get other addresses than it has, all but its hardware addresses?
+    /// Does the segment that is sent on get other addresses than it has, or only other hardware
+    /// addresses?
     #[inline(always)]
     pub fn is_translated(&self) -> bool {
         self.forward != FORWARD_DSR
+    }
+
+    /// The same of the ICMP error or later fragment.
+    #[inline(always)]
+    pub fn ends_change(&self) -> bool {
+        self.hop == self.ends[1]
     }
 
     /// Rules that the segment passes.

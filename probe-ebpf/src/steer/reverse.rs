@@ -60,15 +60,24 @@ fn translation<A: Family>(flow: &ReverseFlow<A>) -> Translation<A> {
 /// Everything that takes more than a look.
 #[inline(always)]
 pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    work.back_key = key(&work.segment);
-    match tables.reverse(&work.back_key) {
-        Some(flow) => {
-            flow::touch(&flow.seen, tables.clock());
-            work.steer(Side::Source, translation(flow), flow.endpoint);
-            progress(tables, work, flow);
-        }
-        None => noted(tables, work),
+    if known(tables, work) {
+        progress(tables, work);
+    } else {
+        noted(tables, work);
     }
+}
+
+/// Rules about a segment that has an entry; tells whether it has. A function of its own, as
+/// those called after it, for the stack's sake.
+#[inline(never)]
+fn known<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    work.back_key = key(&work.segment);
+    let Some(flow) = tables.reverse(&work.back_key) else {
+        return false;
+    };
+    flow::touch(&flow.seen, tables.clock());
+    work.steer(Side::Source, translation(flow), flow.endpoint);
+    true
 }
 
 /// [`super::relays`] for what an endpoint sends to the source of full NAT.
@@ -90,20 +99,20 @@ pub fn peek<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
 /// its own, for the stack's sake.
 #[inline(never)]
 pub fn reply<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    work.back_key = key(&work.segment);
-    let Some(flow) = tables.reverse(&work.back_key) else {
+    if !known(tables, work) {
         return work.pass(Reason::NotSteered);
-    };
-    flow::touch(&flow.seen, tables.clock());
-    work.hop = flow.client_be;
-    work.steer(Side::Source, translation(flow), flow.endpoint);
+    }
+    work.hop = work.ruling.translation.client_be;
     work.ruling.fate = Fate::Reply;
-    progress(tables, work, flow);
+    progress(tables, work);
 }
 
 /// A segment that may change the state of its flow.
 #[inline(never)]
-fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &ReverseFlow<A>) {
+fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    let Some(flow) = tables.reverse(&work.back_key) else {
+        return;
+    };
     let id = flow.endpoint;
     work.key = flow::of(flow, &work.back_key);
     let Work { segment, key, .. } = &*work;

@@ -4,7 +4,7 @@ use super::{Tables, Work};
 use crate::{
     abi::{
         Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, LISTENER_SELECTION, ListenerKey,
-        NO_ENDPOINT, PREVIOUS_RING, Selection, Shared, place,
+        NO_ENDPOINT, PREVIOUS_RING, Selection, Shared, place, place_of_socket,
     },
     packet::rewrite::Family,
 };
@@ -54,17 +54,53 @@ fn on_ring<A: Family, T: Tables<A>>(
     } else {
         work.key.client_port_be
     };
+    let place = place(work.key.client_be, port_be);
+    at(tables, work.listener.service, ring, place)
+}
+
+/// What a ring of the service names at a place, as [`on_ring`].
+#[inline(always)]
+fn at<A: Family, T: Tables<A>>(tables: &T, service: u32, ring: u32, place: usize) -> u32 {
     let Some(ring) = tables.ring(ring) else {
         return NO_ENDPOINT;
     };
-    let Some(id) = ring.at(place(work.key.client_be, port_be)) else {
+    let Some(id) = ring.at(place) else {
         return NO_ENDPOINT;
     };
     match tables.endpoint(id) {
         // Another service's ring would mean that ours was given away under our hands.
-        Some(endpoint) if endpoint.service == work.listener.service => id,
+        Some(endpoint) if endpoint.service == service => id,
         _ => NO_ENDPOINT,
     }
+}
+
+/// The endpoint of a new connection of the node's own to a service that spreads. The node
+/// is one client, whatever its addresses: where clients keep their endpoint, it keeps one.
+#[inline(always)]
+pub fn of_node<A: Family, T: Tables<A>>(
+    tables: &T,
+    service: u32,
+    selection: &Selection,
+    decision: Decision,
+    cookie: u64,
+) -> u32 {
+    let life = selection.affinity.get();
+    if life == 0 {
+        return at(tables, service, decision.target, place_of_socket(cookie));
+    }
+    // No client has this address.
+    let key = AffinityKey {
+        client_be: A::default(),
+        service,
+    };
+    let mut id = fresh(tables, &key, decision.tier, life);
+    if id == NO_ENDPOINT {
+        id = at(tables, service, decision.target, place(A::default(), 0));
+    }
+    if id != NO_ENDPOINT {
+        note(tables, &key, id);
+    }
+    id
 }
 
 #[inline(always)]
@@ -78,8 +114,12 @@ fn key<A: Family>(work: &Work<A>, service: u32) -> AffinityKey<A> {
 /// The endpoint that the client keeps, unless it takes no new connections any more.
 #[inline(never)]
 fn kept<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, tier: u8, life: u32) -> u32 {
-    let service = work.listener.service;
-    let Some(entry) = tables.affinity(&key(work, service)) else {
+    fresh(tables, &key(work, work.listener.service), tier, life)
+}
+
+#[inline(always)]
+fn fresh<A: Family, T: Tables<A>>(tables: &T, key: &AffinityKey<A>, tier: u8, life: u32) -> u32 {
+    let Some(entry) = tables.affinity(key) else {
         return NO_ENDPOINT;
     };
     let (id, seen) = (entry.endpoint.get(), entry.seen.get());
@@ -88,7 +128,7 @@ fn kept<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, tier: u8, life: u32
             if tables.clock().wrapping_sub(seen) <= life
                 && endpoint.state == ENDPOINT_UP
                 && endpoint.tier == tier
-                && endpoint.service == service
+                && endpoint.service == key.service
                 && A::of_endpoint(endpoint).is_some() =>
         {
             id
@@ -122,15 +162,19 @@ pub fn keep<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32) {
         Some(listener) if listener.kind == LISTENER_SELECTION => {}
         _ => return,
     }
+    note(tables, &key(work, service), id);
+}
+
+#[inline(always)]
+fn note<A: Family, T: Tables<A>>(tables: &T, key: &AffinityKey<A>, id: u32) {
     let now = tables.clock();
-    let key = key(work, service);
-    match tables.affinity(&key) {
+    match tables.affinity(key) {
         Some(entry) => {
             entry.endpoint.set(id);
             entry.seen.set(now);
         }
         None => tables.put_affinity(
-            &key,
+            key,
             &Affinity {
                 endpoint: Shared::new(id),
                 seen: Shared::new(now),

@@ -1269,39 +1269,6 @@ fn full_nat_hides_the_client_and_finds_it_again() {
     assert_eq!(forward(&host, &stranger), Verdict::Reset(Reason::FlowLost));
 }
 
-/// The last acknowledgment of a connection has to reach who sent the last FIN, or that one
-/// waits for it for minutes.
-#[test]
-fn full_nat_lets_both_ends_finish() {
-    for endpoint_first in [false, true] {
-        let host = full_nat();
-        let Verdict::Relay(there, _) = forward(&host, &from_client(SYN)) else {
-            panic!("not sent on");
-        };
-        let port = u16::from_be(there.client_port_be);
-        let answer = |flags| segment((MASTER_ADDR, 8080), (SOURCE, port), flags);
-        forward(&host, &answer(SYN | ACK));
-        forward(&host, &from_client(ACK));
-        let fin = FIN | ACK;
-        let (theirs, ours) = (answer(fin), from_client(fin));
-        let acks = |mut segment: Segment<V4>, fin: &Segment<V4>| {
-            segment.ack = fin.next_seq();
-            segment
-        };
-        let (their_last, our_last) = (acks(answer(ACK), &ours), acks(from_client(ACK), &theirs));
-        let last = if endpoint_first {
-            [theirs, ours, their_last, our_last]
-        } else {
-            [ours, their_last, theirs, our_last]
-        };
-        for late in last {
-            let verdict = forward(&host, &late);
-            assert!(matches!(verdict, Verdict::Relay(_, MASTER)), "{verdict:?}");
-        }
-        assert_eq!(host.open.get(), 0);
-    }
-}
-
 #[test]
 fn full_nat_gives_every_flow_a_port_of_its_own_until_there_is_none() {
     let mut host = full_nat();
@@ -1435,6 +1402,188 @@ fn a_flood_to_server_return_goes_without_entries() {
         assert_eq!(as_it_is(&host, &syn), Some(MASTER));
     }
     assert_eq!(host.flows(), (10, 10));
+}
+
+/// What becomes of an ICMP error by `reporter` to the source of what it quotes, which
+/// went from the first to the second.
+fn error(host: &Host, reporter: V4, quoted: [(V4, u16); 2]) -> (Fate, Translation<V4>, [V4; 2]) {
+    let work = host.work().unwrap();
+    let [src, dst] = quoted;
+    work.quoted = Quoted {
+        l3: 14,
+        l4: 34,
+        inner_l3: 42,
+        inner_l4: 62,
+        src_be: reporter,
+        dst_be: src.0,
+        protocol: TCP,
+        inner_src_be: src.0,
+        inner_dst_be: dst.0,
+        inner_src_port_be: src.1.to_be(),
+        inner_dst_port_be: dst.1.to_be(),
+    };
+    forward_error(host, work);
+    (work.ruling.fate, work.ruling.translation, work.ends)
+}
+
+#[test]
+fn errors_about_what_full_nat_sent_on_are_sent_on() {
+    const ROUTER: V4 = V4::from_bytes([192, 0, 2, 1]);
+    let host = full_nat();
+    let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+        panic!("not sent on");
+    };
+    let port = u16::from_be(there.client_port_be);
+    let hidden = [(SOURCE, port), (MASTER_ADDR, 8080)];
+    let back = Translation {
+        addr_be: VIP,
+        port_be: 80u16.to_be(),
+        client_be: CLIENT,
+        client_port_be: 40000u16.to_be(),
+    };
+    // To the client, by a router or by the endpoint itself.
+    for reporter in [ROUTER, MASTER_ADDR] {
+        let ruled = (Fate::Reply, back, [VIP, CLIENT]);
+        assert_eq!(error(&host, reporter, hidden), ruled);
+    }
+    // To the endpoint, by a router or by the client itself.
+    let answer = [(VIP, 80), (CLIENT, 40000)];
+    for reporter in [ROUTER, CLIENT] {
+        let ruled = (Fate::Relay, there, [SOURCE, MASTER_ADDR]);
+        assert_eq!(error(&host, reporter, answer), ruled);
+    }
+    // Of no flow.
+    for quoted in [
+        [(SOURCE, port ^ 1), (MASTER_ADDR, 8080)],
+        [(SOURCE, port), (BACKUP_ADDR, 8080)],
+        [(VIP, 80), (CLIENT, 40001)],
+    ] {
+        assert_eq!(error(&host, ROUTER, quoted).0, Fate::Pass);
+    }
+    // Not addressed to whom it quotes.
+    let work = host.work().unwrap();
+    work.quoted.inner_src_be = VIP;
+    work.quoted.inner_dst_be = CLIENT;
+    work.quoted.inner_dst_port_be = 40000u16.to_be();
+    work.quoted.dst_be = MASTER_ADDR;
+    forward_error(&host, work);
+    assert_eq!(work.ruling.fate, Fate::Pass);
+}
+
+#[test]
+fn later_fragments_are_sent_on_with_their_first() {
+    let host = full_nat();
+    let first = |mut segment: Segment<V4>| {
+        segment.fragmented = true;
+        segment.id_be = 77;
+        segment
+    };
+    let piece = |src_be, dst_be| Piece {
+        l3: 14,
+        src_be,
+        dst_be,
+        id_be: 77,
+        protocol: TCP,
+    };
+    let followed = |piece| {
+        let work = host.work().unwrap();
+        work.piece = piece;
+        super::follow(&host, work, Side::Destination);
+        let Ruling {
+            fate, translation, ..
+        } = work.ruling;
+        (fate, translation.addr_be, translation.client_be, work.ends)
+    };
+    let Verdict::Relay(there, MASTER) = forward(&host, &first(from_client(SYN))) else {
+        panic!("not sent on");
+    };
+    assert_eq!(
+        followed(piece(CLIENT, VIP)),
+        (Fate::Relay, MASTER_ADDR, SOURCE, [SOURCE, MASTER_ADDR])
+    );
+    let port = u16::from_be(there.client_port_be);
+    let answer = segment((MASTER_ADDR, 8080), (SOURCE, port), SYN | ACK);
+    forward(&host, &first(answer));
+    assert_eq!(
+        followed(piece(MASTER_ADDR, SOURCE)),
+        (Fate::Reply, VIP, CLIENT, [VIP, CLIENT])
+    );
+    assert_eq!(followed(piece(BACKUP_ADDR, SOURCE)).0, Fate::Pass);
+}
+
+/// Whoever closes first: the last acknowledgment finds its way, or who sent the last FIN would
+/// wait for it for minutes.
+#[test]
+fn full_nat_ends_after_the_last_acknowledgment() {
+    for client_first in [true, false] {
+        let host = full_nat();
+        let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+            panic!("not sent on");
+        };
+        let port = u16::from_be(there.client_port_be);
+        let numbered = |mut segment: Segment<V4>, seq, ack| {
+            segment.seq = seq;
+            segment.ack = ack;
+            segment
+        };
+        let mine = |flags, seq, ack| numbered(from_client(flags), seq, ack);
+        let its = |flags, seq, ack| {
+            let segment = segment((MASTER_ADDR, 8080), (SOURCE, port), flags);
+            numbered(segment, seq, ack)
+        };
+        let segments = if client_first {
+            [
+                its(SYN | ACK, 0, 0),
+                mine(FIN | ACK, 100, 900),
+                its(FIN | ACK, 900, 101),
+                // Repeated, for want of the acknowledgment.
+                its(FIN | ACK, 900, 101),
+                mine(ACK, 101, 901),
+            ]
+        } else {
+            [
+                its(SYN | ACK, 0, 0),
+                its(FIN | ACK, 900, 100),
+                mine(FIN | ACK, 100, 901),
+                mine(FIN | ACK, 100, 901),
+                its(ACK, 901, 101),
+            ]
+        };
+        for (n, segment) in segments.iter().enumerate() {
+            let verdict = forward(&host, segment);
+            assert!(
+                matches!(verdict, Verdict::Relay(_, MASTER)),
+                "segment {n}, client first {client_first}: {verdict:?}"
+            );
+        }
+        assert_eq!(host.open.get(), 0);
+    }
+}
+
+/// Nobody is hidden who does not come by the VIP, and no port is touched.
+#[test]
+fn what_is_straight_to_an_endpoint_of_full_nat_stays_so() {
+    let host = full_nat();
+    let Verdict::Relay(there, MASTER) = forward(&host, &from_client(SYN)) else {
+        panic!("not sent on");
+    };
+    let port = u16::from_be(there.client_port_be);
+    let mine = |flags| segment((CLIENT, port), (MASTER_ADDR, 8080), flags);
+    let its = |flags| segment((MASTER_ADDR, 8080), (CLIENT, port), flags);
+    let direct = Verdict::Pass(Reason::Direct);
+    for _ in 0..2 {
+        assert_eq!(forward(&host, &mine(SYN)), direct);
+        assert_eq!(reverse(&host, &its(SYN | ACK)), direct);
+        assert_eq!(forward(&host, &mine(ACK)), direct);
+        assert_eq!(reverse(&host, &its(ACK)), direct);
+        assert_eq!(forward(&host, &mine(RST)), direct);
+        let used = host.ports[port as usize / 64].get(port.into());
+        assert_eq!(used, PORT_USED, "the steered flow still has it");
+    }
+    assert_eq!(
+        forward(&host, &from_client(ACK)),
+        Verdict::Relay(there, MASTER)
+    );
 }
 
 const THIRD: u32 = 5;
@@ -1773,4 +1922,147 @@ fn a_ring_has_the_places_that_clients_have() {
     let ring = ring_of(&[MASTER]);
     assert_eq!(ring.at(RING_SIZE - 1), Some(MASTER));
     assert_eq!(ring.at(RING_SIZE), None);
+}
+
+/// A process of the node connects.
+fn call(to: V4, port: u16, cookie: u64) -> own::Call<V4> {
+    own::Call {
+        to_be: to,
+        to_port_be: port.to_be(),
+        protocol: TCP,
+        cookie,
+    }
+}
+
+#[test]
+fn a_process_of_the_node_goes_where_the_selection_says() {
+    let mut host = Host::new();
+    let to_vip = |host: &Host| own::steer(host, &call(VIP, 80, 7));
+    let master = own::Answer {
+        fate: own::Fate::Steer,
+        reason: Reason::Direct,
+        addr_be: MASTER_ADDR,
+        port_be: 8080u16.to_be(),
+        follows: true,
+        service: 1,
+        endpoint: MASTER,
+    };
+    assert_eq!(to_vip(&host), master);
+    // Going by the slot alone is a matter of packets.
+    host.decide(alone(MASTER));
+    assert_eq!(to_vip(&host), master);
+    // Down, and selected all the same: all are down.
+    host.mark(MASTER, ENDPOINT_DOWN);
+    assert_eq!(to_vip(&host), master);
+    host.decide(steer_to(BACKUP));
+    let backup = to_vip(&host);
+    assert_eq!((backup.fate, backup.endpoint), (own::Fate::Steer, BACKUP));
+    assert_eq!(
+        (backup.addr_be, backup.port_be),
+        (BACKUP_ADDR, 8081u16.to_be())
+    );
+    // An instance's own listener, whatever is selected.
+    host.decide(steer_to(MASTER));
+    let direct = own::steer(&host, &call(OTHER_VIP, 80, 7));
+    assert_eq!((direct.fate, direct.endpoint), (own::Fate::Steer, BACKUP));
+    assert!(!direct.follows);
+    // What it does to nobody's packets is nothing.
+    assert_eq!(host.flows(), (0, 0));
+    assert!(host.counted.borrow().is_empty() && host.events.borrow().is_empty());
+}
+
+#[test]
+fn a_process_of_the_node_is_left_alone_or_refused() {
+    let host = Host::new();
+    let fate = |to: V4, port: u16, protocol: u8| {
+        let call = own::Call {
+            protocol,
+            ..call(to, port, 7)
+        };
+        let answer = own::steer(&host, &call);
+        (answer.fate, answer.reason)
+    };
+    let pass = |reason| (own::Fate::Pass, reason);
+    assert_eq!(fate(CLIENT, 80, TCP), pass(Reason::NotListener));
+    assert_eq!(fate(VIP, 81, TCP), pass(Reason::NotListener));
+    assert_eq!(fate(VIP, 80, UDP), pass(Reason::NotListener));
+    // The agent's checks go there.
+    assert_eq!(fate(MASTER_ADDR, 8080, TCP), pass(Reason::Direct));
+    let decide = |action, target| {
+        host.decide(Decision {
+            action,
+            ..steer_to(target)
+        });
+        fate(VIP, 80, TCP)
+    };
+    assert_eq!(decide(Action::Pass, 0), pass(Reason::Undecided));
+    assert_eq!(
+        decide(Action::Refuse, 0),
+        (own::Fate::Refuse, Reason::Refused)
+    );
+    assert_eq!(decide(Action::Steer, 99), pass(Reason::Undecided));
+    // A ring that is another service's.
+    assert_eq!(decide(Action::Spread, 99), pass(Reason::Undecided));
+    let mut host = Host::new();
+    host.endpoints.get_mut(&MASTER).unwrap().families = FAMILY_V6;
+    let answer = own::steer(&host, &call(VIP, 80, 7));
+    assert_eq!(
+        (answer.fate, answer.reason),
+        (own::Fate::Refuse, Reason::NoAddress)
+    );
+}
+
+#[test]
+fn sockets_of_the_node_share_the_endpoints_of_a_tier() {
+    let mut host = Host::shared();
+    let goes = |host: &Host, cookie| own::steer(host, &call(VIP, 80, cookie)).endpoint;
+    let mut shares: HashMap<u32, u32> = HashMap::new();
+    for cookie in 1..=3000 {
+        let id = goes(&host, cookie);
+        // A datagram socket that asks again.
+        assert_eq!(goes(&host, cookie), id);
+        *shares.entry(id).or_default() += 1;
+    }
+    for id in [MASTER, BACKUP, THIRD] {
+        assert!((800..1200).contains(&shares[&id]), "{shares:?}");
+    }
+    assert!(host.affinities.borrow().is_empty());
+
+    // The node is one client, and stays where it is while that may be.
+    host.keep_clients(10);
+    let kept = goes(&host, 1);
+    for cookie in 2..100 {
+        assert_eq!(goes(&host, cookie), kept);
+        host.later(5);
+    }
+    host.rings
+        .insert(2, ring_of(&[MASTER, BACKUP, THIRD, THIRD]));
+    host.decide(spread_over(2));
+    assert_eq!(goes(&host, 100), kept);
+    host.mark(kept, ENDPOINT_DOWN);
+    let others: Vec<u32> = [MASTER, BACKUP, THIRD]
+        .into_iter()
+        .filter(|id| *id != kept)
+        .collect();
+    host.rings.insert(3, ring_of(&others));
+    host.decide(spread_over(3));
+    let next = goes(&host, 101);
+    assert!(others.contains(&next));
+    assert_eq!(goes(&host, 102), next);
+    assert_eq!(host.affinities.borrow().len(), 1);
+}
+
+#[test]
+fn mapped_addresses_are_those_of_ipv4() {
+    let bytes = VIP.mapped();
+    assert_eq!(own::mapped(VIP), V6::from_bytes(bytes));
+    assert_eq!(own::unmapped(V6::from_bytes(bytes)), Some(VIP));
+    for other in [
+        V6::default(),
+        V6::from_bytes(*b"0123456789abcdef"),
+        V6::from_bytes([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 10, 0, 0, 1]),
+        V6::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1]),
+    ] {
+        assert_eq!(own::unmapped(other), None);
+    }
 }

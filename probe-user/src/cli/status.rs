@@ -113,6 +113,15 @@ fn human(status: &status::Status, now_ms: u64) -> String {
         text += "\n";
         text += &table(&rows);
     }
+    let processes = &status.datapath.processes;
+    text += &match (&processes.cgroup, &processes.reason) {
+        (Some(cgroup), _) if processes.is_root == Some(false) => {
+            format!("\nprocesses of the node below cgroup {cgroup} are steered\n")
+        }
+        (Some(_), _) => "\nprocesses of the node are steered\n".to_owned(),
+        (None, Some(reason)) => format!("\nprocesses of the node are not steered: {reason}\n"),
+        (None, None) => "\nprocesses of the node are not steered\n".to_owned(),
+    };
     text
 }
 
@@ -184,6 +193,7 @@ fn span(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::OwnState;
 
     #[test]
     fn spans() {
@@ -227,6 +237,34 @@ mod tests {
     }
 
     #[test]
+    fn people_see_whether_processes_of_the_node_are_steered() {
+        let mut status = crate::control::tests::example();
+        let mut line = |state: OwnState| {
+            status.datapath.processes = status::Processes::of(&state);
+            human(&status, 10_001).lines().last().map(str::to_owned)
+        };
+        let attached = |is_root| OwnState::Attached {
+            cgroup: "/cg".into(),
+            is_root,
+            inherited: false,
+        };
+        for (state, text) in [
+            (OwnState::Off, "processes of the node are not steered"),
+            (attached(true), "processes of the node are steered"),
+            (
+                attached(false),
+                "processes of the node below cgroup /cg are steered",
+            ),
+            (
+                OwnState::Missing("why".to_owned()),
+                "processes of the node are not steered: why",
+            ),
+        ] {
+            assert_eq!(line(state).as_deref(), Some(text));
+        }
+    }
+
+    #[test]
     fn people_see_a_table() {
         let mut status = crate::control::tests::example();
         status.interfaces.push(status::Interface {
@@ -254,6 +292,8 @@ sense (10.96.0.10:8079) -> sen2, initial for 9s, switches 0
 
   INTERFACE  ROLE  TC   XDP  DEGRADED
   veth0      edge  tcx  -    -
+
+processes of the node are not steered
 ";
         assert_eq!(human(&status, 10_001), expected);
     }

@@ -35,6 +35,7 @@ pub struct Interfaces {
     pub edge: Vec<String>,
     #[serde(default)]
     pub uplink: Vec<String>,
+    pub node: Option<String>,
 }
 
 /// `datapath`.
@@ -50,6 +51,7 @@ pub struct Datapath {
     pub timeouts: Timeouts,
     pub source: Option<OneOrMany>,
     pub xdp_send: Option<String>,
+    pub cgroup: Option<String>,
     pub log: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::datapath::Limits;
+use crate::datapath::{Limits, OwnMode};
 
 const GOOD: &str = r#"
 interfaces:
@@ -52,6 +52,25 @@ fn the_good_one_is_good() {
             port: 8079
         }
     );
+}
+
+#[test]
+fn processes_of_the_node_are_clients_where_that_is_to_be_had() {
+    let parsed = |interfaces: &str| {
+        let config = parse(&GOOD.replace("edge: [\"veth*\"]", interfaces)).unwrap();
+        (config.node(), config.datapath().cgroup().to_owned())
+    };
+    let root = Path::new("/sys/fs/cgroup").to_owned();
+    assert_eq!(parsed("edge: [a]"), (OwnMode::Auto, root.clone()));
+    assert_eq!(
+        parsed("edge: [a]\n  node: off"),
+        (OwnMode::Off, root.clone())
+    );
+    // Nobody else need be a client.
+    assert_eq!(parsed("node: on"), (OwnMode::On, root));
+    let text = GOOD.replace("services:", "datapath: {cgroup: /run/cgroup}\nservices:");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.datapath().cgroup(), Path::new("/run/cgroup"));
 }
 
 #[test]
@@ -243,7 +262,7 @@ fn each_bad_input_has_its_one_message() {
             "services:",
             "datapath: {tcp: auto}\nservices:",
             "datapath.tcp: `datapath: {tcp: auto}`: unknown field `tcp` at line 4, column 12; \
-             accepted: bpffs, tc, xdp, flows, learn, timeouts, source, xdp_send, log",
+             accepted: bpffs, tc, xdp, flows, learn, timeouts, source, xdp_send, cgroup, log",
         ),
         (
             "    check:",
@@ -617,12 +636,22 @@ fn each_bad_input_has_its_one_message() {
         (
             "edge: [\"veth*\"]",
             "edge: []",
-            "interfaces: no interface is named, so nothing would be steered; accepted: edge: [PATTERN, ...] for pods' links, uplink: [NAME, ...] for outside clients",
+            "interfaces: no interface is named, so nothing would be steered; accepted: edge: [PATTERN, ...] for pods' links, uplink: [NAME, ...] for outside clients, node: on for processes of the node itself",
         ),
         (
             "edge: [\"veth*\"]",
             "edge: [eth0]\n  uplink: [eth0]",
             "interfaces.uplink[0]: `eth0`: is an edge too; accepted: each interface either as edge or as uplink",
+        ),
+        (
+            "edge: [\"veth*\"]",
+            "node: yes",
+            "interfaces.node: `yes`: not known; accepted: auto, on, off",
+        ),
+        (
+            "services:",
+            "datapath: {cgroup: cgroup}\nservices:",
+            "datapath.cgroup: `cgroup`: not an absolute path; accepted: an absolute path as /sys/fs/cgroup",
         ),
         (
             "services:",

@@ -16,7 +16,7 @@ use super::{
     scalar::{self, duration, number, word},
 };
 use crate::{
-    datapath::{Forward, Limits, LogLevel, TcMode, Vip, XdpMode, XdpSend},
+    datapath::{Forward, Limits, LogLevel, OwnMode, TcMode, Vip, XdpMode, XdpSend},
     interfaces::Pattern,
 };
 
@@ -35,6 +35,8 @@ const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
 pub const DEFAULT_SOCKET: &str = "/run/probe/probe.sock";
 /// Where the kernel's pins stand unless configured otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+/// Where systemd mounts cgroups of version 2.
+const DEFAULT_CGROUP: &str = "/sys/fs/cgroup";
 const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9377);
 
 /// A whole valid configuration.
@@ -42,6 +44,7 @@ const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 pub struct Config {
     edge: Vec<Pattern>,
     uplink: Vec<Pattern>,
+    node: OwnMode,
     datapath: Datapath,
     socket: PathBuf,
     metrics: Option<SocketAddr>,
@@ -62,6 +65,7 @@ pub struct Datapath {
     source_v4: Option<Ipv4Addr>,
     source_v6: Option<Ipv6Addr>,
     xdp_send: XdpSend,
+    cgroup: PathBuf,
 }
 
 /// A service.
@@ -135,6 +139,10 @@ impl Config {
     pub fn uplink(&self) -> &[Pattern] {
         &self.uplink
     }
+    /// Are processes of the node itself clients too?
+    pub fn node(&self) -> OwnMode {
+        self.node
+    }
     /// How the kernel side is loaded.
     pub fn datapath(&self) -> &Datapath {
         &self.datapath
@@ -157,7 +165,16 @@ impl Config {
     }
 
     pub(super) fn parse(raw: &raw::File) -> Result<Self, Fault> {
-        let (edge, uplink) = interfaces(&raw.interfaces)?;
+        let node = word(
+            "interfaces.node",
+            raw.interfaces.node.as_deref().unwrap_or("auto"),
+            &[
+                ("auto", OwnMode::Auto),
+                ("on", OwnMode::On),
+                ("off", OwnMode::Off),
+            ],
+        )?;
+        let (edge, uplink) = interfaces(&raw.interfaces, node)?;
         let datapath = Datapath::parse(&raw.datapath)?;
         let socket = path("control.socket", &raw.control.socket, DEFAULT_SOCKET)?;
         // sockaddr_un holds 108 bytes with the closing zero; the agent adds a suffix while it binds.
@@ -209,6 +226,7 @@ impl Config {
         Ok(Self {
             edge,
             uplink,
+            node,
             datapath,
             socket,
             metrics,
@@ -218,7 +236,7 @@ impl Config {
     }
 }
 
-fn interfaces(raw: &raw::Interfaces) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {
+fn interfaces(raw: &raw::Interfaces, node: OwnMode) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {
     let list = |key: &str, list: &[String]| {
         list.iter()
             .enumerate()
@@ -235,11 +253,12 @@ fn interfaces(raw: &raw::Interfaces) -> Result<(Vec<Pattern>, Vec<Pattern>), Fau
             .collect::<Result<Vec<_>, _>>()
     };
     let (edge, uplink) = (list("edge", &raw.edge)?, list("uplink", &raw.uplink)?);
-    if edge.is_empty() && uplink.is_empty() {
+    if edge.is_empty() && uplink.is_empty() && node != OwnMode::On {
         return Err(Fault::absent(
             "interfaces",
             "no interface is named, so nothing would be steered",
-            "edge: [PATTERN, ...] for pods' links, uplink: [NAME, ...] for outside clients",
+            "edge: [PATTERN, ...] for pods' links, uplink: [NAME, ...] for outside clients, node: on for \
+             processes of the node itself",
         ));
     }
     if let Some((i, both)) = uplink.iter().enumerate().find(|(_, p)| edge.contains(p)) {
@@ -303,6 +322,10 @@ impl Datapath {
     pub fn xdp_send(&self) -> XdpSend {
         self.xdp_send
     }
+    /// The cgroup of processes of the node itself.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
     /// Which messages of the datapath are logged.
     pub fn log(&self) -> LogLevel {
         self.log
@@ -339,6 +362,7 @@ impl Datapath {
             },
             source_v4,
             source_v6,
+            cgroup: path("datapath.cgroup", &raw.cgroup, DEFAULT_CGROUP)?,
             xdp_send: word(
                 "datapath.xdp_send",
                 raw.xdp_send.as_deref().unwrap_or("auto"),

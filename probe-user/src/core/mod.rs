@@ -29,8 +29,8 @@ use tokio::{
 use crate::{
     config::Config,
     datapath::{
-        self, Attached, EndpointCounters, EndpointId, Role, ServiceId, Steering, Swept, TcWay,
-        XdpWay,
+        self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
+        TcWay, XdpWay,
     },
     failover::{NoFailback, Reason},
     health::{
@@ -251,6 +251,7 @@ pub struct Core<D> {
     observer: Box<dyn Observer>,
     started: SystemTime,
     pins: String,
+    processes: status::Processes,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -271,6 +272,7 @@ impl<D: Steering + Attach> Core<D> {
             observer,
             started: SystemTime::now(),
             pins,
+            processes: status::Processes::default(),
         })
     }
 
@@ -282,6 +284,11 @@ impl<D: Steering + Attach> Core<D> {
     ) -> Result<(), datapath::Error> {
         self.managed
             .begin(&mut self.datapath, existing, self.observer.as_ref())
+    }
+
+    /// Whether processes of the node itself are steered.
+    pub fn tell_own(&mut self, own: &OwnState) {
+        self.processes = status::Processes::of(own);
     }
 
     /// The datapath, for what is done to it around the start.
@@ -374,6 +381,7 @@ impl<D: Steering + Attach> Core<D> {
             datapath: status::Datapath {
                 abi: probe_ebpf::abi::ABI_VERSION,
                 pins: self.pins.clone(),
+                processes: self.processes.clone(),
                 ..status::Datapath::default()
             },
         }

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::EndpointId;
+use crate::datapath::{EndpointId, OwnState};
 
 /// Everything.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -165,8 +165,44 @@ pub struct Datapath {
     pub abi: u32,
     /// Where its maps and links are pinned.
     pub pins: String,
+    /// Whether processes of the node itself are steered.
+    pub processes: Processes,
     /// Packets that were passed, reset or dropped, by reason.
     pub reasons: BTreeMap<String, u64>,
+}
+
+/// Processes of the node itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Processes {
+    /// `off`, `attached` or `missing`.
+    pub state: String,
+    /// At which cgroup, if they are attached.
+    pub cgroup: Option<String>,
+    /// Is that one the root? Else only processes below it are steered.
+    pub is_root: Option<bool>,
+    /// What is missing, if it is.
+    pub reason: Option<String>,
+}
+
+impl Processes {
+    /// As the datapath tells it.
+    pub fn of(state: &OwnState) -> Self {
+        let mut out = Self {
+            state: state.label().to_owned(),
+            ..Self::default()
+        };
+        match state {
+            OwnState::Off => {}
+            OwnState::Attached {
+                cgroup, is_root, ..
+            } => {
+                out.cgroup = Some(cgroup.display().to_string());
+                out.is_root = Some(*is_root);
+            }
+            OwnState::Missing(reason) => out.reason = Some(reason.clone()),
+        }
+        out
+    }
 }
 
 /// A time as it is told.

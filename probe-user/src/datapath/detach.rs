@@ -22,7 +22,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use probe_ebpf::names;
 
 use super::{
-    Error, io_error, netlink,
+    Error, io_error, netlink, own,
     pins::{Hook, Lock, Pins},
 };
 
@@ -215,8 +215,8 @@ fn unlink_all(folder: &Path, count: &mut u32) -> Result<(), Error> {
         let path = entry
             .map_err(|e| Error::failed(format!("reading {}", folder.display()), e))?
             .path();
-        fs::remove_file(&path)
-            .map_err(|e| Error::failed(format!("removing {}", path.display()), e))?;
+        // Of a map's pin there is nothing to detach.
+        own::unpin(&path).map_err(|e| Error::failed(format!("removing {}", path.display()), e))?;
         *count += 1;
     }
     remove_folder(folder)

@@ -15,7 +15,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData},
+    maps::{Array, Map, MapData, xdp::DevMapHash},
     programs::{SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -26,14 +26,16 @@ use probe_ebpf::{
     },
     names,
 };
+use tokio::sync::Notify;
 
 use super::{
-    Attached, Choice, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, Limits, LogLevel,
-    Mark, OBJECT, Reader, Role, ServiceId, ServicePlan, Steering, Sweeper, Swept, TcMode, XdpMode,
-    XdpSend, XdpWay,
+    Attached, Choice, Ender, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, Limits,
+    LogLevel, Mark, OBJECT, OwnMode, OwnState, Reader, Role, ServiceId, ServicePlan, Steering,
+    Sweeper, Swept, TcMode, XdpMode, XdpSend, XdpWay,
     attach::{self, Interface},
     detach, first_line,
     node::Node,
+    own::{self, Own},
     pins::{Lock, Pins},
     reader::FlowGauge,
     tables::{self, Tables},
@@ -63,6 +65,10 @@ pub struct Options {
     pub source_v6: Option<Ipv6Addr>,
     /// May XDP programs send?
     pub xdp_send: XdpSend,
+    /// Are processes of the node itself steered?
+    pub own: OwnMode,
+    /// The cgroup whose processes those are: the root, except in tests.
+    pub cgroup: PathBuf,
 }
 
 /// The loaded datapath.
@@ -74,6 +80,9 @@ pub struct Datapath {
     tables: Tables,
     gauge: Arc<FlowGauge>,
     node: Node,
+    own: Own,
+    /// Interfaces that XDP programs of others may send by.
+    senders: DevMapHash<MapData>,
     /// The XDP program that loaded, and a word for the log if it is not the best.
     xdp: Option<&'static str>,
     xdp_degraded: Option<String>,
@@ -98,19 +107,29 @@ impl Datapath {
         pins.check_shapes(options.flows)?;
         let mut ebpf = load(&pins, options)?;
         let (xdp, xdp_degraded) = load_programs(&mut ebpf, options.xdp)?;
+        let loaded = own::load(&mut ebpf, options.own);
         let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
         let tables = Tables::take(&mut ebpf, learned)?;
         let node = tables::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
         node.set_sources(options.source_v4, options.source_v6);
+        let own = Own::new(
+            loaded,
+            tables::take_mapped(&mut ebpf, names::MAP_OWN, |fd| Own::map(fd))?,
+            tables::take(&mut ebpf, names::MAP_OWN_SOCKETS)?,
+            tables::take(&mut ebpf, names::MAP_OWN_SENDERS)?,
+        );
+        let senders = tables::take(&mut ebpf, names::MAP_SENDERS)?;
         undo.keep();
         Ok(Self {
             ebpf,
+            senders,
             pins,
             bpffs: options.bpffs.clone(),
             options: options.clone(),
             tables,
             gauge: Arc::default(),
             node,
+            own,
             xdp,
             xdp_degraded,
             undo: fresh,
@@ -145,6 +164,7 @@ impl Datapath {
             self.deaf.remove(&ifindex);
         }
         self.allow_sending();
+        self.set_sender(ifindex, attached.xdp == XdpWay::Native)?;
         if attached.xdp != XdpWay::None {
             attached.degraded.extend(self.xdp_degraded.clone());
         }
@@ -160,20 +180,51 @@ impl Datapath {
         });
     }
 
+    /// Lets XDP programs of other interfaces send packets out of this one, or no longer.
+    fn set_sender(&mut self, ifindex: u32, sends: bool) -> Result<(), Error> {
+        if sends {
+            let failed = |e| Error::failed(format!("adding sender {ifindex}"), e);
+            return self
+                .senders
+                .insert(ifindex, ifindex, None, 0)
+                .map_err(failed);
+        }
+        // The kernel forgets interfaces that are gone by itself.
+        let _ = self.senders.remove(ifindex);
+        Ok(())
+    }
+
     /// The interface is gone, and the kernel has detached from it: drop its pins.
     pub fn forget(&mut self, ifindex: u32) {
         detach::unpin_links(&self.pins, ifindex);
         self.tables.forget_qdisc(ifindex);
         self.deaf.remove(&ifindex);
         self.allow_sending();
+        let _ = self.set_sender(ifindex, false);
     }
 
     /// The interface is still there and shall no longer be steered.
     pub fn detach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), Error> {
+        self.set_sender(ifindex, false)?;
         detach::unpin_links(&self.pins, ifindex);
         detach::remove_filters(ifindex, name, self.tables.owns_qdisc(ifindex))?;
         self.tables.forget_qdisc(ifindex);
         Ok(())
+    }
+
+    /// Steers processes of the node itself, as far as that is wanted and to be had, or takes
+    /// over from an earlier agent.
+    pub fn attach_own(&mut self) -> Result<OwnState, Error> {
+        let Options { own, cgroup, .. } = &self.options;
+        let state = self.own.attach(&mut self.ebpf, &self.pins, *own, cgroup)?;
+        // An earlier agent may have ended between a mark and its sockets.
+        self.own.lose();
+        Ok(state)
+    }
+
+    /// Who ends sockets of lost endpoints, and who is told when to.
+    pub fn ender(&self) -> Result<(Ender, Arc<Notify>), Error> {
+        Ok((Ender::open(&self.pins)?, self.own.lost()))
     }
 
     /// Interfaces that are pinned now, also by an earlier agent.
@@ -276,7 +327,11 @@ impl Steering for Datapath {
     }
 
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
-        self.tables.mark(endpoint, mark)
+        self.tables.mark(endpoint, mark)?;
+        if mark != Mark::Up {
+            self.own.lose();
+        }
+        Ok(())
     }
 }
 

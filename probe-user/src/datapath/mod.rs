@@ -10,18 +10,21 @@
 
 mod attach;
 mod batch;
+mod bpf;
 pub mod detach;
 mod events;
 pub mod kernel;
 mod mapping;
 mod netlink;
 mod node;
+mod own;
 mod pins;
 mod ports;
 mod reader;
 mod ring;
 mod rings;
 mod selections;
+mod sockets;
 mod sweep;
 mod tables;
 
@@ -34,6 +37,7 @@ use serde::Deserialize;
 
 pub use events::{Events, KernelLog};
 pub use node::{Node, TICK};
+pub use own::{Ended, Ender, OwnMode, OwnState};
 pub use pins::check_shape;
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};

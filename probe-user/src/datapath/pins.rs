@@ -19,9 +19,9 @@ use probe_ebpf::{
     abi::{
         ABI_VERSION, Address as _, Affinity, AffinityKey, Endpoint, EndpointCounters, FlowKey,
         ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL, Listener, ListenerKey,
-        MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS,
-        MAX_RINGS, MAX_SERVICES, Name, Node, PortLine, RecentSet, ReverseFlow, Ring, Selection, V4,
-        V6,
+        MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_OWN_SENDERS,
+        MAX_OWN_SOCKETS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SERVICES, Name, Node, Own,
+        OwnSender, OwnSocket, PortLine, RecentSet, ReverseFlow, Ring, Selection, V4, V6,
     },
     names,
 };
@@ -120,6 +120,9 @@ pub fn shape(name: &str, flows: u32) -> Shape {
         names::MAP_RECENT_V6 => array::<RecentSet<V6>>(V6::RECENT_SETS, BPF_F_MMAPABLE),
         names::MAP_PORTS => array::<PortLine>(MAX_POOLS * LINES_A_POOL, BPF_F_MMAPABLE),
         names::MAP_NODE => array::<Node>(1, BPF_F_MMAPABLE),
+        names::MAP_OWN => array::<Own>(1, BPF_F_MMAPABLE),
+        names::MAP_OWN_SOCKETS => hash::<u64, OwnSocket>(MAX_OWN_SOCKETS),
+        names::MAP_OWN_SENDERS => lru::<OwnSender, OwnSocket>(MAX_OWN_SENDERS),
         names::MAP_FRAGMENTS_V4 => lru::<FragmentKey<V4>, FragmentTrack<V4>>(MAX_FRAGMENTS),
         names::MAP_FRAGMENTS_V6 => lru::<FragmentKey<V6>, FragmentTrack<V6>>(MAX_FRAGMENTS),
         names::MAP_ENDPOINT_COUNTERS => per_cpu::<EndpointCounters>(MAX_ENDPOINTS),

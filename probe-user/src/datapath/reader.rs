@@ -26,6 +26,8 @@ pub struct FlowCounts {
     pub v4: u64,
     /// IPv6.
     pub v6: u64,
+    /// Connected sockets of the node's own processes.
+    pub own: u64,
 }
 
 /// Where a sweep leaves its counts for readers.
@@ -33,12 +35,14 @@ pub struct FlowCounts {
 pub(super) struct FlowGauge {
     v4: AtomicU64,
     v6: AtomicU64,
+    own: AtomicU64,
 }
 
 impl FlowGauge {
     pub fn set(&self, counts: FlowCounts) {
         self.v4.store(counts.v4, Ordering::Relaxed);
         self.v6.store(counts.v6, Ordering::Relaxed);
+        self.own.store(counts.own, Ordering::Relaxed);
     }
 }
 
@@ -129,6 +133,7 @@ impl Reader {
         FlowCounts {
             v4: self.gauge.v4.load(Ordering::Relaxed),
             v6: self.gauge.v6.load(Ordering::Relaxed),
+            own: self.gauge.own.load(Ordering::Relaxed),
         }
     }
 }

@@ -16,7 +16,7 @@ use aya::maps::{HashMap, MapData};
 use probe_ebpf::{
     abi::{
         Address, FLOW_CONFIRMED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FlowKey, ForwardFlow,
-        Plain, ReverseFlow, V4, V6, seen,
+        OWN_DATAGRAMS, Plain, ReverseFlow, V4, V6, seen,
     },
     names,
     packet::parse::UDP,
@@ -25,6 +25,7 @@ use probe_ebpf::{
 use super::{
     EndpointId, Error, FlowCounts, Image, Protocol, Vip, batch,
     node::{self, Node},
+    own,
     pins::Pins,
     reader::{FlowGauge, open},
 };
@@ -89,6 +90,9 @@ pub struct Swept {
     pub(super) source_ports: Map<u32, HashSet<u16>>,
     /// Flows by where they come from and go to.
     per_way: Map<Way, u64>,
+    /// The same of the node's own sockets, which are no flows: none of their packets is
+    /// translated.
+    own: Map<Way, u64>,
 }
 
 /// Where a flow comes from and goes to.
@@ -107,20 +111,25 @@ impl Swept {
             began,
             clock: 0,
             settled: 0,
-            flows: FlowCounts { v4: flows, v6: 0 },
+            flows: FlowCounts {
+                v4: flows,
+                ..FlowCounts::default()
+            },
             removed: 0,
             exceptions: HashSet::new(),
             side: HashSet::new(),
             source_ports: Map::new(),
             per_way: Map::from([(Way { endpoint, vip }, flows)]),
+            own: Map::new(),
         }
     }
 
-    /// Flows of an endpoint that remain.
-    pub fn flows_of(&self, endpoint: EndpointId) -> u64 {
+    /// Flows of an endpoint that remain, and sockets of the node's own.
+    pub fn connections_of(&self, endpoint: EndpointId) -> u64 {
         let of = self
             .per_way
             .iter()
+            .chain(&self.own)
             .filter(|(way, _)| way.endpoint == endpoint.0);
         of.map(|(_, count)| count).sum()
     }
@@ -132,6 +141,15 @@ impl Swept {
             .get(&Way { endpoint, vip })
             .copied()
             .unwrap_or(0)
+    }
+
+    /// [`Swept::flows_by`], and sockets of the node's own.
+    pub fn connections_by(&self, vip: Vip, endpoint: EndpointId) -> u64 {
+        let way = Way {
+            endpoint: endpoint.0,
+            vip,
+        };
+        self.flows_by(vip, endpoint) + self.own.get(&way).copied().unwrap_or(0)
     }
 }
 
@@ -152,6 +170,7 @@ where
 pub struct Sweeper {
     v4: Family<V4, { size_of::<ForwardFlow>() }, { size_of::<ReverseFlow<V4>>() }>,
     v6: Family<V6, { size_of::<ForwardFlow>() }, { size_of::<ReverseFlow<V6>>() }>,
+    own: MapData,
     gauge: Arc<FlowGauge>,
     node: Node,
     /// Flows that the tables of one family hold.
@@ -179,6 +198,8 @@ impl Sweeper {
             pressed: None,
             v4: Family::open(pins, names::MAP_FORWARD_V4, names::MAP_REVERSE_V4)?,
             v6: Family::open(pins, names::MAP_FORWARD_V6, names::MAP_REVERSE_V6)?,
+            own: MapData::from_pin(pins.map(names::MAP_OWN_SOCKETS))
+                .map_err(|e| Error::failed("opening the table of the node's own sockets", e))?,
             gauge,
         })
     }
@@ -196,7 +217,21 @@ impl Sweeper {
         let mut found = Found::default();
         let (v4, removed_v4) = self.v4.sweep(&clock, &mut found)?;
         let (v6, removed_v6) = self.v6.sweep(&clock, &mut found)?;
-        let flows = FlowCounts { v4, v6 };
+        let mut own = Map::new();
+        own::each_socket(&self.own, |_, socket| {
+            let way = way_of(
+                socket.vip_be.bytes(),
+                socket.vip_port_be,
+                socket.flags & OWN_DATAGRAMS != 0,
+                socket.endpoint,
+            );
+            *own.entry(way).or_default() += 1;
+        })?;
+        let flows = FlowCounts {
+            v4,
+            v6,
+            own: own.values().sum(),
+        };
         self.gauge.set(flows);
         self.weigh(v4.max(v6));
         Ok(Swept {
@@ -209,6 +244,7 @@ impl Sweeper {
             side: found.side,
             source_ports: found.source_ports,
             per_way: found.per_way,
+            own,
         })
     }
 
@@ -230,6 +266,20 @@ impl Sweeper {
             self.pressed = None;
         }
     }
+}
+
+/// `vip` in IPv6 or mapped into it.
+fn way_of(vip: [u8; 16], port_be: u16, datagrams: bool, endpoint: u32) -> Way {
+    let ip = std::net::Ipv6Addr::from(vip).to_canonical();
+    let vip = Vip {
+        address: SocketAddr::new(ip, u16::from_be(port_be)),
+        protocol: if datagrams {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
+    };
+    Way { endpoint, vip }
 }
 
 /// What a sweep learns by the way.
@@ -352,17 +402,9 @@ impl<'a, A: Address> Plan<'a, A> {
 
     fn stays(&mut self, key: &FlowKey<A>, endpoint: u32) {
         self.remain += 1;
-        let ip = std::net::Ipv6Addr::from(key.peer_be.mapped()).to_canonical();
-        let protocol = if key.protocol == UDP {
-            Protocol::Udp
-        } else {
-            Protocol::Tcp
-        };
-        let vip = Vip {
-            address: SocketAddr::new(ip, u16::from_be(key.peer_port_be)),
-            protocol,
-        };
-        *self.found.per_way.entry(Way { endpoint, vip }).or_default() += 1;
+        let peer = key.peer_be.mapped();
+        let way = way_of(peer, key.peer_port_be, key.protocol == UDP, endpoint);
+        *self.found.per_way.entry(way).or_default() += 1;
     }
 
     fn forward(&mut self, key: FlowKey<A>, flow: &ForwardFlow) {
@@ -510,6 +552,22 @@ mod tests {
         assert_eq!(sweep(&[(there, forth(0))], &[]), (vec![there], vec![], 0));
         assert_eq!(sweep(&[], &[(here, back(0, 1))]), (vec![], vec![here], 0));
         assert_eq!(sweep(&[], &[(here, back(NOW, 1))]), (vec![], vec![], 0));
+    }
+
+    /// No packet of theirs is translated, so they keep no segment from going by the slot alone;
+    /// but an endpoint that drains, or an id that retires, waits for them.
+    #[test]
+    fn sockets_of_the_node_are_connections_and_no_flows() {
+        let vip: Vip = "10.96.0.10:80".parse().unwrap();
+        let (here, other) = (EndpointId(ENDPOINT), EndpointId(8));
+        let mut swept = Swept::of(Instant::now(), vip, here, 2);
+        let way = way_of(VIP.mapped(), 80u16.to_be(), false, ENDPOINT);
+        swept.own.insert(way, 3);
+        assert_eq!(swept.flows_by(vip, here), 2);
+        assert_eq!(swept.connections_by(vip, here), 5);
+        assert_eq!(swept.connections_of(here), 5);
+        assert_eq!(swept.connections_by(vip, other), 0);
+        assert_eq!(swept.connections_of(other), 0);
     }
 
     #[test]

@@ -87,7 +87,7 @@ struct Setting {
 }
 
 /// Takes a map out of the object as this type.
-fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+pub fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
     ebpf: &mut Ebpf,
     name: &str,
 ) -> Result<T, Error> {
@@ -674,7 +674,7 @@ impl Tables {
             .endpoints
             .iter()
             .filter(|(id, known)| {
-                known.retired.is_some_and(|at| swept.began > at) && swept.flows_of(**id) == 0
+                known.retired.is_some_and(|at| swept.began > at) && swept.connections_of(**id) == 0
             })
             .map(|(id, _)| *id)
             .collect();

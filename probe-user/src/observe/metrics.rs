@@ -20,7 +20,7 @@ use prometheus_client::{
 
 use crate::{
     core::{Counters, Observer},
-    datapath::{EndpointId, Role, ServiceId, TcWay, XdpWay},
+    datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, XdpWay},
     failover::Reason,
     health::{Kind, Signal, State, Verdict},
 };
@@ -81,6 +81,16 @@ struct OfWay {
     xdp: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfOwnState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfOutcome {
+    outcome: &'static str,
+}
+
 /// Ids by service and endpoint name, for reading the kernel's counters.
 type Ids = Arc<Mutex<BTreeMap<(String, String), EndpointId>>>;
 
@@ -108,6 +118,8 @@ pub struct Recorder {
     interfaces: Family<OfWay, Gauge>,
     events: Family<OfKind, Counter>,
     signals: Family<OfSignal, Counter>,
+    own: Family<OfOwnState, Gauge>,
+    own_ended: Family<OfOutcome, Counter>,
     ids: Ids,
     services: ServiceIds,
 }
@@ -128,6 +140,8 @@ impl Metrics {
             interfaces: Family::default(),
             events: Family::default(),
             signals: Family::default(),
+            own: Family::default(),
+            own_ended: Family::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
         };
@@ -137,6 +151,9 @@ impl Metrics {
                     .events
                     .get_or_create(&OfKind { kind: kind.label() }),
             );
+        }
+        for outcome in OUTCOMES {
+            drop(recorder.own_ended.get_or_create(&OfOutcome { outcome }));
         }
         let mut registry = Registry::with_prefix("probe");
         let r = &recorder;
@@ -197,6 +214,16 @@ impl Metrics {
             r.signals.clone(),
         );
         registry.register(
+            "node_processes",
+            "1 for whether processes of the node itself are steered",
+            r.own.clone(),
+        );
+        registry.register(
+            "node_sockets_ended",
+            "Sockets of the node's own processes whose endpoint was lost, by what the kernel did",
+            r.own_ended.clone(),
+        );
+        registry.register(
             "build",
             "The agent's version and the version of its kernel ABI",
             Info::new(vec![
@@ -226,6 +253,24 @@ impl Metrics {
 }
 
 impl Recorder {
+    /// Whether processes of the node itself are steered.
+    pub fn own(&self, own: &OwnState) {
+        for state in OwnState::LABELS {
+            self.own
+                .get_or_create(&OfOwnState { state })
+                .set((state == own.label()).into());
+        }
+    }
+
+    /// Sockets of theirs were ended, or not.
+    pub fn own_ended(&self, ended: Ended) {
+        for (outcome, count) in OUTCOMES.into_iter().zip([ended.ended, ended.refused]) {
+            self.own_ended
+                .get_or_create(&OfOutcome { outcome })
+                .inc_by(count);
+        }
+    }
+
     /// The datapath told of an event, and of some that it held back.
     pub fn event(&self, kind: EventKind, held_back: u32) {
         self.events
@@ -233,6 +278,9 @@ impl Recorder {
             .inc_by(1 + u64::from(held_back));
     }
 }
+
+/// Of [`Ended`].
+const OUTCOMES: [&str; 2] = ["ended", "refused"];
 
 fn of_endpoint(service: &str, endpoint: &str) -> OfEndpoint {
     OfEndpoint {
@@ -469,6 +517,9 @@ impl Collector for Datapath {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             ConstGauge::new(value).encode(family.encode_family(&[("family", name)])?)?;
         }
+        let help = "Connected sockets of the node's own processes at the last sweep";
+        let family = encoder.encode_descriptor("node_sockets", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(flows.own).unwrap_or(i64::MAX)).encode(family)?;
         Ok(())
     }
 }

@@ -11,7 +11,10 @@ use tokio::{
 use super::*;
 use crate::{
     core::{Counters, Observer as _},
-    datapath::{self, EndpointCounters, EndpointId, FlowCounts, Role, ServiceId, TcWay, XdpWay},
+    datapath::{
+        self, Ended, EndpointCounters, EndpointId, FlowCounts, OwnState, Role, ServiceId, TcWay,
+        XdpWay,
+    },
     failover::Reason,
     health::{Kind, Signal, State, Verdict},
     http1::{Decoder, Limits, Progress},
@@ -39,7 +42,11 @@ impl Counters for Fixed {
         Ok(vec![(Packet::NotListener, 7), (Packet::Refused, 1)])
     }
     fn flows(&self) -> FlowCounts {
-        FlowCounts { v4: 4, v6: 6 }
+        FlowCounts {
+            v4: 4,
+            v6: 6,
+            own: 5,
+        }
     }
     fn slot_alone(&self, id: ServiceId) -> Result<bool, datapath::Error> {
         Ok(id == ServiceId(5))
@@ -71,6 +78,11 @@ fn what_is_scraped() {
     recorder.signalled("sense", "sen2", Signal::Unanswered);
     recorder.interfaces(Role::Edge, TcWay::Tcx, XdpWay::None, 3);
     recorder.interfaces(Role::Uplink, TcWay::Clsact, XdpWay::Generic, 1);
+    recorder.own(&OwnState::Missing("no cgroups".to_owned()));
+    recorder.own_ended(Ended {
+        ended: 3,
+        refused: 1,
+    });
     let text = metrics.render().unwrap();
     for line in [
         "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"refused\"} 1",
@@ -101,6 +113,11 @@ fn what_is_scraped() {
         "probe_datapath_reasons_total{verdict=\"pass\",reason=\"not_listener\"} 7",
         "probe_datapath_reasons_total{verdict=\"reset\",reason=\"refused\"} 1",
         "probe_datapath_flows{family=\"ipv6\"} 6",
+        "probe_node_processes{state=\"missing\"} 1",
+        "probe_node_processes{state=\"attached\"} 0",
+        "probe_node_sockets 5",
+        "probe_node_sockets_ended_total{outcome=\"ended\"} 3",
+        "probe_node_sockets_ended_total{outcome=\"refused\"} 1",
         "# TYPE probe_checks counter",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::Named;
 use crate::{
     core::{Lookup, Signalled, Whose},
-    datapath::{EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK},
+    datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK},
     health::Signal,
     observe::Recorder,
     resolve::lookup,
@@ -108,6 +108,66 @@ pub async fn sweep(
             }
             // The next one may do better; flows only stay longer than they must.
             Err(error) => warn!("sweeping the flow tables: {error}"),
+        }
+    }
+}
+
+/// After an endpoint was marked, when to look for its sockets: at once, and again, since a
+/// `connect` that was decided just before makes its socket known to the kernel just after.
+const LOOKS: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+];
+
+/// Ends sockets of the node's own processes whose endpoint is lost.
+pub async fn end_sockets(
+    mut ender: Ender,
+    lost: Arc<Notify>,
+    recorder: Recorder,
+) -> anyhow::Result<()> {
+    let mut told = false;
+    loop {
+        lost.notified().await;
+        let mut looks = LOOKS.into_iter();
+        while let Some(pause) = looks.next() {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // Another one: all over again.
+                () = lost.notified() => looks = LOOKS.into_iter(),
+            }
+            let (back, passed) = tokio::task::spawn_blocking(move || {
+                let passed = ender.pass();
+                (ender, passed)
+            })
+            .await?;
+            ender = back;
+            match passed {
+                Ok(Ended {
+                    ended: 0,
+                    refused: 0,
+                }) => {}
+                Ok(ended) => {
+                    recorder.own_ended(ended);
+                    debug!(
+                        ended.ended,
+                        ended.refused, "sockets of lost endpoints ended"
+                    );
+                    if ended.refused > 0 && !std::mem::replace(&mut told, true) {
+                        warn!(
+                            "the kernel does not end sockets of the node's own processes \
+                             (CONFIG_INET_DIAG_DESTROY): their applications learn by themselves \
+                             that their endpoint is down"
+                        );
+                    }
+                }
+                // The next look may do better.
+                Err(error) if !std::mem::replace(&mut told, true) => {
+                    warn!("sockets of lost endpoints do not end: {error}");
+                }
+                Err(error) => debug!("sockets of lost endpoints do not end: {error}"),
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use probe_ebpf::{
         parse::{ACK, RST, TCP, TCP_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{self, Family, Side, Translation},
+        too_long::{self, Report},
     },
 };
 
@@ -65,7 +66,7 @@ pub fn look<F: Frame + ?Sized>(frame: &F) -> Result<Found, Reason> {
 }
 
 /// What the families do differently here.
-pub trait Ip: Family + Answer {
+pub trait Ip: Family + Answer + Report {
     /// Offset of the source address in the IP header.
     const SRC: usize;
     /// Offset of the destination address.
@@ -187,7 +188,7 @@ fn head(frame: &mut Head, case: &Case) {
                     .expect("it was parsed");
             }
             Carried::Piece(piece) => {
-                rewrite::apply_piece(frame, &piece, case.side(), translation.addr_be)
+                rewrite::apply_piece(frame, &piece, case.side(), &translation)
                     .expect("it was parsed");
             }
         }
@@ -238,6 +239,7 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
             };
             rewrite::apply(&mut *after, &seen, side, &back).expect("it was parsed");
             check_back(frame, &after, &sums(&segment));
+            check_report(frame, &segment, case.client_port);
             if segment.protocol == TCP && segment.flags & RST == 0 {
                 let mut answer = Box::<[u8]>::from(frame);
                 reset::apply(&mut *answer, &segment).expect("it was parsed");
@@ -250,42 +252,66 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
             rewrite::apply(cut.as_mut_slice(), &segment, side, &there)
         }
         Carried::Error(quoted) => {
-            rewrite::apply_error(&mut *after, &quoted, side, &there).expect("it was parsed");
-            check_error(frame, &after, &quoted, side, &there);
-            let (outer, inner, back) = error_back(&quoted, side);
-            // An address that the error did not share before and does now would be taken back
-            // in both places.
-            if outer == inner || outer != there.addr_be {
-                let Carried::Error(seen) = again::<A>(&after) else {
-                    panic!("a translated error is none any more");
+            // With the client's address kept, and hidden.
+            let (_, _, back) = error_back(&quoted, side);
+            for client_be in [back.client_be, hidden(case)] {
+                let there = Translation { client_be, ..there };
+                let mut after = Box::<[u8]>::from(frame);
+                rewrite::apply_error(&mut *after, &quoted, side, &there).expect("it was parsed");
+                check_error(frame, &after, &quoted, side, &there);
+                // An address that the error did not share before and does now would be taken
+                // back in both places. Who hides the client hides the reporter too.
+                let (outer, outer_client, back) = error_back(&quoted, side);
+                let shared = outer == back.addr_be;
+                let told = if client_be == back.client_be {
+                    shared || outer != there.addr_be
+                } else {
+                    shared && outer_client == back.client_be
                 };
-                rewrite::apply_error(&mut *after, &seen, side, &back).expect("it was parsed");
-                let mut sums = vec![quoted.l4 + 2];
-                if A::VERSION == 4 {
-                    sums.extend([quoted.l3 + 10, quoted.inner_l3 + 10]);
+                if told {
+                    let Carried::Error(seen) = again::<A>(&after) else {
+                        panic!("a translated error is none any more");
+                    };
+                    rewrite::apply_error(&mut *after, &seen, side, &back).expect("it was parsed");
+                    let mut sums = vec![quoted.l4 + 2];
+                    if A::VERSION == 4 {
+                        sums.extend([quoted.l3 + 10, quoted.inner_l3 + 10]);
+                    }
+                    check_back(frame, &after, &sums);
                 }
-                check_back(frame, &after, &sums);
             }
+            let client_be = hidden(case);
+            let there = Translation { client_be, ..there };
             rewrite::apply_error(cut.as_mut_slice(), &quoted, side, &there)
         }
         Carried::Piece(piece) => {
-            rewrite::apply_piece(&mut *after, &piece, side, there.addr_be).expect("it was parsed");
-            check_piece(frame, &after, &piece, side, there.addr_be);
-            let old = match side {
-                Side::Destination => piece.dst_be,
-                Side::Source => piece.src_be,
+            let (addr_be, kept) = match side {
+                Side::Destination => (piece.dst_be, piece.src_be),
+                Side::Source => (piece.src_be, piece.dst_be),
             };
-            let Carried::Piece(seen) = again::<A>(&after) else {
-                panic!("a translated fragment is none any more");
-            };
-            rewrite::apply_piece(&mut *after, &seen, side, old).expect("it was parsed");
-            let sums = if A::VERSION == 4 {
-                vec![piece.l3 + 10]
-            } else {
-                Vec::new()
-            };
-            check_back(frame, &after, &sums);
-            rewrite::apply_piece(cut.as_mut_slice(), &piece, side, there.addr_be)
+            for client_be in [kept, hidden(case)] {
+                let there = Translation { client_be, ..there };
+                let mut after = Box::<[u8]>::from(frame);
+                rewrite::apply_piece(&mut *after, &piece, side, &there).expect("it was parsed");
+                check_piece(frame, &after, &piece, side, &there);
+                let Carried::Piece(seen) = again::<A>(&after) else {
+                    panic!("a translated fragment is none any more");
+                };
+                let back = Translation {
+                    client_be: kept,
+                    ..translation_of((addr_be, 0, 0))
+                };
+                rewrite::apply_piece(&mut *after, &seen, side, &back).expect("it was parsed");
+                let sums = if A::VERSION == 4 {
+                    vec![piece.l3 + 10]
+                } else {
+                    Vec::new()
+                };
+                check_back(frame, &after, &sums);
+            }
+            let client_be = hidden(case);
+            let there = Translation { client_be, ..there };
+            rewrite::apply_piece(cut.as_mut_slice(), &piece, side, &there)
         }
     };
     if in_cut.is_none() {
@@ -294,6 +320,13 @@ fn carry<A: Ip>(frame: &[u8], carried: Carried<A>, case: &Case) {
             "half a change in a frame that became shorter"
         );
     }
+}
+
+/// Another address of the case's, behind which a client is hidden.
+fn hidden<A: Ip>(case: &Case) -> A {
+    let mut bytes = case.address;
+    bytes.reverse();
+    A::of(bytes)
 }
 
 fn translation_of<A: Ip>((addr_be, port_be, client_port_be): (A, u16, u16)) -> Translation<A> {
@@ -305,22 +338,24 @@ fn translation_of<A: Ip>((addr_be, port_be, client_port_be): (A, u16, u16)) -> T
     }
 }
 
-/// The error's own address on the server's side, the quoted one, and the translation
+/// The error's own address on the server's side and on the client's, and the translation
 /// that leads back.
 fn error_back<A: Ip>(quoted: &Quoted<A>, side: Side) -> (A, A, Translation<A>) {
-    let (outer, inner, ports) = match side {
-        Side::Destination => (
-            quoted.dst_be,
-            quoted.inner_src_be,
-            (quoted.inner_src_port_be, quoted.inner_dst_port_be),
-        ),
-        Side::Source => (
-            quoted.src_be,
-            quoted.inner_dst_be,
-            (quoted.inner_dst_port_be, quoted.inner_src_port_be),
-        ),
+    let (src, dst) = (
+        (quoted.inner_src_be, quoted.inner_src_port_be),
+        (quoted.inner_dst_be, quoted.inner_dst_port_be),
+    );
+    let (outer, outer_client, server, client) = match side {
+        Side::Destination => (quoted.dst_be, quoted.src_be, src, dst),
+        Side::Source => (quoted.src_be, quoted.dst_be, dst, src),
     };
-    (outer, inner, translation_of((inner, ports.0, ports.1)))
+    let back = Translation {
+        addr_be: server.0,
+        port_be: server.1,
+        client_be: client.0,
+        client_port_be: client.1,
+    };
+    (outer, outer_client, back)
 }
 
 /// Parses what we made ourselves.
@@ -401,7 +436,8 @@ fn inner_residue<A: Ip>(frame: &[u8], l3: usize, l4: usize, protocol: u8) -> u16
     residue(&[addresses, &pseudo_tail(protocol, covered.len())], covered)
 }
 
-/// Offsets of the server's address in the packet and in what it quotes.
+/// Offsets of the server's address in the packet and in what it quotes, where the
+/// client's is the other way round.
 const fn sides<A: Ip>(side: Side) -> (usize, usize) {
     match side {
         Side::Destination => (A::DST, A::SRC),
@@ -467,17 +503,23 @@ pub fn check_error<A: Ip>(
     let Quoted {
         l3, l4, inner_l3, ..
     } = *quoted;
+    // In the quotation the sides are exchanged.
     let (outer_at, inner_at) = sides::<A>(side);
     let inner_side = match side {
         Side::Destination => Side::Source,
         Side::Source => Side::Destination,
     };
-    let (outer, inner, _) = error_back(quoted, side);
+    let (outer, _, old) = error_back(quoted, side);
     let mut wanted = before.to_vec();
     put(&mut wanted, inner_l3 + inner_at, &there.addr_be.raw());
+    put(&mut wanted, inner_l3 + outer_at, &there.client_be.raw());
     put(&mut wanted, quoted.inner_l4, &ports(inner_side, there));
-    if outer == inner {
+    let hides = there.client_be != old.client_be;
+    if outer == old.addr_be || hides {
         put(&mut wanted, l3 + outer_at, &there.addr_be.raw());
+    }
+    if hides {
+        put(&mut wanted, l3 + inner_at, &there.client_be.raw());
     }
     let mut sums = vec![l4 + 2];
     if A::VERSION == 4 {
@@ -498,10 +540,18 @@ pub fn check_error<A: Ip>(
     );
 }
 
-/// Did the fragment get its address, and nothing else?
-pub fn check_piece<A: Ip>(before: &[u8], after: &[u8], piece: &Piece<A>, side: Side, addr_be: A) {
+/// Did the fragment get its addresses, and nothing else?
+pub fn check_piece<A: Ip>(
+    before: &[u8],
+    after: &[u8],
+    piece: &Piece<A>,
+    side: Side,
+    there: &Translation<A>,
+) {
+    let (server_at, client_at) = sides::<A>(side);
     let mut wanted = before.to_vec();
-    put(&mut wanted, piece.l3 + sides::<A>(side).0, &addr_be.raw());
+    put(&mut wanted, piece.l3 + server_at, &there.addr_be.raw());
+    put(&mut wanted, piece.l3 + client_at, &there.client_be.raw());
     let sums: &[usize] = if A::VERSION == 4 {
         &[piece.l3 + 10]
     } else {
@@ -513,6 +563,50 @@ pub fn check_piece<A: Ip>(before: &[u8], after: &[u8], piece: &Piece<A>, side: S
         header_residue::<A>(before, piece.l3),
         "the IPv4 header's checksum"
     );
+}
+
+/// Is what stands before the segment that is too long an ICMP error about it, whether or
+/// not the kernel still sums the segment up?
+fn check_report<A: Ip>(frame: &[u8], segment: &Segment<A>, mtu: u16) {
+    let Segment { l3, l4, .. } = *segment;
+    let (field, sum) = too_long::quoted(frame, segment).expect("it was parsed");
+    let Some(head) = A::head(frame, segment, mtu, sum) else {
+        assert!(A::VERSION == 6 && l4 != l3 + 40 && l4 != l3 + 48);
+        return;
+    };
+    let mut answer = frame[..l3].to_vec();
+    answer.extend(head.as_ref());
+    answer.extend(&frame[l3..too_long::end(segment)]);
+    let (icmp, shift) = (l3 + A::HEAD - 8, A::HEAD);
+    let at = too_long::checksum_at(segment) + shift;
+    put(&mut answer, at, &field.to_ne_bytes());
+    assert_eq!(A::length(&answer[l3..]), answer.len() - l3, "its length");
+    let (src, dst) = (segment.dst_be.raw(), segment.src_be.raw());
+    assert_eq!(answer[l3 + A::SRC..][..src.len()], src);
+    assert_eq!(answer[l3 + A::DST..][..dst.len()], dst);
+    assert_eq!(answer[icmp + 6..icmp + 8], mtu.to_be_bytes());
+    assert_eq!(header_residue::<A>(&answer, l3), 0);
+    // A wrong header stays as wrong as it was.
+    let wrong = header_residue::<A>(frame, l3);
+    let sums_up = |answer: &[u8]| {
+        let left = inner_residue::<A>(answer, l3, icmp, icmp_of(A::VERSION));
+        assert_eq!(left, wrong, "the ICMP checksum");
+    };
+    sums_up(&answer);
+    // As a device does: the sum of what is there, complemented.
+    let completed = residue(&[], &answer[l4 + shift..]);
+    put(&mut answer, at, &completed.to_ne_bytes());
+    sums_up(&answer);
+    let plain = l4 == l3 + 40 || A::VERSION == 4;
+    if plain && wrong == 0 && !segment.fragmented {
+        let Carried::Error(seen) = again::<A>(&answer) else {
+            panic!("no error about a segment");
+        };
+        assert_eq!(
+            (seen.inner_src_port_be, seen.inner_dst_port_be),
+            (segment.src_port_be, segment.dst_port_be)
+        );
+    }
 }
 
 /// Is this the RST that a host without the connection answers the segment with

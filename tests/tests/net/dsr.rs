@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Gives a host addresses that others must not hear of.
-fn own(host: &Arc<Namespace>, vips: &[SocketAddr]) -> Result<()> {
+pub fn own(host: &Arc<Namespace>, vips: &[SocketAddr]) -> Result<()> {
     host.ip(vips.iter().map(|vip| match vip {
         SocketAddr::V4(vip) => format!("addr add {}/32 dev lo", vip.ip()),
         SocketAddr::V6(vip) => format!("addr add {}/128 dev lo nodad", vip.ip()),

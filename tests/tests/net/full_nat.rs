@@ -8,8 +8,12 @@ use lab::{
     Lab, Server, Way, agent,
     capture::Capture,
     client::{KeepAlive, Load, Long, Plan, get},
+    foreign::{Mode, xdp_pass},
+    link::complete_checksums,
     privileged,
-    topology::{BACKUP_V4, PORT, VIP_MASTER_V4, VIP_V4, VIP_V6},
+    topology::{
+        BACKUP_V4, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, PORT, VIP_MASTER_V4, VIP_V4, VIP_V6,
+    },
 };
 use serde_json::json;
 
@@ -18,7 +22,7 @@ use crate::{
     rig::{Rig, all_by},
 };
 
-const SOURCES: [&str; 2] = ["10.0.9.9", "fd00:9::9"];
+pub const SOURCES: [&str; 2] = ["10.0.9.9", "fd00:9::9"];
 
 /// An agent whose service hides clients behind the sources, which nobody owns: replies
 /// are taken before the node looks for their address.
@@ -57,6 +61,11 @@ fn hides_the_client(way: Way) -> Result<()> {
     // The endpoint's own listener goes the same way, and its own address stays direct.
     let answer = get(&client, VIP_MASTER_V4, "/")?.expect("it answers");
     ensure!(answer.body == "master");
+    for (own, seen) in [(MASTER_V4, CLIENT_V4), (MASTER_V6, CLIENT_V6)] {
+        let answer = get(&client, own, "/")?.expect("its own address answers");
+        let peer: std::net::SocketAddr = answer.peer.context("X-Peer")?.parse()?;
+        ensure!(peer.ip().to_canonical() == seen, "the server sees {peer}");
+    }
 
     let status = rig.agent.status()?;
     let traffic = &agent::find_endpoint(&status, "master")?["traffic"];
@@ -125,7 +134,45 @@ fn one_armed() {
     });
 }
 
-/// Datagrams too, and fragments are not followed: what is sent whole comes back whole.
+/// Client and endpoint behind an uplink each: XDP sends from one to the other, and the node's
+/// own stack sees nothing of the client's packets.
+#[test]
+fn two_armed() {
+    privileged(|| {
+        let lab = Lab::new(Way::Uplink)?;
+        let to_master = lab.endpoint_links()[0];
+        // As the lab has it at the client's end.
+        complete_checksums(&lab.master, "eth0")?;
+        xdp_pass(&lab.master, "eth0", Mode::Native)?;
+        let rig = Rig::in_lab(lab, |config| {
+            config["datapath"]["source"] = json!(SOURCES);
+            config["datapath"]["xdp_send"] = json!("on");
+            config["services"][0]["forward"] = json!("full-nat");
+            config["interfaces"]["uplink"] = json!(["up0", to_master]);
+        })?;
+        let client = rig.lab.client.clone();
+        // The agent's checks have made the next hop known, and this the client.
+        ensure!(get(&client, VIP_V4, "/")?.expect("it answers").body == "master");
+        let before = KeepAlive::connect(&client, VIP_V4)?;
+        drop(before);
+        let capture = Capture::open(&rig.lab.node, rig.lab.client_link())?;
+        let mut kept = KeepAlive::connect(&client, VIP_V4)?;
+        for _ in 0..20 {
+            ensure!(kept.get("/").expect("it answers").body == "master");
+        }
+        let IpAddr::V4(vip) = VIP_V4.ip() else {
+            unreachable!("an IPv4 VIP");
+        };
+        while let Some(frame) = capture.next()? {
+            let tcp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
+            let to_vip = tcp && frame[30..34] == vip.octets();
+            ensure!(!to_vip, "the node's stack saw {frame:02x?}");
+        }
+        Ok(())
+    });
+}
+
+/// Datagrams too, in fragments or not.
 #[test]
 fn datagrams() {
     privileged(|| {
@@ -142,7 +189,7 @@ fn datagrams() {
         let _echo = Echo::start(&rig.lab.master, "master")?;
         for to in [VIP_V4, VIP_V6] {
             let socket = connected(&rig.lab.client, to)?;
-            for length in [0, 1, 700, 1400] {
+            for length in [0, 1, 700, 1400, 4000] {
                 let question = vec![b'?'; length];
                 let answer = ask(&socket, &question)?;
                 ensure!(answer == [&b"master"[..], &question].concat());

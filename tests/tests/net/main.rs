@@ -14,6 +14,8 @@ mod kernels;
 mod lab;
 mod life;
 mod names;
+mod narrow;
+mod own;
 mod protocols;
 mod refusals;
 mod restart;

@@ -155,7 +155,8 @@ fn datagrams_of_outside_clients() {
     privileged(|| datagrams(Way::Uplink, "auto"));
 }
 
-/// Good for the check, and takes uploads: `PUT <bytes>`, a blank line, the bytes.
+/// Good for the check, and takes uploads (`PUT <bytes>`, a blank line, the bytes) and makes
+/// downloads (`GIVE <bytes>`, a blank line).
 pub fn sink(on: &Arc<Namespace>) -> Result<()> {
     let listener = on.run(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, VIP_V4.port()))?))?;
     // Both threads end with the test program, whose namespaces they keep no longer than it.
@@ -174,6 +175,11 @@ fn serve(mut stream: TcpStream) -> Result<()> {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head)?;
+    if let Some(rest) = head.strip_prefix("GIVE ") {
+        let wanted: usize = rest.trim().parse()?;
+        stream.write_all(&vec![7; wanted])?;
+        return Ok(());
+    }
     let Some(rest) = head.strip_prefix("PUT ") else {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nversion")?;
         return Ok(());

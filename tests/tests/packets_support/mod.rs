@@ -18,10 +18,10 @@ use aya::{
 use probe_ebpf::{
     abi::{
         Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
-        FAMILY_V4, FAMILY_V6, FORWARD_NAT, FlowKey, ForwardFlow, LISTENER_ENDPOINT, LISTENER_MAIN,
-        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, PREVIOUS_RING, Plain,
-        RING_SIZE, Reason, ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6,
-        place,
+        FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT, FlowKey, ForwardFlow,
+        LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
+        ListenerKey, NO_ENDPOINT, Node, PREVIOUS_RING, Plain, PortLine, RING_SIZE, Reason,
+        ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6, place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -49,6 +49,8 @@ pub enum Program {
     XdpFrags,
     Tc,
     Reverse,
+    /// Behind an XDP program: sends on what that left to it.
+    Relay,
 }
 
 impl Program {
@@ -68,10 +70,11 @@ impl Program {
             Self::XdpFrags => names::PROGRAM_XDP_FORWARD_FRAGS,
             Self::Tc => names::PROGRAM_TC_FORWARD,
             Self::Reverse => names::PROGRAM_TC_REVERSE,
+            Self::Relay => names::PROGRAM_TC_RELAY,
         }
     }
 
-    const fn is_xdp(self) -> bool {
+    pub const fn is_xdp(self) -> bool {
         matches!(self, Self::Xdp | Self::XdpFrags)
     }
 
@@ -96,7 +99,7 @@ impl Program {
         if self.is_xdp() { 2 } else { u32::MAX }
     }
 
-    /// XDP_TX, or TC_ACT_REDIRECT.
+    /// XDP_TX, or TC_ACT_REDIRECT: back to the sender, or on to the next hop.
     pub const fn turn_round(self) -> u32 {
         if self.is_xdp() { 3 } else { 7 }
     }
@@ -187,6 +190,14 @@ impl Programs {
             match ebpf.program_mut(name).expect(name) {
                 AyaProgram::Xdp(program) => program.load().expect(name),
                 AyaProgram::SchedClassifier(program) => program.load().expect(name),
+                other => panic!("{name} is {other:?}"),
+            }
+        }
+        // They see no packets; here they have to pass the verifier.
+        for (name, _) in names::OWN_PROGRAMS {
+            match ebpf.program_mut(name).expect(name) {
+                AyaProgram::CgroupSockAddr(program) => program.load().expect(name),
+                AyaProgram::CgroupSock(program) => program.load().expect(name),
                 other => panic!("{name} is {other:?}"),
             }
         }
@@ -361,12 +372,72 @@ impl Programs {
             .expect("in range");
     }
 
+    /// Hides the clients of both endpoints behind these addresses (full NAT). XDP programs
+    /// may send.
+    pub fn hide(&mut self, v4: [u8; 4], v6: [u8; 16]) {
+        for (pool, id) in [MASTER, BACKUP].into_iter().enumerate() {
+            let mut endpoints = self.array::<Image<Endpoint>>(names::MAP_ENDPOINTS);
+            let Image(mut endpoint) = endpoints.get(&id, 0).expect("in range");
+            endpoint.forward = FORWARD_FULL_NAT;
+            endpoint.pool = pool as u32;
+            endpoints.set(id, Image(endpoint), 0).expect("in range");
+        }
+        self.patch_node(offset_of!(Node, source_v4), &v4);
+        self.patch_node(offset_of!(Node, source_v6), &v6);
+        self.patch_node(offset_of!(Node, may_send), &[1, 0, 0, 0]);
+    }
+
+    /// Puts the endpoints behind direct server return: they listen at the VIP's port.
+    pub fn return_directly(&mut self) {
+        for id in [MASTER, BACKUP] {
+            let mut endpoints = self.array::<Image<Endpoint>>(names::MAP_ENDPOINTS);
+            let Image(mut endpoint) = endpoints.get(&id, 0).expect("in range");
+            endpoint.forward = FORWARD_DSR;
+            endpoint.port_be = VIP_PORT.to_be();
+            endpoints.set(id, Image(endpoint), 0).expect("in range");
+        }
+        self.patch_node(offset_of!(Node, may_send), &[1, 0, 0, 0]);
+    }
+
+    /// XDP programs may not send any more.
+    pub fn forbid_sending(&mut self) {
+        self.patch_node(offset_of!(Node, may_send), &[0; 4]);
+    }
+
+    fn patch_node(&mut self, at: usize, bytes: &[u8]) {
+        const SIZE: usize = size_of::<Node>();
+        let mut node = self.array::<[u8; SIZE]>(names::MAP_NODE);
+        let mut words = node.get(&0, 0).expect("there");
+        words[at..at + bytes.len()].copy_from_slice(bytes);
+        node.set(0, words, 0).expect("there");
+    }
+
+    /// Marks every source port towards an endpoint, by the number of its pool.
+    pub fn mark_ports(&mut self, pool: u32, mark: u8) {
+        const SIZE: usize = size_of::<PortLine>();
+        let mut ports = self.array::<[u8; SIZE]>(names::MAP_PORTS);
+        for line in pool * LINES_A_POOL..(pool + 1) * LINES_A_POOL {
+            ports.set(line, [mark; SIZE], 0).expect("in range");
+        }
+    }
+
     /// Runs a program once. Answers its verdict and the packet it left.
     pub fn run(&mut self, program: Program, packet: &[u8]) -> (u32, Vec<u8>) {
+        self.run_in(program, packet, None)
+    }
+
+    /// The same with the context's bytes.
+    pub fn run_in(
+        &mut self,
+        program: Program,
+        packet: &[u8],
+        context: Option<&[u8]>,
+    ) -> (u32, Vec<u8>) {
         let mut out = vec![0; packet.len() + 256];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
+            ctx_in: context,
             ..TestRunOptions::default()
         };
         let done = match self.ebpf.program(program.name()).expect("loaded") {

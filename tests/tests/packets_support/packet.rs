@@ -17,6 +17,9 @@ pub const VIP_V6: [u8; 16] = v6(0x96, 0x10);
 pub const MASTER_V6: [u8; 16] = v6(2, 2);
 pub const BACKUP_V6: [u8; 16] = v6(3, 2);
 pub const CLIENT_V6: [u8; 16] = v6(1, 2);
+/// What full NAT hides clients behind.
+pub const SOURCE_V4: [u8; 4] = [10, 0, 9, 9];
+pub const SOURCE_V6: [u8; 16] = v6(9, 9);
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
@@ -223,6 +226,16 @@ impl Packet {
         self
     }
 
+    /// From a port of full NAT's source.
+    pub fn hidden(mut self, port: u16) -> Self {
+        self.src = Peer {
+            v4: SOURCE_V4,
+            v6: SOURCE_V6,
+            port,
+        };
+        self
+    }
+
     /// From another source port.
     pub fn port(mut self, port: u16) -> Self {
         self.src.port = port;
@@ -258,6 +271,18 @@ impl Packet {
 
     fn l3(&self) -> usize {
         14 + 4 * self.tags.len()
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    pub fn is_udp(&self) -> bool {
+        self.udp
+    }
+
+    pub fn source_port(&self) -> u16 {
+        self.src.port
     }
 
     /// Offset of the TCP header.
@@ -392,6 +417,75 @@ impl Packet {
         inner.extend(&self.payload);
         self.around(IpNumber::UDP, &inner)
     }
+}
+
+/// The frame after a router: one hop less to live, and new hardware addresses (destination
+/// and source) unless the kernel writes those later.
+pub fn forwarded(mut frame: Vec<u8>, macs: Option<[[u8; 6]; 2]>) -> Vec<u8> {
+    if let Some([to, from]) = macs {
+        frame[..6].copy_from_slice(&to);
+        frame[6..12].copy_from_slice(&from);
+    }
+    if frame[12..14] == EtherType::IPV6.0.to_be_bytes() {
+        frame[14 + 7] -= 1;
+        return frame;
+    }
+    frame[14 + 8] -= 1;
+    let ip = Ipv4Header::from_slice(&frame[14..]).expect("a header").0;
+    let sum = ip.calc_header_checksum().to_be_bytes();
+    frame[14 + 10..14 + 12].copy_from_slice(&sum);
+    frame
+}
+
+/// Checks the ICMP error that tells `sent`'s sender of a way of `mtu`: from whom it was
+/// sent to, quoting what is needed of it.
+pub fn check_too_long(sent: &Packet, out: &[u8], mtu: u16) {
+    let quoted = if sent.udp { 8 } else { 20 };
+    let before = sent.bytes();
+    let quote = &before[sent.l3()..sent.l4() + quoted];
+    let checksum = sent.l4() - sent.l3() + if sent.udp { 6 } else { 16 };
+    let wanted = Packet {
+        hop_limit: 64,
+        ..sent.answered()
+    };
+    let mut wanted = match sent.family {
+        Family::V4 => wanted.around(
+            IpNumber::ICMP,
+            &[&[3, 4, 0, 0, 0, 0], &mtu.to_be_bytes()[..], quote].concat(),
+        ),
+        Family::V6 => wanted.around(
+            IpNumber::IPV6_ICMP,
+            &[&[2, 0, 0, 0, 0, 0], &mtu.to_be_bytes()[..], quote].concat(),
+        ),
+    };
+    if sent.family == Family::V4 {
+        // The identification is nobody's business.
+        let mut ip = Ipv4Header::from_slice(&wanted[14..]).expect("a header").0;
+        ip.identification = 0;
+        let sum = ip.calc_header_checksum().to_be_bytes();
+        wanted[18..20].fill(0);
+        wanted[24..26].copy_from_slice(&sum);
+    }
+    let icmp = wanted.len() - quote.len() - 8;
+    // Both checksums depend on each other, see below.
+    for at in [icmp + 2, icmp + 8 + checksum] {
+        wanted[at..at + 2].copy_from_slice(&out[at..at + 2]);
+    }
+    assert_eq!(hex(out), hex(&wanted));
+    check_icmp_checksum(sent.family, out);
+    // The kernel may still owe the quoted checksum, and put it there.
+    let mut completed = out.to_vec();
+    let at = icmp + 8 + checksum;
+    let l4 = icmp + 8 + sent.l4() - sent.l3();
+    let mut sum: u32 = completed[l4..]
+        .chunks(2)
+        .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    completed[at..at + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    check_icmp_checksum(sent.family, &completed);
 }
 
 /// Checks a RST that answers `answered`, as RFC 9293 section 3.10.7.1 has it.

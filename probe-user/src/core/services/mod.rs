@@ -393,7 +393,7 @@ impl Service {
     fn swept(&mut self, swept: &Swept) {
         let listeners = self.config.listeners();
         for (i, endpoint) in self.endpoints.iter().enumerate() {
-            let by = |vip: &Vip| swept.flows_by(*vip, endpoint.id);
+            let by = |vip: &Vip| swept.connections_by(*vip, endpoint.id);
             let flows = listeners.iter().map(by).sum();
             self.drains.swept(i, flows, swept.began.into());
         }

@@ -4,7 +4,13 @@
 //! bench's private BPF file system. Its programs are then loaded once more over the
 //! same pinned maps, since the agent gives its own to nobody.
 
-use std::{fs, mem::offset_of, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    mem::offset_of,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
@@ -14,8 +20,8 @@ use aya::{
 };
 use probe_ebpf::{abi::Node, names};
 use probe_user::datapath::{
-    AppliedService, Choice, EndpointPlan, Forward, Limits, LogLevel, Mark, ServicePlan, Steering,
-    TcMode, XdpMode, XdpSend,
+    AppliedService, Choice, EndpointPlan, Forward, Limits, LogLevel, Mark, OwnMode, ServicePlan,
+    Steering, TcMode, XdpMode, XdpSend,
     kernel::{Datapath, Options},
 };
 
@@ -61,6 +67,8 @@ impl Instance {
             source_v4: None,
             source_v6: None,
             xdp_send: XdpSend::Auto,
+            own: OwnMode::Off,
+            cgroup: PathBuf::new(),
         })?;
         let endpoint = |name: &str, tier, v4, v6| EndpointPlan {
             name: name.to_owned(),
