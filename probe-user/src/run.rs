@@ -13,9 +13,10 @@ mod tasks;
 use std::{io::IsTerminal as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -24,13 +25,13 @@ use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 use crate::{
     config::{self, Address, Config, Fault},
     control::{Socket, Sources},
-    core::{CheckKey, CheckPlan, Core, Inputs, StartChecks},
+    core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
     datapath::{
         OwnState,
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
-    health::scheduler,
+    health::{http::Repeated, scheduler, sentinel},
     interfaces,
     observe::{self, Metrics, Recorder},
     resolve::{Families, Resolved, choose, literal, lookup},
@@ -123,6 +124,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     );
 
     let (reports, report_inbox) = mpsc::channel(QUEUE);
+    let (signals, signal_inbox) = mpsc::channel(QUEUE);
     let (lookups, lookup_inbox) = mpsc::channel(QUEUE);
     let (changes, change_inbox) = mpsc::channel(QUEUE);
     let (sweeps, sweep_inbox) = mpsc::channel(1);
@@ -142,7 +144,12 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     let pressure = Arc::new(Notify::new());
     tasks.spawn(tasks::clock(node));
     tasks.spawn(tasks::sweep(sweeper, sweeps, pressure.clone()));
-    tasks.spawn(tasks::events(events, metrics.recorder(), pressure));
+    tasks.spawn(tasks::events(
+        events,
+        metrics.recorder(),
+        pressure,
+        signals.clone(),
+    ));
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
     tasks.spawn(tasks::end_sockets(ender, lost, metrics.recorder()));
     let control = sources.clone();
@@ -153,15 +160,33 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     }
     let inputs = Inputs {
         reports: report_inbox,
+        signals: signal_inbox,
         lookups: lookup_inbox,
         changes: change_inbox,
         swept: sweep_inbox,
         asks: ask_inbox,
         shutdown: ending,
     };
+    let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
-        let checks = scheduler::run(key, plan.probe, plan.inter, plan.offset, reports.clone());
-        tokio::spawn(checks).abort_handle()
+        let (target, inter) = (plan.probe.target(), plan.rhythm.inter);
+        let check = Repeated::new(plan.probe);
+        let checks = scheduler::run(key, check, plan.rhythm, plan.triggered, reports.clone());
+        let mut running = vec![tokio::spawn(checks).abort_handle()];
+        if plan.sentinel {
+            let signals = signals.clone();
+            let tell = move |signal| {
+                let (whose, signals) = (Whose::Checked(key), signals.clone());
+                async move {
+                    // Closed: the core ends, and this task with it.
+                    let _ = signals.send(Signalled { whose, signal }).await;
+                }
+            };
+            running.push(
+                tokio::spawn(sentinel::run(target, inter, room.clone(), tell)).abort_handle(),
+            );
+        }
+        Running(running)
     });
     let mut core = tokio::spawn(core.run(inputs, start_checks));
 
@@ -200,6 +225,28 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
         info!("steering stays in place; `probe detach` removes it");
     }
     Ok(())
+}
+
+/// Raises the soft limit of descriptors to the hard one, as far as that goes, and says how
+/// many sentinels there may be.
+fn room_for_sentinels(config: &Config) -> usize {
+    let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
+        Ok((soft, _)) => soft,
+        // Cannot be; the least that a Linux process gets.
+        Err(_) => 1024,
+    };
+    let room = sentinel::room(descriptors);
+    let services = config.services().iter().filter(|s| s.sentinel());
+    let wanted: usize = services.map(|s| s.endpoints().len()).sum();
+    if wanted > room {
+        warn!(
+            descriptors,
+            "{room} of {wanted} endpoints have a sentinel connection: half of the descriptors \
+             (ulimit -n) are for checks"
+        );
+    }
+    room
 }
 
 fn options(config: &Config) -> Options {
@@ -340,7 +387,7 @@ pub(crate) async fn resolve_all(
                     "a name that DNS or the hosts file knows",
                 ));
             }
-            Err(error) => tracing::warn!(
+            Err(error) => warn!(
                 service = service.name(),
                 endpoint = endpoint.name(),
                 "{} does not resolve, its last known address is used: {error}",
@@ -356,7 +403,7 @@ pub(crate) async fn resolve_all(
             }
             Ok(_) => {
                 if name.families.v4 && at.v4.is_none() || name.families.v6 && at.v6.is_none() {
-                    tracing::warn!(
+                    warn!(
                         service = service.name(),
                         endpoint = endpoint.name(),
                         "{} has an address in one family only; clients of the other are refused \

@@ -120,16 +120,19 @@ pub enum EventKind {
     TupleClash = 3,
     /// A new flow found all source ports towards its endpoint in use.
     PortsExhausted = 4,
+    /// A client repeated a SYN that its endpoint has not answered.
+    SynUnanswered = 5,
 }
 
 impl EventKind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::EndpointRefused,
         Self::FlowReset,
         Self::TableFull,
         Self::TupleClash,
         Self::PortsExhausted,
+        Self::SynUnanswered,
     ];
 
     /// The kind of this number, if this version knows it.
@@ -145,6 +148,7 @@ impl EventKind {
             Self::TableFull => "table_full",
             Self::TupleClash => "tuple_clash",
             Self::PortsExhausted => "ports_exhausted",
+            Self::SynUnanswered => "syn_unanswered",
         }
     }
 }

@@ -67,6 +67,7 @@ fn human(status: &status::Status, now_ms: u64) -> String {
             "FLOWS",
             "PACKETS",
             "BYTES",
+            "SIGNALS",
         ])];
         let mut endpoints: Vec<_> = service.endpoints.iter().collect();
         endpoints.sort_by_key(|endpoint| endpoint.tier);
@@ -87,6 +88,7 @@ fn human(status: &status::Status, now_ms: u64) -> String {
                 traffic.flows_opened.to_string(),
                 (traffic.forward_packets + traffic.reverse_packets).to_string(),
                 (traffic.forward_bytes + traffic.reverse_bytes).to_string(),
+                signals(endpoint),
             ]);
         }
         text += &table(&rows);
@@ -121,6 +123,20 @@ fn human(status: &status::Status, now_ms: u64) -> String {
         (None, None) => "\nprocesses of the node are not steered\n".to_owned(),
     };
     text
+}
+
+/// Signs of failure, those that there were.
+fn signals(endpoint: &status::Endpoint) -> String {
+    let seen: Vec<_> = endpoint
+        .signals
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(kind, count)| format!("{kind} {count}"))
+        .collect();
+    match seen.as_slice() {
+        [] => "-".to_owned(),
+        seen => seen.join(", "),
+    }
 }
 
 /// What an endpoint that was left still has.
@@ -259,13 +275,20 @@ mod tests {
             xdp: None,
             degraded: Vec::new(),
         });
+        let signals = [
+            ("endpoint_refused", 3),
+            ("sentinel_closed", 1),
+            ("sentinel_reset", 0),
+        ];
+        status.services[0].endpoints[0].signals =
+            signals.map(|(kind, count)| (kind.to_owned(), count)).into();
         let expected = "\
 probe 0.1.0, pid 7, up 10s
 
 sense (10.96.0.10:8079) -> sen2, initial for 9s, switches 0
-   ENDPOINT  TIER  WEIGHT  STATE  FOR  LAST CHECK         ADDRESS     FLOWS  PACKETS  BYTES
-*  sen2      0     1       up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
-   sen1      0     1       up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0
+   ENDPOINT  TIER  WEIGHT  STATE  FOR  LAST CHECK         ADDRESS     FLOWS  PACKETS  BYTES  SIGNALS
+*  sen2      0     1       up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0      endpoint_refused 3, sentinel_closed 1
+   sen1      0     1       up     9s   ok: 200 in 0.4 ms  10.0.0.1:1  0      0        0      -
 
   INTERFACE  ROLE  TC   XDP  DEGRADED
   veth0      edge  tcx  -    -

@@ -21,7 +21,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_RISE: u32 = 2;
 const DEFAULT_FALL: u32 = 3;
 /// More than this many of anything in a row is a typing error.
-const MOST_IN_A_ROW: u32 = 1000;
+pub const MOST_IN_A_ROW: u32 = 1000;
 /// Bounds what compiling a regex may cost.
 const REGEX_BYTES: usize = 1 << 20;
 

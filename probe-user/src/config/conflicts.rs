@@ -1,5 +1,5 @@
 //! Values that are each right and contradict each other: names and listeners used
-//! twice, tiers, address families, and more than the kernel's tables hold.
+//! twice, tiers, address families, policies that cannot apply, and more than the kernel's tables hold.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,7 +8,11 @@ use std::{
 
 use probe_ebpf::abi;
 
-use super::{address::Address, error::Fault, valid::Service};
+use super::{
+    address::Address,
+    error::Fault,
+    valid::{Observe, Service},
+};
 use crate::datapath::{Forward, Protocol, Vip};
 
 /// Refuses services that contradict themselves or each other.
@@ -27,6 +31,7 @@ pub fn check(services: &[Service]) -> Result<(), Fault> {
         endpoints(&format!("services[{s}]"), service)?;
         tiers(&format!("services[{s}]"), service)?;
         families(&format!("services[{s}]"), service)?;
+        observed(&format!("services[{s}]"), service)?;
     }
     listeners(services)
 }
@@ -273,6 +278,22 @@ fn families(field: &str, service: &Service) -> Result<(), Fault> {
                 ));
             }
         }
+    }
+    Ok(())
+}
+
+/// Datagrams are not refused and not repeated: nobody would ever be marked down.
+fn observed(field: &str, service: &Service) -> Result<(), Fault> {
+    let direct = service.endpoints().iter().flat_map(|e| e.listeners());
+    let mut all = service.listeners().iter().chain(direct);
+    let counts = matches!(service.observe(), Observe::MarkDown { .. });
+    if counts && all.all(|listener| listener.protocol == Protocol::Udp) {
+        return Err(Fault::new(
+            format!("{field}.observe"),
+            "mark-down",
+            "the service has no TCP listener, and only connections are observed",
+            "off, or a TCP listener",
+        ));
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ pub use check::{BodyMatch, Check, HttpCheck, Method, StatusSet};
 pub use error::{Error, Fault};
 pub use scalar::unsteerable;
 pub use valid::{
-    AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Service,
+    AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Observe, Service,
 };
 
 /// Reads and judges a configuration file.

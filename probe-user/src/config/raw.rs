@@ -103,6 +103,9 @@ pub struct Service {
     pub forward: Option<String>,
     #[serde(default)]
     pub affinity: Affinity,
+    pub sentinel: Option<String>,
+    pub observe: Option<String>,
+    pub error_limit: Option<String>,
 }
 
 /// One of a service's `endpoints`.

@@ -114,6 +114,44 @@ fn defaults_are_those_that_the_documentation_names() {
     assert_eq!(config.resolve_every().as_secs(), 10);
 }
 
+#[test]
+fn signals_have_the_policy_that_is_written() {
+    let service = |text: &str| {
+        let text = GOOD.replace("failback:", &format!("{text}\n    failback:"));
+        let service = parse(&text).unwrap().services()[0].clone();
+        (service.sentinel(), service.observe())
+    };
+    assert_eq!(service(""), (true, Observe::Trigger));
+    assert_eq!(service("sentinel: on"), (true, Observe::Trigger));
+    assert_eq!(service("sentinel: off"), (false, Observe::Trigger));
+    assert_eq!(service("observe: off"), (true, Observe::Off));
+    assert_eq!(service("observe: trigger"), (true, Observe::Trigger));
+    let down = |error_limit| (true, Observe::MarkDown { error_limit });
+    assert_eq!(service("observe: mark-down"), down(10));
+    assert_eq!(service("observe: mark-down\n    error_limit: 3"), down(3));
+}
+
+#[test]
+fn only_connections_are_observed() {
+    let config = |observe: &str, listeners: &str, direct: &str| {
+        let text = format!(
+            "interfaces: {{edge: [a]}}\nservices: [{{name: a, listeners: [{listeners}], observe: \
+             {observe}, endpoints: [{{name: b, address: '10.0.0.2:53', listeners: [{direct}]}}], \
+             check: {{http: {{}}}}}}]"
+        );
+        parse(&text).map_err(|fault| fault.to_string())
+    };
+    let (udp, tcp) = ("'10.96.0.1:53/udp'", "'10.96.0.2:53'");
+    assert_eq!(
+        config("mark-down", udp, "").unwrap_err(),
+        "services[0].observe: `mark-down`: the service has no TCP listener, and only connections \
+         are observed; accepted: off, or a TCP listener"
+    );
+    config("trigger", udp, "").unwrap();
+    config("mark-down", udp, tcp).unwrap();
+    config("mark-down", &format!("{udp}, {tcp}"), "").unwrap();
+}
+
 /// Endpoints as `{tier, weight}`; the message if it is refused.
 fn tiers(endpoints: &[&str]) -> Result<Config, String> {
     let endpoints: String = endpoints
@@ -230,7 +268,8 @@ fn each_bad_input_has_its_one_message() {
             "    check:",
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
-             listeners, endpoints, check, failback, all_down, on_marked_down, drain, forward, affinity",
+             listeners, endpoints, check, failback, all_down, on_marked_down, drain, forward, affinity, \
+             sentinel, observe, error_limit",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
@@ -669,6 +708,37 @@ fn each_bad_input_has_its_one_message() {
             "    on_marked_down: drain\n    failback:",
             "services[0].on_marked_down: `drain`: not known; accepted: reset, keep",
         ),
+        // Signals.
+        (
+            "    failback:",
+            "    sentinel: yes\n    failback:",
+            "services[0].sentinel: `yes`: not known; accepted: on, off",
+        ),
+        (
+            "    failback:",
+            "    observe: layer4\n    failback:",
+            "services[0].observe: `layer4`: not known; accepted: off, trigger, mark-down",
+        ),
+        (
+            "    failback:",
+            "    observe: mark-down\n    error_limit: 0\n    failback:",
+            "services[0].error_limit: `0`: not a number in range; accepted: a whole number from 1 to 1000",
+        ),
+        (
+            "    failback:",
+            "    observe: mark-down\n    error_limit: ten\n    failback:",
+            "services[0].error_limit: `ten`: not a number in range; accepted: a whole number from 1 to 1000",
+        ),
+        (
+            "    failback:",
+            "    error_limit: 5\n    failback:",
+            "services[0].error_limit: `5`: observe: trigger counts no errors; accepted: no `error_limit`, or observe: mark-down",
+        ),
+        (
+            "    failback:",
+            "    observe: off\n    error_limit: 5\n    failback:",
+            "services[0].error_limit: `5`: observe: off counts no errors; accepted: no `error_limit`, or observe: mark-down",
+        ),
     ];
     let wrong: Vec<_> = rows
         .iter()
@@ -791,6 +861,8 @@ fn the_example_says_what_the_reference_says() {
     );
     assert_eq!(service.check().http().port(), Some(8079));
     assert_eq!(service.check().http().host(), Some("react.domain.com"));
+    assert!(service.sentinel());
+    assert_eq!(service.observe(), Observe::Trigger);
     // What it calls defaults are the defaults.
     let bare = parse(
         "interfaces: {edge: [a]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], endpoints: \

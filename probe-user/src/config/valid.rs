@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     address::Address,
-    check::Check,
+    check::{Check, MOST_IN_A_ROW},
     conflicts,
     error::Fault,
     raw,
@@ -20,6 +20,8 @@ use crate::{
     interfaces::Pattern,
 };
 
+/// HAProxy's `error-limit`.
+const DEFAULT_ERROR_LIMIT: u32 = 10;
 const DEFAULT_HOLD: Duration = Duration::from_secs(5);
 /// Kubernetes' `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
@@ -79,6 +81,8 @@ pub struct Service {
     drain: Option<Duration>,
     forward: Forward,
     affinity: Option<Duration>,
+    sentinel: bool,
+    observe: Observe,
 }
 
 /// An endpoint of a service.
@@ -110,6 +114,20 @@ pub enum AllDown {
     Keep,
     /// Clients get a RST.
     Refuse,
+}
+
+/// What connections of clients that fail do to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observe {
+    /// Nothing.
+    Off,
+    /// Each makes checks at once.
+    Trigger,
+    /// They count as failures.
+    MarkDown {
+        /// So many in a row take the endpoint down.
+        error_limit: u32,
+    },
 }
 
 impl Config {
@@ -463,6 +481,14 @@ impl Service {
     pub fn affinity(&self) -> Option<Duration> {
         self.affinity
     }
+    /// Is a connection kept open to each endpoint?
+    pub fn sentinel(&self) -> bool {
+        self.sentinel
+    }
+    /// What connections of clients that fail do.
+    pub fn observe(&self) -> Observe {
+        self.observe
+    }
 
     fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
         let name = scalar::name(&format!("{field}.name"), &raw.name)?;
@@ -528,6 +554,12 @@ impl Service {
                     Duration::from_secs(1),
                 )?),
             },
+            sentinel: word(
+                &format!("{field}.sentinel"),
+                raw.sentinel.as_deref().unwrap_or("on"),
+                &[("on", true), ("off", false)],
+            )?,
+            observe: Observe::parse(field, raw)?,
         })
     }
 }
@@ -544,6 +576,38 @@ fn listeners(field: &str, raw: &[String]) -> Result<Vec<Vip>, Fault> {
         .enumerate()
         .map(|(i, text)| scalar::listener(&format!("{field}.listeners[{i}]"), text))
         .collect()
+}
+
+impl Observe {
+    /// `field` is the service's.
+    fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
+        let limit_field = format!("{field}.error_limit");
+        let error_limit = match &raw.error_limit {
+            Some(text) => Some(number(&limit_field, text, 1..=MOST_IN_A_ROW)?),
+            None => None,
+        };
+        let policies = [
+            ("off", Self::Off),
+            ("trigger", Self::Trigger),
+            (
+                "mark-down",
+                Self::MarkDown {
+                    error_limit: error_limit.unwrap_or(DEFAULT_ERROR_LIMIT),
+                },
+            ),
+        ];
+        let word_of = raw.observe.as_deref().unwrap_or("trigger");
+        let observe = word(&format!("{field}.observe"), word_of, &policies)?;
+        match (observe, error_limit) {
+            (Self::Off | Self::Trigger, Some(limit)) => Err(Fault::new(
+                limit_field,
+                limit,
+                format!("observe: {word_of} counts no errors"),
+                "no `error_limit`, or observe: mark-down",
+            )),
+            _ => Ok(observe),
+        }
+    }
 }
 
 impl Failback {

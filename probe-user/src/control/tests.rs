@@ -42,6 +42,7 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         checks: 1,
         failures: 0,
         latency_us: Some(400),
+        signals: BTreeMap::new(),
         listeners: Vec::new(),
         traffic: status::Traffic::default(),
         drain: None,

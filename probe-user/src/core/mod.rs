@@ -33,7 +33,11 @@ use crate::{
         TcWay, XdpWay,
     },
     failover::{NoFailback, Reason},
-    health::{State, Verdict, http::Probe, scheduler::Report},
+    health::{
+        Signal, State, Verdict,
+        http::Probe,
+        scheduler::{Report, Rhythm, Triggered},
+    },
     interfaces::Change,
     resolve::Resolved,
 };
@@ -109,6 +113,8 @@ impl Counters for datapath::Reader {
 pub trait Observer: Send {
     /// A check was made.
     fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64);
+    /// There was a sign that an endpoint may have failed.
+    fn signalled(&self, service: &str, endpoint: &str, signal: Signal);
     /// An endpoint is in this state.
     fn state(&self, service: &str, endpoint: &str, state: State);
     /// A service's new connections go to these endpoints, or nowhere.
@@ -137,17 +143,47 @@ pub struct CheckKey {
 }
 
 /// Begins the checks of an endpoint.
-pub type StartChecks = Box<dyn FnMut(CheckKey, CheckPlan) -> AbortHandle + Send>;
+pub type StartChecks = Box<dyn FnMut(CheckKey, CheckPlan) -> Running + Send>;
 
 /// How an endpoint is checked.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CheckPlan {
     /// The check.
     pub probe: Probe,
-    /// Time between two.
-    pub inter: std::time::Duration,
-    /// Time before the first, so that not all endpoints are checked at one moment.
-    pub offset: std::time::Duration,
+    /// When it is made. The offset keeps endpoints from all being checked at one moment.
+    pub rhythm: Rhythm,
+    /// What makes it be made at once.
+    pub triggered: Triggered,
+    /// Is a connection kept open beside it?
+    pub sentinel: bool,
+}
+
+/// The tasks that watch an endpoint. They end with this.
+#[derive(Debug)]
+pub struct Running(pub Vec<AbortHandle>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Whom a sign is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// As checks are told apart.
+    Checked(CheckKey),
+    /// As the kernel knows them. An id may be retired by now.
+    Steered(ServiceId, EndpointId),
+}
+
+/// A sign that an endpoint may have failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Signalled {
+    /// Whom it is about.
+    pub whose: Whose,
+    /// What was noticed.
+    pub signal: Signal,
 }
 
 /// A name's lookup.
@@ -193,6 +229,8 @@ pub enum Ask {
 pub struct Inputs {
     /// Verdicts.
     pub reports: mpsc::Receiver<Report<CheckKey>>,
+    /// Signs beside them.
+    pub signals: mpsc::Receiver<Signalled>,
     /// DNS.
     pub lookups: mpsc::Receiver<Lookup>,
     /// Interfaces.
@@ -273,6 +311,12 @@ impl<D: Steering + Attach> Core<D> {
             tokio::select! {
                 Some(report) = inputs.reports.recv() => self.services.verdict(
                     report,
+                    Instant::now(),
+                    &mut self.datapath,
+                    self.observer.as_ref(),
+                )?,
+                Some(signalled) = inputs.signals.recv() => self.services.signalled(
+                    signalled,
                     Instant::now(),
                     &mut self.datapath,
                     self.observer.as_ref(),

@@ -96,7 +96,8 @@ pub struct Endpoint {
     pub resolved: Vec<String>,
     /// `unknown`, `up` or `down`.
     pub state: String,
-    /// The last check's verdict, one of [`crate::health::Kind`]'s words.
+    /// The last check's verdict, one of [`crate::health::Kind`]'s words; `observed` if it
+    /// was no check that took the endpoint down.
     pub verdict: Option<String>,
     /// The same for people.
     pub detail: Option<String>,
@@ -106,6 +107,9 @@ pub struct Endpoint {
     pub failures: u64,
     /// The last check's duration.
     pub latency_us: Option<u64>,
+    /// Signs of failure beside the checks, by kind: [`crate::health::Signal`]'s words.
+    #[serde(default)]
+    pub signals: BTreeMap<String, u64>,
     /// VIP:port pairs that always reach it.
     pub listeners: Vec<String>,
     pub traffic: Traffic,

@@ -1,7 +1,7 @@
 //! The core with a recorder in the kernel's place: what is written, in which order.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -143,6 +143,7 @@ struct Ears(Arc<Mutex<Vec<Did>>>);
 
 impl Observer for Ears {
     fn checked(&self, _: &str, _: &str, _: &Verdict, _: u64) {}
+    fn signalled(&self, _: &str, _: &str, _: Signal) {}
     fn state(&self, _: &str, _: &str, _: State) {}
     fn selected(&self, _: &str, _: &[&str]) {}
     fn switched(&self, _: &str, reason: Reason) {
@@ -188,6 +189,9 @@ struct Bench {
     shutdown: watch::Sender<bool>,
     task: tokio::task::JoinHandle<Result<Recorder, datapath::Error>>,
     started: Arc<Mutex<Vec<CheckKey>>>,
+    signals: mpsc::Sender<Signalled>,
+    /// Of the checks that were started last, by endpoint of the first service.
+    triggered: Arc<Mutex<BTreeMap<usize, Triggered>>>,
 }
 
 impl Bench {
@@ -198,6 +202,7 @@ impl Bench {
             Core::new(config, resolved(config), recorder, "pins".to_owned(), ears).unwrap();
         core.attach(existing).unwrap();
         let (reports, r) = mpsc::channel(8);
+        let (signals, g) = mpsc::channel(8);
         let (lookups, l) = mpsc::channel(8);
         let (changes, c) = mpsc::channel(8);
         let (sweeps, w) = mpsc::channel(8);
@@ -205,6 +210,7 @@ impl Bench {
         let (shutdown, s) = watch::channel(false);
         let inputs = Inputs {
             reports: r,
+            signals: g,
             lookups: l,
             changes: c,
             swept: w,
@@ -213,9 +219,17 @@ impl Bench {
         };
         let started = Arc::new(Mutex::new(Vec::new()));
         let starts = started.clone();
-        let start: StartChecks = Box::new(move |key, _| {
+        let triggered = Arc::new(Mutex::new(BTreeMap::new()));
+        let triggers = triggered.clone();
+        let start: StartChecks = Box::new(move |key, plan| {
             starts.lock().unwrap().push(key);
-            tokio::spawn(std::future::pending::<()>()).abort_handle()
+            triggers
+                .lock()
+                .unwrap()
+                .insert(key.endpoint, plan.triggered);
+            Running(vec![
+                tokio::spawn(std::future::pending::<()>()).abort_handle(),
+            ])
         });
         Self {
             did,
@@ -227,6 +241,8 @@ impl Bench {
             shutdown,
             task: tokio::spawn(core.run(inputs, start)),
             started,
+            signals,
+            triggered,
         }
     }
 
@@ -236,7 +252,8 @@ impl Bench {
             + self.lookups.capacity()
             + self.changes.capacity()
             + self.sweeps.capacity()
-            < 32
+            + self.signals.capacity()
+            < 40
         {
             tokio::task::yield_now().await;
         }
@@ -286,6 +303,26 @@ impl Bench {
             skipped: 0,
         };
         self.reports.send(report).await.unwrap();
+    }
+
+    async fn signal(&self, whose: Whose, signal: Signal) {
+        let signalled = Signalled { whose, signal };
+        self.signals.send(signalled).await.unwrap();
+    }
+
+    /// Clients of an endpoint were refused.
+    async fn refused(&self, service: u32, endpoint: u32, times: usize) {
+        for _ in 0..times {
+            let whose = Whose::Steered(ServiceId(service), EndpointId(endpoint));
+            self.signal(whose, Signal::Refused).await;
+        }
+    }
+
+    /// Were checks of the endpoint asked for since the last question?
+    async fn triggered(&self, endpoint: usize) -> bool {
+        self.did().await;
+        let mut triggered = self.triggered.lock().unwrap();
+        triggered.get_mut(&endpoint).is_some_and(Triggered::take)
     }
 
     async fn lookup(&self, answer: Result<&[&str], &str>) {
@@ -932,4 +969,153 @@ async fn a_literal_interface_must_be_attached_at_the_start() {
     let ears = Box::new(Ears(recorder.did.clone()));
     let mut core = Core::new(&config, resolved(&config), recorder, String::new(), ears).unwrap();
     core.attach(&[interface(7, "br0")]).unwrap_err();
+}
+
+const SENTINEL: Signal = Signal::SentinelClosed;
+
+fn checked(endpoint: usize, generation: u32) -> Whose {
+    Whose::Checked(CheckKey {
+        service: 0,
+        endpoint,
+        generation,
+    })
+}
+
+/// A bench whose endpoints are both up.
+async fn up(extra: &str) -> Bench {
+    let bench = Bench::new(&config(extra), Recorder::default(), &[]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(1, Kind::Ok).await;
+    bench.did().await;
+    bench
+}
+
+fn signals(status: &status::Status, endpoint: usize, signal: Signal) -> u64 {
+    status.services[0].endpoints[endpoint].signals[signal.label()]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_triggers_checks_of_its_endpoint_and_decides_nothing() {
+    let bench = up("").await;
+    assert!(!bench.triggered(0).await && !bench.triggered(1).await);
+    bench.refused(0, 1, 1).await;
+    assert!(bench.triggered(1).await && !bench.triggered(0).await);
+    bench.signal(checked(0, 0), SENTINEL).await;
+    assert!(bench.triggered(0).await && !bench.triggered(1).await);
+    bench.refused(0, 0, 1000).await;
+    assert_eq!(bench.did().await, []);
+    let status = bench.status().await;
+    assert_eq!(signals(&status, 0, Signal::Refused), 1000);
+    assert_eq!(signals(&status, 0, SENTINEL), 1);
+    assert_eq!(signals(&status, 1, Signal::Refused), 1);
+    assert_eq!(signals(&status, 1, Signal::Unanswered), 0);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn signals_about_nobody_are_ignored() {
+    let bench = up("  observe: mark-down\n  error_limit: 1").await;
+    // No such service, no such endpoint, no such position.
+    bench.refused(1, 0, 1).await;
+    bench.refused(0, 2, 1).await;
+    bench.refused(0, 100, 1).await;
+    bench.signal(checked(7, 0), SENTINEL).await;
+    bench.signal(checked(0, 1), SENTINEL).await;
+    assert_eq!(bench.did().await, []);
+    assert!(!bench.triggered(0).await && !bench.triggered(1).await);
+    // The master moves: its id is retired, its sentinel another one.
+    bench.lookup(Ok(&["10.0.0.5"])).await;
+    bench.did().await;
+    bench.refused(0, 0, 1).await;
+    bench.signal(checked(0, 0), SENTINEL).await;
+    assert_eq!(bench.did().await, []);
+    assert!(!bench.triggered(0).await && !bench.triggered(1).await);
+    let status = bench.status().await;
+    assert_eq!(signals(&status, 0, Signal::Refused), 0);
+    assert_eq!(signals(&status, 0, SENTINEL), 0);
+    bench.signal(checked(0, 1), SENTINEL).await;
+    assert!(bench.triggered(0).await);
+    bench.refused(0, 101, 1).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(101), Heard(Reason::MasterDown)]
+    );
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn off_only_counts() {
+    let bench = up("  observe: off").await;
+    bench.refused(0, 0, 100).await;
+    assert!(!bench.triggered(0).await);
+    assert_eq!(signals(&bench.status().await, 0, Signal::Refused), 100);
+    // The sentinel is another matter.
+    bench.signal(checked(0, 0), SENTINEL).await;
+    assert!(bench.triggered(0).await);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_errors_in_a_row_mark_down() {
+    let bench = up("  observe: mark-down\n  error_limit: 3").await;
+    // A good check forgives, a bad one and the other endpoint's do not.
+    bench.refused(0, 0, 2).await;
+    assert_eq!(bench.did().await, []);
+    bench.check(0, Kind::Ok).await;
+    bench.did().await;
+    bench.refused(0, 0, 2).await;
+    bench.did().await;
+    bench.check(0, Kind::Refused).await;
+    bench.check(1, Kind::Ok).await;
+    assert_eq!(bench.did().await, []);
+    assert!(!bench.triggered(0).await, "errors are counted, not checked");
+    let whose = Whose::Steered(ServiceId(0), EndpointId(0));
+    bench.signal(whose, Signal::Unanswered).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    let status = bench.status().await;
+    let master = &status.services[0].endpoints[0];
+    assert_eq!(master.state, "down");
+    assert_eq!(master.verdict.as_deref(), Some("observed"));
+    assert_eq!(
+        master.detail.as_deref(),
+        Some("3 connections of clients failed in a row, the last: syn_unanswered")
+    );
+    assert_eq!((master.checks, master.failures), (3, 1));
+    // Who is down is not marked down again, and comes up by `rise` good checks.
+    bench.refused(0, 0, 10).await;
+    bench.check(0, Kind::Ok).await;
+    assert_eq!(bench.did().await, []);
+    bench.check(0, Kind::Ok).await;
+    assert_eq!(bench.did().await, [Up(0)]);
+    // What was counted while it was down is no debt.
+    bench.refused(0, 0, 2).await;
+    assert_eq!(bench.did().await, []);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_kept_last_choice_is_not_marked_down_by_its_clients_either() {
+    let bench = up("  observe: mark-down\n  error_limit: 1\n  all_down: keep").await;
+    bench.refused(0, 1, 1).await;
+    bench.refused(0, 0, 1).await;
+    assert_eq!(bench.did().await, [Down(1)]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_down_is_left_to_the_grid() {
+    let bench = up("").await;
+    bench.check(0, Kind::Refused).await;
+    bench.refused(0, 0, 1).await;
+    assert!(bench.triggered(0).await, "not down yet");
+    bench.check(0, Kind::Refused).await;
+    bench.did().await;
+    bench.refused(0, 0, 1).await;
+    bench.signal(checked(0, 0), Signal::SentinelFailed).await;
+    assert!(!bench.triggered(0).await);
+    assert_eq!(signals(&bench.status().await, 0, Signal::SentinelFailed), 1);
+    bench.end().await;
 }

@@ -26,7 +26,10 @@ use tokio::{
     time::timeout_at,
 };
 
-use super::verdict::{Kind, Verdict};
+use super::{
+    scheduler,
+    verdict::{Kind, Verdict},
+};
 use crate::{
     config::{BodyMatch, Check, HttpCheck, Method},
     http1::{Decoder, Limits, Progress},
@@ -66,6 +69,11 @@ impl Probe {
             expect: http.clone(),
             timeout: check.timeout(),
         }
+    }
+
+    /// Where it is made.
+    pub fn target(&self) -> SocketAddr {
+        self.target
     }
 
     /// Makes the check. `buffer` is scratch space that is worth keeping.
@@ -109,6 +117,29 @@ impl Probe {
             latency: begin.elapsed(),
             note,
         }
+    }
+}
+
+/// A probe with the scratch space that its checks share.
+#[derive(Debug)]
+pub struct Repeated {
+    probe: Probe,
+    buffer: BytesMut,
+}
+
+impl Repeated {
+    /// Makes no check yet.
+    pub fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            buffer: BytesMut::with_capacity(8192),
+        }
+    }
+}
+
+impl scheduler::Check for Repeated {
+    async fn make(&mut self) -> Verdict {
+        self.probe.run(&mut self.buffer).await
     }
 }
 

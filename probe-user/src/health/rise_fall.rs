@@ -6,6 +6,10 @@
 //! a service that starts wants to know now. After a restart of the agent the
 //! endpoint that was in use is known to have been up, and needs `fall` failures
 //! like any other time: a restart does not make anything more nervous.
+//!
+//! Two of these run for each endpoint: the core's decides, and the scheduler's, a copy
+//! that is shown the same checks in the same order, tells when a burst of checks has
+//! decided.
 
 /// Is the endpoint fit?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +59,22 @@ impl RiseFall {
         self.state
     }
 
+    /// Did the last check speak against the state, and not yet often enough to change it?
+    pub fn undecided(&self) -> bool {
+        self.against > 0
+    }
+
+    /// Something else than a check took the endpoint down; the new state if it changed.
+    /// It comes up by `rise` good checks, as from any other failure.
+    pub fn take_down(&mut self) -> Option<State> {
+        if self.state == State::Down {
+            return None;
+        }
+        self.against = 0;
+        self.state = State::Down;
+        Some(State::Down)
+    }
+
     /// Counts a check; the new state if it changed.
     pub fn observe(&mut self, success: bool) -> Option<State> {
         let (says, needed) = match (self.state, success) {
@@ -80,7 +100,7 @@ impl RiseFall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{prelude::*, test_runner::TestCaseError};
 
     #[test]
     fn the_first_check_decides_at_once() {
@@ -107,7 +127,75 @@ mod tests {
         assert_eq!(machine.observe(true), Some(State::Up));
     }
 
+    #[test]
+    fn taken_down_it_comes_up_by_rise_good_checks() {
+        let mut machine = RiseFall::new(2, 3, State::Up);
+        assert_eq!(machine.observe(false), None);
+        assert_eq!(machine.take_down(), Some(State::Down));
+        assert_eq!(machine.take_down(), None);
+        assert!(!machine.undecided());
+        for success in [true, false, true] {
+            assert_eq!(machine.observe(success), None);
+        }
+        assert_eq!(machine.observe(true), Some(State::Up));
+    }
+
+    /// A core's machine that something takes down now and then, and the scheduler's copy
+    /// that does not hear of it.
+    fn in_step(rise: u32, fall: u32, happened: &[Option<bool>]) -> Result<(), TestCaseError> {
+        let mut core = RiseFall::new(rise, fall, State::Up);
+        let mut copy = core.clone();
+        for check in happened {
+            match check {
+                None => {
+                    core.take_down();
+                }
+                Some(success) => {
+                    core.observe(*success);
+                    copy.observe(*success);
+                }
+            }
+            if core.state() != State::Down {
+                prop_assert_eq!(copy.state(), core.state());
+                prop_assert_eq!(copy.undecided(), core.undecided());
+            }
+        }
+        Ok(())
+    }
+
     proptest! {
+        /// Whenever the core calls the endpoint fit, the copy agrees with it.
+        #[test]
+        fn a_copy_that_misses_a_take_down_is_in_step_when_it_is_up_again(
+            rise in 1u32..5,
+            fall in 1u32..5,
+            happened in prop::collection::vec(prop::option::weighted(0.9, any::<bool>()), 0..100),
+        ) {
+            in_step(rise, fall, &happened)?;
+        }
+
+        /// However it begins, a burst is over after the larger of rise and fall.
+        #[test]
+        fn checks_in_a_row_decide_within_rise_or_fall(
+            rise in 1u32..5,
+            fall in 1u32..5,
+            up in any::<bool>(),
+            before in prop::collection::vec(any::<bool>(), 0..20),
+            burst in prop::collection::vec(any::<bool>(), 5),
+        ) {
+            let state = if up { State::Up } else { State::Down };
+            let mut machine = RiseFall::new(rise, fall, state);
+            for success in before {
+                machine.observe(success);
+            }
+            let most = if machine.state() == State::Up { fall } else { rise } as usize;
+            let made = burst.iter().position(|success| {
+                machine.observe(*success);
+                !machine.undecided()
+            });
+            prop_assert!(made.is_some_and(|last| last < most), "{made:?}");
+        }
+
         /// The state changes exactly when the last `fall` (`rise`) checks since the last
         /// change all spoke against it, whatever came before.
         #[test]

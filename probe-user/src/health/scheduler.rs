@@ -4,16 +4,31 @@
 //! takes longer than the interval makes the grid points within it be skipped, not
 //! made up for later: a burst of late checks would only tell the same thing
 //! several times. The timeout is the check's own and may be longer than `inter`.
+//!
+//! Between the grid's points a [`Trigger`] makes a *burst*: checks back to back, until
+//! one agrees with the endpoint's state or as many have spoken against it as change it.
+//! So a crash that somebody tells of is known after `fall` checks, whatever `inter`
+//! is, and a false alarm costs one check. The grid stays where it is.
+//!
+//! Triggers cannot add up. A burst answers all those before its last check began;
+//! whatever comes later waits for a [`Gap`] and is answered by one more burst.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
-use bytes::BytesMut;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 
-use super::{http::Probe, verdict::Verdict};
+use super::{rise_fall::RiseFall, verdict::Verdict};
+
+/// Least time between the beginnings of two checks of a burst: enough to be two looks
+/// at the endpoint and not one.
+const SPACING: Duration = Duration::from_millis(1);
+/// Least time between the end of a burst and the next, if `inter` is no less.
+const LEAST_GAP: Duration = Duration::from_millis(10);
+/// The same while one false alarm follows the other.
+const LONGEST_GAP: Duration = Duration::from_secs(1);
 
 /// A verdict and whose it is.
 #[derive(Debug)]
@@ -22,34 +37,161 @@ pub struct Report<K> {
     pub key: K,
     /// What the check concluded.
     pub verdict: Verdict,
-    /// Checks skipped before this one because their predecessor took too long.
+    /// Grid points before this check that passed without one because a check took too
+    /// long.
     pub skipped: u64,
+}
+
+/// A check that can be made again and again.
+pub trait Check: Send {
+    /// Makes it.
+    fn make(&mut self) -> impl Future<Output = Verdict> + Send;
+}
+
+/// When checks are made, and what is known before the first.
+#[derive(Clone, Debug)]
+pub struct Rhythm {
+    /// Time between two points of the grid.
+    pub inter: Duration,
+    /// Time before the first.
+    pub offset: Duration,
+    /// A copy of the core's machine, see [`RiseFall`].
+    pub health: RiseFall,
+}
+
+/// Asks for checks at once.
+#[derive(Clone, Debug)]
+pub struct Trigger(mpsc::Sender<()>);
+
+/// What a [`Trigger`] triggers.
+#[derive(Debug)]
+pub struct Triggered(mpsc::Receiver<()>);
+
+impl Trigger {
+    /// A pair of them.
+    pub fn new() -> (Self, Triggered) {
+        // One that waits stands for any number.
+        let (sender, receiver) = mpsc::channel(1);
+        (Self(sender), Triggered(receiver))
+    }
+
+    /// Checks shall be made. Costs nothing if that was asked for already.
+    pub fn pull(&self) {
+        // Full: it is asked for. Closed: nobody checks any more.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Triggered {
+    /// Waits for a trigger, from `not_before` on. Loses none if it is dropped. `None` if
+    /// there will never be one.
+    async fn pulled(&mut self, not_before: Instant) -> Option<()> {
+        sleep_until(not_before).await;
+        self.0.recv().await
+    }
+
+    /// Was the trigger pulled since it was last asked? That is answered with this.
+    pub fn take(&mut self) -> bool {
+        self.0.try_recv().is_ok()
+    }
 }
 
 /// Checks until nobody listens any more.
 pub async fn run<K: Clone>(
     key: K,
-    probe: Probe,
-    inter: Duration,
-    offset: Duration,
+    mut check: impl Check,
+    rhythm: Rhythm,
+    mut triggered: Triggered,
     reports: mpsc::Sender<Report<K>>,
 ) {
-    let mut buffer = BytesMut::with_capacity(8192);
-    let start = Instant::now() + offset;
+    let Rhythm {
+        inter,
+        offset,
+        mut health,
+    } = rhythm;
+    let mut gap = Gap::new(inter);
+    let mut last_burst = Instant::now();
+    let mut quiet_until = last_burst;
+    let start = last_burst + offset;
     let (mut point, mut skipped) = (0u64, 0);
     loop {
-        sleep_until(start + offset_of(point, inter)).await;
-        let report = Report {
-            key: key.clone(),
-            verdict: probe.run(&mut buffer).await,
-            skipped,
+        let due = start + offset_of(point, inter);
+        let burst = tokio::select! {
+            Some(()) = triggered.pulled(quiet_until) => true,
+            () = sleep_until(due) => false,
         };
-        if reports.send(report).await.is_err() {
-            return;
+        let (mut made, state) = (0, health.state());
+        let calm = last_burst.elapsed();
+        loop {
+            if burst {
+                // This check and those that follow are the answer.
+                triggered.take();
+            }
+            let begun = Instant::now();
+            let verdict = check.make().await;
+            made += 1;
+            let judged = verdict.kind.success();
+            if let Some(success) = judged {
+                health.observe(success);
+            }
+            let report = Report {
+                key: key.clone(),
+                verdict,
+                skipped: std::mem::take(&mut skipped),
+            };
+            if reports.send(report).await.is_err() {
+                return;
+            }
+            // An agent that cannot check does not try the harder.
+            if !burst || judged.is_none() || !health.undecided() {
+                break;
+            }
+            sleep_until(begun + SPACING).await;
         }
-        let next = next_point(point, start.elapsed(), inter);
-        skipped = next - point - 1;
-        point = next;
+        let now = Instant::now();
+        if burst {
+            last_burst = now;
+            quiet_until = now + gap.after(calm, health.state() != state);
+        }
+        // A burst may be over before the grid's next point.
+        if !burst || now >= due {
+            let since_start = now.saturating_duration_since(start);
+            let next = next_point(point, since_start, inter);
+            skipped = (next - point).saturating_sub(made);
+            point = next;
+        }
+    }
+}
+
+/// Time between the end of a burst and the next, so that a flood of triggers makes no
+/// flood of checks: twice as long after each burst that changed nothing, as long as one
+/// follows the other. `inter` bounds it, so that no trigger waits longer than for the grid.
+#[derive(Clone, Debug)]
+struct Gap {
+    least: Duration,
+    longest: Duration,
+    last: Duration,
+}
+
+impl Gap {
+    fn new(inter: Duration) -> Self {
+        let least = inter.min(LEAST_GAP);
+        Self {
+            least,
+            longest: inter.min(LONGEST_GAP),
+            last: least,
+        }
+    }
+
+    /// The gap after a burst that began so long after the end of the one before, and did
+    /// or did not change the endpoint's state.
+    fn after(&mut self, calm: Duration, changed: bool) -> Duration {
+        self.last = if changed || calm >= self.last * 2 {
+            self.least
+        } else {
+            (self.last * 2).min(self.longest)
+        };
+        self.last
     }
 }
 
@@ -71,13 +213,19 @@ fn offset_of(point: u64, inter: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
+
     use super::*;
-    use crate::health::verdict::Kind;
-    use tokio::net::TcpListener;
+    use crate::health::{State, http::Probe, http::Repeated, verdict::Kind};
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
 
     #[test]
     fn the_next_grid_point_is_always_to_come() {
-        let ms = Duration::from_millis;
         assert_eq!(next_point(0, ms(0), ms(10)), 1);
         assert_eq!(next_point(0, ms(9), ms(10)), 1);
         assert_eq!(next_point(0, ms(10), ms(10)), 2);
@@ -97,9 +245,10 @@ mod tests {
         )
         .unwrap();
         let check = config.services()[0].check();
-        let probe = Probe::new(check, target, "a");
+        let probe = Repeated::new(Probe::new(check, target, "a"));
         let (tx, mut rx) = mpsc::channel(16);
-        let task = tokio::spawn(run((), probe, check.inter(), Duration::ZERO, tx));
+        let (_trigger, triggered) = Trigger::new();
+        let task = tokio::spawn(run((), probe, rhythm(check.inter()), triggered, tx));
         let first = rx.recv().await.unwrap();
         assert_eq!(first.verdict.kind, Kind::ResponseTimeout);
         assert_eq!(first.skipped, 0);
@@ -111,5 +260,267 @@ mod tests {
             assert!(report.skipped >= 10, "{}", report.skipped);
         }
         task.abort();
+    }
+
+    fn rhythm(inter: Duration) -> Rhythm {
+        Rhythm {
+            inter,
+            offset: Duration::ZERO,
+            health: RiseFall::new(2, 3, State::Up),
+        }
+    }
+
+    /// What an endpoint in a test is like now.
+    #[derive(Debug)]
+    struct Mood {
+        kind: Kind,
+        takes: Duration,
+        /// When checks of it began, from the start.
+        begun: Vec<Duration>,
+        start: Instant,
+    }
+
+    struct Scripted(Arc<Mutex<Mood>>);
+
+    impl Check for Scripted {
+        async fn make(&mut self) -> Verdict {
+            let (kind, takes) = {
+                let mut mood = self.0.lock().unwrap();
+                let begun = mood.start.elapsed();
+                mood.begun.push(begun);
+                (mood.kind, mood.takes)
+            };
+            sleep(takes).await;
+            Verdict {
+                kind,
+                status: None,
+                latency: takes,
+                note: "".into(),
+            }
+        }
+    }
+
+    /// Checks of an endpoint that is up, on paused time.
+    struct Bench {
+        mood: Arc<Mutex<Mood>>,
+        trigger: Trigger,
+        reports: mpsc::Receiver<Report<()>>,
+        task: AbortHandle,
+    }
+
+    impl Bench {
+        fn new(inter: Duration) -> Self {
+            let mood = Arc::new(Mutex::new(Mood {
+                kind: Kind::Ok,
+                takes: Duration::ZERO,
+                begun: Vec::new(),
+                start: Instant::now(),
+            }));
+            let (trigger, triggered) = Trigger::new();
+            let (tx, reports) = mpsc::channel(4096);
+            let check = Scripted(mood.clone());
+            let task = tokio::spawn(run((), check, rhythm(inter), triggered, tx)).abort_handle();
+            Self {
+                mood,
+                trigger,
+                reports,
+                task,
+            }
+        }
+
+        fn becomes(&self, kind: Kind) {
+            self.mood.lock().unwrap().kind = kind;
+        }
+
+        fn takes(&self, takes: Duration) {
+            self.mood.lock().unwrap().takes = takes;
+        }
+
+        /// When checks began since the last question.
+        fn begun(&self) -> Vec<Duration> {
+            std::mem::take(&mut self.mood.lock().unwrap().begun)
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.task.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crash_that_is_told_of_is_known_after_fall_checks() {
+        let bench = Bench::new(ms(2000));
+        sleep(ms(700)).await;
+        assert_eq!(bench.begun(), [ms(0)]);
+        bench.becomes(Kind::Refused);
+        bench.trigger.pull();
+        sleep(ms(500)).await;
+        assert_eq!(bench.begun(), [ms(700), ms(701), ms(702)]);
+        // The grid is where it was.
+        sleep(ms(3000)).await;
+        assert_eq!(bench.begun(), [ms(2000), ms(4000)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_false_alarm_costs_one_check() {
+        let bench = Bench::new(ms(2000));
+        sleep(ms(10)).await;
+        bench.trigger.pull();
+        sleep(ms(1000)).await;
+        assert_eq!(bench.begun(), [ms(0), ms(10)]);
+        // One bad check and a good one: confirmed too.
+        bench.becomes(Kind::Reset);
+        bench.takes(ms(3));
+        bench.trigger.pull();
+        sleep(ms(1)).await;
+        bench.becomes(Kind::Ok);
+        sleep(ms(500)).await;
+        // Slower than the spacing, so back to back.
+        assert_eq!(bench.begun(), [ms(1010), ms(1013)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn earlier_failures_count_in_a_burst_and_a_known_state_is_confirmed_by_one_check() {
+        let bench = Bench::new(ms(100));
+        sleep(ms(50)).await;
+        bench.becomes(Kind::Refused);
+        sleep(ms(100)).await;
+        bench.trigger.pull();
+        sleep(ms(30)).await;
+        // One failure on the grid and two in the burst: down.
+        assert_eq!(bench.begun(), [ms(0), ms(100), ms(150), ms(151)]);
+        bench.trigger.pull();
+        sleep(ms(10)).await;
+        assert_eq!(bench.begun(), [ms(180)]);
+        // Good again: `rise` of them, then one.
+        bench.becomes(Kind::Ok);
+        bench.trigger.pull();
+        sleep(ms(4)).await;
+        assert_eq!(bench.begun(), [ms(190), ms(191)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_agents_own_trouble_ends_a_burst() {
+        let bench = Bench::new(ms(2000));
+        sleep(ms(10)).await;
+        bench.becomes(Kind::Local);
+        bench.trigger.pull();
+        sleep(ms(100)).await;
+        assert_eq!(bench.begun(), [ms(0), ms(10)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn triggers_during_a_burst_are_merged_and_none_is_lost() {
+        let bench = Bench::new(ms(2000));
+        sleep(ms(10)).await;
+        bench.becomes(Kind::Refused);
+        bench.takes(ms(5));
+        bench.trigger.pull();
+        // During the first check: those that follow are the answer.
+        sleep(ms(1)).await;
+        bench.trigger.pull();
+        bench.trigger.pull();
+        sleep(ms(100)).await;
+        assert_eq!(bench.begun(), [ms(0), ms(10), ms(15), ms(20)]);
+        // During the last one: it began too early to answer.
+        bench.trigger.pull();
+        sleep(ms(1)).await;
+        bench.trigger.pull();
+        sleep(ms(100)).await;
+        assert_eq!(bench.begun(), [ms(111), ms(126)]);
+        // In the quiet time after a burst: later.
+        bench.trigger.pull();
+        sleep(ms(6)).await;
+        bench.trigger.pull();
+        sleep(ms(100)).await;
+        assert_eq!(bench.begun(), [ms(212), ms(227)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trigger_in_the_quiet_time_outlives_a_check_of_the_grid() {
+        let bench = Bench::new(ms(100));
+        sleep(ms(95)).await;
+        bench.trigger.pull();
+        sleep(ms(1)).await;
+        bench.becomes(Kind::Refused);
+        bench.trigger.pull();
+        sleep(ms(40)).await;
+        // 95 the burst, 100 the grid, 105 the burst that was asked for at 96.
+        assert_eq!(bench.begun(), [ms(0), ms(95), ms(100), ms(105), ms(106)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_triggers_is_no_flood_of_checks() {
+        for (inter, most) in [(ms(2000), 10), (ms(5), 401), (ms(1), 2001)] {
+            let bench = Bench::new(inter);
+            let begin = Instant::now();
+            while begin.elapsed() < ms(1000) {
+                for _ in 0..100 {
+                    bench.trigger.pull();
+                }
+                sleep(ms(1)).await;
+            }
+            let made = bench.begun().len();
+            assert!(made <= most, "inter {inter:?}: {made} checks in a second");
+            // And the grid has its share.
+            let grid = usize::try_from(1000 / inter.as_millis()).unwrap();
+            assert!(made >= grid, "inter {inter:?}: {made} checks in a second");
+        }
+    }
+
+    #[test]
+    fn the_gap_grows_with_false_alarms_and_calm_or_a_change_ends_that() {
+        let mut gap = Gap::new(ms(2000));
+        let first = gap.after(ms(5000), false);
+        assert_eq!(first, ms(10));
+        let mut storm = |last: Duration| gap.after(last + ms(1), false);
+        let grown: Vec<_> = (0..8)
+            .scan(first, |last, _| {
+                *last = storm(*last);
+                Some(last.as_millis())
+            })
+            .collect();
+        assert_eq!(grown, [20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(gap.after(ms(1999), false), ms(1000));
+        assert_eq!(gap.clone().after(ms(2000), false), ms(10));
+        assert_eq!(gap.after(ms(1000), true), ms(10));
+        for inter in [1, 5, 10] {
+            let mut gap = Gap::new(ms(inter));
+            let gaps = [gap.after(ms(0), false), gap.after(ms(0), false)];
+            assert_eq!(gaps, [ms(inter), ms(inter)]);
+        }
+        let mut gap = Gap::new(ms(100));
+        let gaps: Vec<_> = (0..6).map(|_| gap.after(ms(0), false)).collect();
+        assert_eq!(gaps[4..], [ms(100), ms(100)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_burst_skips_what_it_did_not_make_up_for() {
+        let mut bench = Bench::new(ms(10));
+        sleep(ms(5)).await;
+        bench.becomes(Kind::ResponseTimeout);
+        bench.takes(ms(50));
+        bench.trigger.pull();
+        // Three checks from 5 to 155; of the grid 10 to 150 pass.
+        sleep(ms(152)).await;
+        assert_eq!(bench.begun(), [ms(0), ms(5), ms(55), ms(105)]);
+        bench.takes(ms(0));
+        sleep(ms(10)).await;
+        assert_eq!(bench.begun(), [ms(160)]);
+        let mut skipped = Vec::new();
+        while let Ok(report) = bench.reports.try_recv() {
+            skipped.push(report.skipped);
+        }
+        assert_eq!(skipped, [0, 0, 0, 0, 12]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_anybody_to_trigger_the_grid_goes_on() {
+        let mut bench = Bench::new(ms(10));
+        // The other end, closed.
+        bench.trigger = Trigger::new().0;
+        sleep(ms(35)).await;
+        assert_eq!(bench.begun(), [ms(0), ms(10), ms(20), ms(30)]);
     }
 }

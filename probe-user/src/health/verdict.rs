@@ -26,10 +26,13 @@ pub enum Kind {
     /// The agent itself could not check: no descriptor, port or memory. It says nothing
     /// about the endpoint and counts neither way.
     Local,
+    /// No check: clients' connections failed, and the service counts them
+    /// ([`crate::config::Observe::MarkDown`]).
+    Observed,
 }
 
 impl Kind {
-    /// Every kind.
+    /// Every kind that a check can conclude.
     pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::Refused,
@@ -56,6 +59,7 @@ impl Kind {
             Self::Protocol => "protocol",
             Self::Unreachable => "unreachable",
             Self::Local => "local",
+            Self::Observed => "observed",
         }
     }
 
@@ -107,6 +111,8 @@ impl Verdict {
     pub fn detail(&self) -> String {
         let ms = self.latency.as_secs_f64() * 1000.0;
         match (self.status, self.note.as_ref()) {
+            // Nothing was timed.
+            (_, note) if self.kind == Kind::Observed => note.to_owned(),
             (Some(status), "") => format!("{status} in {ms:.1} ms"),
             (Some(status), note) => format!("{status}, {note}, in {ms:.1} ms"),
             (None, "") => format!("{} after {ms:.1} ms", self.kind.label()),

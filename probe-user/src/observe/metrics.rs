@@ -22,7 +22,7 @@ use crate::{
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, XdpWay},
     failover::Reason,
-    health::{Kind, State, Verdict},
+    health::{Kind, Signal, State, Verdict},
 };
 
 /// From a local answer to the longest sensible timeout.
@@ -64,6 +64,13 @@ struct OfReason {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfSignal {
+    service: String,
+    endpoint: String,
     kind: &'static str,
 }
 
@@ -110,6 +117,7 @@ pub struct Recorder {
     members_changed: Family<OfService, Counter>,
     interfaces: Family<OfWay, Gauge>,
     events: Family<OfKind, Counter>,
+    signals: Family<OfSignal, Counter>,
     own: Family<OfOwnState, Gauge>,
     own_ended: Family<OfOutcome, Counter>,
     ids: Ids,
@@ -131,6 +139,7 @@ impl Metrics {
             members_changed: Family::default(),
             interfaces: Family::default(),
             events: Family::default(),
+            signals: Family::default(),
             own: Family::default(),
             own_ended: Family::default(),
             ids: Ids::default(),
@@ -198,6 +207,11 @@ impl Metrics {
             "events",
             "Rare events of the datapath by kind, those held back included",
             r.events.clone(),
+        );
+        registry.register(
+            "endpoint_signals",
+            "Signs that the endpoint may have failed, beside its checks, by kind",
+            r.signals.clone(),
         );
         registry.register(
             "node_processes",
@@ -293,6 +307,17 @@ impl Observer for Recorder {
             .inc();
     }
 
+    fn signalled(&self, service: &str, endpoint: &str, signal: Signal) {
+        let of = of_endpoint(service, endpoint);
+        self.signals
+            .get_or_create(&OfSignal {
+                service: of.service,
+                endpoint: of.endpoint,
+                kind: signal.label(),
+            })
+            .inc();
+    }
+
     fn state(&self, service: &str, endpoint: &str, state: State) {
         for each in [State::Unknown, State::Up, State::Down] {
             self.state
@@ -356,6 +381,13 @@ impl Observer for Recorder {
                 service: of.service.clone(),
                 endpoint: of.endpoint.clone(),
                 verdict: kind.label(),
+            }));
+        }
+        for signal in Signal::ALL {
+            drop(self.signals.get_or_create(&OfSignal {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                kind: signal.label(),
             }));
         }
         for reason in Reason::ALL {

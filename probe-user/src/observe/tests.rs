@@ -16,7 +16,7 @@ use crate::{
         XdpWay,
     },
     failover::Reason,
-    health::{Kind, State, Verdict},
+    health::{Kind, Signal, State, Verdict},
     http1::{Decoder, Limits, Progress},
 };
 
@@ -74,6 +74,8 @@ fn what_is_scraped() {
     recorder.checked("sense", "sen2", &verdict, 4);
     recorder.switched("sense", Reason::MasterDown);
     recorder.event(EventKind::FlowReset, 2);
+    recorder.signalled("sense", "sen2", Signal::Unanswered);
+    recorder.signalled("sense", "sen2", Signal::Unanswered);
     recorder.interfaces(Role::Edge, TcWay::Tcx, XdpWay::None, 3);
     recorder.interfaces(Role::Uplink, TcWay::Clsact, XdpWay::Generic, 1);
     recorder.own(&OwnState::Missing("no cgroups".to_owned()));
@@ -100,6 +102,8 @@ fn what_is_scraped() {
         "probe_switches_total{service=\"sense\",reason=\"master-down\"} 1",
         "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",
         "probe_events_total{kind=\"flow_reset\"} 3",
+        "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen2\",kind=\"syn_unanswered\"} 2",
+        "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen1\",kind=\"sentinel_reset\"} 0",
         "probe_interfaces{role=\"edge\",tc=\"tcx\",xdp=\"none\"} 3",
         "probe_interfaces{role=\"uplink\",tc=\"clsact\",xdp=\"generic\"} 1",
         "probe_datapath_packets_total{service=\"sense\",endpoint=\"sen2\",direction=\"forward\"} 10",

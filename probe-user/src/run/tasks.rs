@@ -12,8 +12,9 @@ use tracing::{debug, warn};
 
 use super::Named;
 use crate::{
-    core::Lookup,
-    datapath::{Ended, Ender, Events, Node, Sweeper, Swept, TICK},
+    core::{Lookup, Signalled, Whose},
+    datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK},
+    health::Signal,
     observe::Recorder,
     resolve::lookup,
 };
@@ -171,11 +172,15 @@ pub async fn end_sockets(
     }
 }
 
-/// Counts and logs the datapath's events.
+/// Counts and logs the datapath's events, and hands on those about an endpoint's health.
+///
+/// What was held back of a kind counts with the kind only: the datapath does not say
+/// which endpoints it was about.
 pub async fn events(
     mut events: Events,
     recorder: Recorder,
     pressure: Arc<Notify>,
+    signals: mpsc::Sender<Signalled>,
 ) -> anyhow::Result<()> {
     loop {
         let event = events.next().await?;
@@ -184,6 +189,13 @@ pub async fn events(
             recorder.event(kind, event.held_back);
             if kind == EventKind::TableFull {
                 pressure.notify_one();
+            }
+            if let Some(signal) = Signal::of_event(kind) {
+                let ids = (ServiceId(event.service), EndpointId(event.endpoint));
+                let whose = Whose::Steered(ids.0, ids.1);
+                // Full: the core stands still, and pressure must not wait for it; clients go on
+                // to fail. Closed: it ends.
+                let _ = signals.try_send(Signalled { whose, signal });
             }
             debug!(
                 kind = kind.label(),

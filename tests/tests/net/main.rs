@@ -20,5 +20,6 @@ mod protocols;
 mod refusals;
 mod restart;
 mod rig;
+mod sentinel;
 mod steer;
 mod tiers;

@@ -1,21 +1,27 @@
 //! The services: from verdicts to map writes.
 
+mod signals;
 mod telling;
 
 use std::time::{Duration, SystemTime};
 
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, StartChecks, status};
+use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, Running, StartChecks, status};
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Observe},
     datapath::{
         self, AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan,
         Steering, Swept, Vip,
     },
     failover::{Failover, Member, Reason, Switch, Target, drain::Drains},
-    health::{RiseFall, State, Verdict, http::Probe, scheduler::Report},
+    health::{
+        RiseFall, State, Verdict,
+        http::Probe,
+        scheduler::{Report, Rhythm, Trigger},
+        signal::{Counts, ErrorLimit},
+    },
     resolve::{Families, Resolved, choose},
 };
 
@@ -48,7 +54,12 @@ struct Endpoint {
     checks: u64,
     failures: u64,
     generation: u32,
-    task: Option<AbortHandle>,
+    running: Option<Running>,
+    /// Makes checks at once, while they run.
+    trigger: Option<Trigger>,
+    signals: Counts,
+    /// Where clients' failed connections count.
+    errors: Option<ErrorLimit>,
     /// The last lookup failed, and that was said.
     unresolved: bool,
 }
@@ -116,9 +127,7 @@ impl Services {
     /// Ends them.
     pub fn end_checks(&mut self) {
         for endpoint in self.all.iter_mut().flat_map(|s| &mut s.endpoints) {
-            if let Some(task) = endpoint.task.take() {
-                task.abort();
-            }
+            endpoint.running = None;
         }
     }
 
@@ -149,10 +158,11 @@ impl Services {
         if endpoint.generation != key.generation {
             return Ok(());
         }
-        let changed = verdict
-            .kind
-            .success()
-            .and_then(|success| endpoint.health.observe(success));
+        let success = verdict.kind.success();
+        if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
+            errors.good_check();
+        }
+        let changed = success.and_then(|success| endpoint.health.observe(success));
         let mut switch = None;
         if let Some(state) = changed {
             switch = service.failover.observe(key.endpoint, state, now);
@@ -347,7 +357,13 @@ impl Service {
                 checks: 0,
                 failures: 0,
                 generation: 0,
-                task: None,
+                running: None,
+                trigger: None,
+                signals: Counts::default(),
+                errors: match config.observe() {
+                    Observe::Off | Observe::Trigger => None,
+                    Observe::MarkDown { error_limit } => Some(ErrorLimit::new(error_limit)),
+                },
                 unresolved: false,
             })
             .collect();
@@ -548,9 +564,8 @@ impl Service {
         let check = self.config.check();
         let config = &self.config.endpoints()[e];
         let endpoint = &mut self.endpoints[e];
-        if let Some(task) = endpoint.task.take() {
-            task.abort();
-        }
+        // Before others begin, sentinel connections included.
+        endpoint.running = None;
         let key = CheckKey {
             service: s,
             endpoint: e,
@@ -569,12 +584,19 @@ impl Service {
             }
             name @ config::Address::Name { .. } => name.to_string(),
         };
+        let (trigger, triggered) = Trigger::new();
         let plan = CheckPlan {
             probe: Probe::new(check, target, &authority),
-            inter: check.inter(),
-            offset,
+            rhythm: Rhythm {
+                inter: check.inter(),
+                offset,
+                health: endpoint.health.clone(),
+            },
+            triggered,
+            sentinel: self.config.sentinel(),
         };
-        endpoint.task = Some(start(key, plan));
+        endpoint.trigger = Some(trigger);
+        endpoint.running = Some(start(key, plan));
     }
 }
 

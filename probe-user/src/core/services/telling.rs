@@ -9,7 +9,7 @@ use super::{Observer, Service, status};
 use crate::{
     config::Failback,
     failover::{Reason, Switch, Target},
-    health::{State, Verdict},
+    health::{Kind, Signal, State, Verdict},
 };
 
 impl Service {
@@ -199,7 +199,12 @@ impl Service {
                         checks: endpoint.checks,
                         failures: endpoint.failures,
                         latency_us: verdict
+                            .filter(|v| v.kind != Kind::Observed)
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
+                        signals: Signal::ALL
+                            .iter()
+                            .map(|signal| (signal.label().to_owned(), endpoint.signals.of(*signal)))
+                            .collect(),
                         listeners: texts(config.listeners()),
                         traffic: status::Traffic::default(),
                         drain: self.drains.draining(i).map(|draining| status::Drain {

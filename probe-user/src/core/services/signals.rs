@@ -1,0 +1,121 @@
+//! Signs beside the checks: which of them make checks, and which count as failures.
+//!
+//! An endpoint that is down is left to the grid of its checks: a sign of failure says
+//! nothing new of it, and it shall come up as slowly as it always does.
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{Result, Service, Services};
+use crate::{
+    config::Observe,
+    core::{Observer, Signalled, Whose},
+    datapath::Steering,
+    health::{Signal, State, Verdict, verdict::Kind},
+};
+
+impl Services {
+    /// There was a sign that an endpoint may have failed.
+    pub fn signalled<D: Steering>(
+        &mut self,
+        signalled: Signalled,
+        now: Instant,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        let Signalled { whose, signal } = signalled;
+        let Some((s, e)) = self.find(whose) else {
+            debug!(?whose, signal = signal.label(), "about nobody of ours");
+            return Ok(());
+        };
+        let service = &mut self.all[s];
+        service.count_signal(e, signal, observer);
+        if service.endpoints[e].health.state() == State::Down {
+            return Ok(());
+        }
+        let errors = match service.config.observe() {
+            Observe::Off if signal.is_of_client() => return Ok(()),
+            Observe::MarkDown { .. } if signal.is_of_client() => {
+                let errors = &mut service.endpoints[e].errors;
+                let Some(errors) = errors.as_mut().and_then(|errors| errors.failed()) else {
+                    return Ok(());
+                };
+                errors
+            }
+            Observe::Off | Observe::Trigger | Observe::MarkDown { .. } => {
+                if let Some(trigger) = &service.endpoints[e].trigger {
+                    trigger.pull();
+                }
+                return Ok(());
+            }
+        };
+        let Some(state) = service.endpoints[e].health.take_down() else {
+            return Ok(());
+        };
+        let switch = service.failover.observe(e, state, now);
+        service.carry_out(switch.as_ref(), now, datapath)?;
+        // The kernel knows; now people may.
+        service.tell_observed(e, signal, errors, observer);
+        service.tell_switch(switch, observer);
+        self.reckon();
+        Ok(())
+    }
+
+    /// The endpoint that a sign is about. Of a check before the endpoint moved, and of an
+    /// id that is retired, there is none.
+    fn find(&self, whose: Whose) -> Option<(usize, usize)> {
+        match whose {
+            Whose::Checked(key) => {
+                let endpoint = self.all.get(key.service)?.endpoints.get(key.endpoint)?;
+                let current = endpoint.generation == key.generation;
+                current.then_some((key.service, key.endpoint))
+            }
+            Whose::Steered(service, endpoint) => {
+                let s = self.all.iter().position(|s| s.id == service)?;
+                let mut endpoints = self.all[s].endpoints.iter();
+                let e = endpoints.position(|e| e.id == endpoint)?;
+                Some((s, e))
+            }
+        }
+    }
+}
+
+impl Service {
+    fn count_signal(&mut self, e: usize, signal: Signal, observer: &dyn Observer) {
+        self.endpoints[e].signals.count(signal);
+        let (service, endpoint) = (self.config.name(), self.config.endpoints()[e].name());
+        debug!(service, endpoint, signal = signal.label(), "signal");
+        observer.signalled(service, endpoint, signal);
+    }
+
+    /// Clients' failed connections took the endpoint down.
+    fn tell_observed(&mut self, e: usize, last: Signal, errors: u32, observer: &dyn Observer) {
+        let endpoint = &mut self.endpoints[e];
+        endpoint.since = SystemTime::now();
+        let verdict = Verdict {
+            kind: Kind::Observed,
+            status: None,
+            latency: std::time::Duration::ZERO,
+            note: format!(
+                "{errors} connections of clients failed in a row, the last: {}",
+                last.label()
+            )
+            .into(),
+        };
+        let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
+        let state = endpoint.health.state();
+        observer.state(service, name, state);
+        info!(
+            service,
+            endpoint = name,
+            state = state.label(),
+            verdict = verdict.kind.label(),
+            "endpoint is {}: {}",
+            state.label(),
+            verdict.detail()
+        );
+        endpoint.verdict = Some(verdict);
+    }
+}
