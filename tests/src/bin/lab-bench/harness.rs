@@ -103,15 +103,19 @@ impl Instance {
             datapath.mark(*id, Mark::Up)?;
         }
         datapath.select(service.id, Choice::Endpoint(service.endpoints[0]))?;
-        // As an agent does every few seconds: from here on nothing goes elsewhere.
-        let swept = datapath.sweeper()?.sweep()?;
-        datapath.after_sweep(&swept)?;
+        sweep(&mut datapath)?;
         let ebpf = programs(&datapath, flows, object)?;
         Ok(Self {
             datapath,
             service,
             ebpf,
         })
+    }
+
+    /// After switches: as an agent does every few seconds.
+    pub fn settle(&mut self) -> Result<()> {
+        sweep(&mut self.datapath)?;
+        self.grant_all()
     }
 
     /// Lets any number of flows get their entries at the endpoint's answer, which an agent
@@ -124,6 +128,12 @@ impl Instance {
         words[LIMIT] = u64::MAX;
         Ok(node.set(0, words, 0)?)
     }
+}
+
+/// As an agent does every few seconds: from here on nothing goes elsewhere.
+fn sweep(datapath: &mut Datapath) -> Result<()> {
+    let swept = datapath.sweeper()?.sweep()?;
+    Ok(datapath.after_sweep(&swept)?)
 }
 
 /// The datapath's programs over its pinned maps.

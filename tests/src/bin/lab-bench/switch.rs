@@ -115,6 +115,7 @@ pub fn measure(instance: &mut Instance, flows: u32, scale: &Scale) -> Result<Swi
         delays
     })?;
     datapath.select(service, choices[1].clone())?;
+    instance.settle()?;
     delays.sort_by(f64::total_cmp);
     Ok(Switch {
         flows,
