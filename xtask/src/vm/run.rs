@@ -51,8 +51,8 @@ impl Suite {
     /// Many times what it takes under emulation.
     const fn limit(self) -> Duration {
         match self {
-            Self::Packets => Duration::from_secs(10 * 60),
-            Self::Net => Duration::from_secs(40 * 60),
+            Self::Packets => Duration::from_secs(20 * 60),
+            Self::Net => Duration::from_secs(60 * 60),
         }
     }
 }
