@@ -1,10 +1,10 @@
 //! The maps, and [`Tables`] over them.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, xdp_action},
-    helpers::bpf_ktime_get_ns,
+    bindings::BPF_F_MMAPABLE,
+    helpers::{bpf_ktime_get_ns, bpf_redirect},
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use probe_ebpf::{
     abi::{
@@ -63,7 +63,7 @@ static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(V4::RECENT_SETS
 #[map]
 static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
-static SENDERS: DevMapHash = DevMapHash::with_max_entries(MAX_SENDERS, 0);
+static SENDERS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_SENDERS, 0);
 #[map]
 static PORTS: Array<PortLine> = Array::with_max_entries(MAX_POOLS * LINES_A_POOL, BPF_F_MMAPABLE);
 #[map]
@@ -174,16 +174,16 @@ fn now_ns() -> u64 {
 /// May XDP programs send packets out of this interface, which is not their own?
 #[inline(always)]
 pub fn is_sender(ifindex: u32) -> bool {
-    SENDERS.get_ifindex(ifindex).is_some()
+    SENDERS.get_ptr(ifindex).is_some()
 }
 
 /// Sends the packet out of such an interface.
 #[inline(always)]
 pub fn send_by(ifindex: u32) -> u32 {
-    // It may have gone meanwhile: a packet that was changed must not go on to the kernel.
-    SENDERS
-        .redirect(ifindex, xdp_action::XDP_DROP as u64)
-        .unwrap_or(xdp_action::XDP_DROP)
+    // Not by a device map: before Linux 5.15 one whose entries have room for a program keeps
+    // the program from being attached in generic mode.
+    // SAFETY: only numbers are passed.
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
 }
 
 /// See [`Node::may_send`].

@@ -15,7 +15,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, xdp::DevMapHash},
+    maps::{Array, HashMap, Map, MapData},
     programs::{SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -82,7 +82,7 @@ pub struct Datapath {
     node: Node,
     own: Own,
     /// Interfaces that XDP programs of others may send by.
-    senders: DevMapHash<MapData>,
+    senders: HashMap<MapData, u32, u32>,
     /// The XDP program that loaded, and a word for the log if it is not the best.
     xdp: Option<&'static str>,
     xdp_degraded: Option<String>,
@@ -184,13 +184,10 @@ impl Datapath {
     fn set_sender(&mut self, ifindex: u32, sends: bool) -> Result<(), Error> {
         if sends {
             let failed = |e| Error::failed(format!("adding sender {ifindex}"), e);
-            return self
-                .senders
-                .insert(ifindex, ifindex, None, 0)
-                .map_err(failed);
+            return self.senders.insert(ifindex, ifindex, 0).map_err(failed);
         }
-        // The kernel forgets interfaces that are gone by itself.
-        let _ = self.senders.remove(ifindex);
+        // It may never have been one.
+        let _ = self.senders.remove(&ifindex);
         Ok(())
     }
 

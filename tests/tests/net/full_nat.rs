@@ -115,23 +115,27 @@ fn one_armed() {
             ]);
             config["interfaces"]["edge"] = json!(["ep-*"]);
         })?;
-        let client = rig.lab.client.clone();
         // The agent's checks have made the next hop known.
-        let capture = Capture::open(&rig.lab.node, rig.lab.client_link())?;
-        let mut kept = KeepAlive::connect(&client, VIP_V4)?;
-        for _ in 0..20 {
-            ensure!(kept.get("/").expect("it answers").body == "client");
-        }
-        let IpAddr::V4(vip) = VIP_V4.ip() else {
-            unreachable!("an IPv4 VIP");
-        };
-        while let Some(frame) = capture.next()? {
-            let tcp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
-            let to_vip = tcp && frame[30..34] == vip.octets();
-            ensure!(!to_vip, "the node's stack saw {frame:02x?}");
-        }
-        Ok(())
+        past_the_stack(&rig, "client")
     });
+}
+
+/// The endpoint of this name answers, and the node's stack sees none of the client's packets.
+fn past_the_stack(rig: &Rig, name: &str) -> Result<()> {
+    let capture = Capture::open(&rig.lab.node, rig.lab.client_link())?;
+    let mut kept = KeepAlive::connect(&rig.lab.client, VIP_V4)?;
+    for _ in 0..20 {
+        ensure!(kept.get("/").expect("it answers").body == name);
+    }
+    let IpAddr::V4(vip) = VIP_V4.ip() else {
+        unreachable!("an IPv4 VIP");
+    };
+    while let Some(frame) = capture.next()? {
+        let tcp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
+        let to_vip = tcp && frame[30..34] == vip.octets();
+        ensure!(!to_vip, "the node's stack saw {frame:02x?}");
+    }
+    Ok(())
 }
 
 /// Client and endpoint behind an uplink each: XDP sends from one to the other, and the node's
@@ -155,20 +159,7 @@ fn two_armed() {
         ensure!(get(&client, VIP_V4, "/")?.expect("it answers").body == "master");
         let before = KeepAlive::connect(&client, VIP_V4)?;
         drop(before);
-        let capture = Capture::open(&rig.lab.node, rig.lab.client_link())?;
-        let mut kept = KeepAlive::connect(&client, VIP_V4)?;
-        for _ in 0..20 {
-            ensure!(kept.get("/").expect("it answers").body == "master");
-        }
-        let IpAddr::V4(vip) = VIP_V4.ip() else {
-            unreachable!("an IPv4 VIP");
-        };
-        while let Some(frame) = capture.next()? {
-            let tcp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 6;
-            let to_vip = tcp && frame[30..34] == vip.octets();
-            ensure!(!to_vip, "the node's stack saw {frame:02x?}");
-        }
-        Ok(())
+        past_the_stack(&rig, "master")
     });
 }
 
