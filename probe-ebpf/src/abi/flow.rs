@@ -282,8 +282,9 @@ impl<A: Address> RecentSet<A> {
     }
 
     /// Writes an entry for the flow of these keys, the client's and the endpoint's: over
-    /// the one of the same client, port and endpoint, or else over the older one. Turns that are equal mean that the second was written last, turns
-    /// that differ that the first was: one word decides without a clock.
+    /// the one of the same client, port and endpoint, or else over the older one. Turns that are
+    /// equal mean that the second was written last, turns that differ that the first was: one
+    /// word decides without a clock.
     #[inline(always)]
     pub fn put(&self, key: &FlowKey<A>, back_key: &FlowKey<A>, endpoint: u32, state: RecentState) {
         let [first, second] = &self.0;

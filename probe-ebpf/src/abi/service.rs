@@ -138,8 +138,9 @@ pub struct Selection {
     /// A packed [`Decision`].
     pub decision: Shared<u64>,
     /// Not zero if a flow of the service may have another client port than its client
-    /// gave it, or no entries for want of room: then every segment is looked up. Programs set it to [`Node::clock`] and bit 32; the agent clears it
-    /// when a sweep has shown that there is none.
+    /// gave it, or no entries for want of room: then every segment is looked up. Programs set
+    /// it to [`Node::clock`] and bit 32; the agent clears it when a sweep has shown that there
+    /// is none.
     pub exceptions: Shared<u64>,
     /// Not zero if a flow with one of the service's endpoints may have come by a side
     /// way, see [`LISTENER_MAIN`]. Set and cleared like `exceptions`.

@@ -326,8 +326,10 @@ pub fn enter<A: Family, T: Tables<A>>(
         Err(Insert::Exists) => match tables.reverse(back_key) {
             // This very flow, whose forward entry was lost or taken back.
             Some(old) if is_of(old, key) => {
+                // Asked before it is replaced: its memory may be another flow's then.
+                let ended = old.state.get() & FLOW_ENDED != 0;
                 tables.put_reverse(back_key, back, true)?;
-                old.state.get() & FLOW_ENDED != 0
+                ended
             }
             // Another's that has ended, and whose port is wanted again.
             Some(old)

@@ -164,7 +164,10 @@ impl Datapath {
             self.deaf.remove(&ifindex);
         }
         self.allow_sending();
-        self.set_sender(ifindex, attached.xdp == XdpWay::Native)?;
+        // What XDP cannot send out of it TC does.
+        if let Err(error) = self.set_sender(ifindex, attached.xdp == XdpWay::Native) {
+            attached.degraded.push(error.to_string());
+        }
         if attached.xdp != XdpWay::None {
             attached.degraded.extend(self.xdp_degraded.clone());
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{
     Lab, Namespace, Server, Way, agent,
     capture::Capture,
-    client::{KeepAlive, Load, Long, Plan, get},
+    client::{KeepAlive, Long, get},
     privileged,
     topology::{
         CLIENT_V4, MASTER_V4, MASTER_V6, PORT, VIP_MASTER_V4, VIP_MASTER_V6, VIP_V4, VIP_V6,
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     protocols::{Echo, ask, connected},
-    rig::{Rig, all_by},
+    rig::{Rig, carries},
 };
 
 /// Gives a host addresses that others must not hear of.
@@ -49,15 +49,7 @@ fn hands_packets_on(way: Way) -> Result<()> {
     let mut rig = Rig::in_lab(lab(way)?, dsr)?;
     let client = rig.lab.client.clone();
     for vip in [VIP_V4, VIP_V6] {
-        let load = Load::start(&client, Plan::steady(vip));
-        load.run_for(200)?;
-        all_by(&load.stop()?, "master")?;
-        let mut kept = KeepAlive::connect(&client, vip)?;
-        for _ in 0..20 {
-            ensure!(kept.get("/").expect("a kept connection answers").body == "master");
-        }
-        let big = kept.get("/big").expect("a mebibyte arrives");
-        ensure!(big.body == "0123456789abcdef".repeat(1 << 16), "damaged");
+        carries(&client, vip, "master")?;
     }
     ensure!(peer(&client, VIP_V4)?.ip().to_canonical() == CLIENT_V4);
     let answer = get(&client, VIP_MASTER_V4, "/")?.expect("the endpoint's listener answers");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{
     Lab, Server, Way, agent,
     capture::Capture,
-    client::{KeepAlive, Load, Long, Plan, get},
+    client::{KeepAlive, Long, get},
     foreign::{Mode, xdp_pass},
     link::complete_checksums,
     privileged,
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::{
     protocols::{Echo, ask, connected},
-    rig::{Rig, all_by},
+    rig::{Rig, carries},
 };
 
 pub const SOURCES: [&str; 2] = ["10.0.9.9", "fd00:9::9"];
@@ -47,15 +47,7 @@ fn hides_the_client(way: Way) -> Result<()> {
         ensure!(peer.port() >= 1024, "a port of the node's own");
 
         let long = Long::open(&client, vip, Duration::from_millis(10))?;
-        let load = Load::start(&client, Plan::steady(vip));
-        load.run_for(200)?;
-        all_by(&load.stop()?, "master")?;
-        let mut kept = KeepAlive::connect(&client, vip)?;
-        for _ in 0..20 {
-            ensure!(kept.get("/").expect("a kept connection answers").body == "master");
-        }
-        let big = kept.get("/big").expect("a mebibyte arrives");
-        ensure!(big.body == "0123456789abcdef".repeat(1 << 16), "damaged");
+        carries(&client, vip, "master")?;
         long.check_alive()?;
     }
     // The endpoint's own listener goes the same way, and its own address stays direct.

@@ -1,7 +1,12 @@
 //! The lab with servers and an agent, as most tests want it.
 
+use std::{net::SocketAddr, sync::Arc};
+
 use anyhow::{Result, ensure};
-use lab::{Agent, Lab, Server, Way, agent, client::Sample};
+use lab::{
+    Agent, Lab, Namespace, Server, Way, agent,
+    client::{KeepAlive, Load, Plan, Sample},
+};
 use serde_json::Value;
 
 pub struct Rig {
@@ -53,6 +58,20 @@ pub fn all_by(samples: &[Sample], name: &str) -> Result<()> {
             sample.outcome
         );
     }
+    Ok(())
+}
+
+/// This server answers short connections and a kept one, and what is long arrives whole.
+pub fn carries(client: &Arc<Namespace>, to: SocketAddr, name: &str) -> Result<()> {
+    let load = Load::start(client, Plan::steady(to));
+    load.run_for(200)?;
+    all_by(&load.stop()?, name)?;
+    let mut kept = KeepAlive::connect(client, to)?;
+    for _ in 0..20 {
+        ensure!(kept.get("/").expect("a kept connection answers").body == name);
+    }
+    let big = kept.get("/big").expect("a mebibyte arrives");
+    ensure!(big.body == "0123456789abcdef".repeat(1 << 16), "damaged");
     Ok(())
 }
 
