@@ -7,6 +7,8 @@ pub enum Failure {
     Runtime(anyhow::Error),
     /// Exit code 2, as clap's own.
     Config(anyhow::Error),
+    /// Exit code 3: something was imported, and not all that matters; the report says what.
+    Incomplete,
 }
 
 impl From<anyhow::Error> for Failure {

@@ -2,7 +2,8 @@
 //!
 //! Data flows one way: `config` says what is wanted, `health` judges endpoints,
 //! `failover` decides (pure), `core` carries it out through `datapath`. `control`
-//! and `observe` look on; `cli` and `run` put it together.
+//! and `observe` look on; `cli` and `run` put it together. `import` makes a configuration
+//! of another program's.
 
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod failover;
 pub mod failure;
 pub mod health;
 pub mod http1;
+pub mod import;
 pub mod interfaces;
 pub mod observe;
 pub mod resolve;

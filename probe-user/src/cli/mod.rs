@@ -4,6 +4,7 @@ mod args;
 mod check_config;
 mod detach;
 mod failback;
+mod import;
 mod run;
 mod status;
 
@@ -20,6 +21,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
         Verb::CheckConfig(args) => check_config::run(&args),
+        Verb::Import(args) => import::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Failback(args) => failback::run(&args),
         Verb::Detach(args) => detach::run(&args),
@@ -28,6 +30,7 @@ pub fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Runtime(error)) => (error, 1),
         Err(Failure::Config(error)) => (error, 2),
+        Err(Failure::Incomplete) => return ExitCode::from(3),
     };
     eprintln!("probe: {}", one_line(&error));
     ExitCode::from(code)
@@ -93,6 +96,9 @@ mod tests {
             vec!["probe", "check-config", "a", "--config", "b"],
             vec!["probe", "status", "--format", "xml"],
             vec!["probe", "failback"],
+            vec!["probe", "import", "nginx", "a"],
+            vec!["probe", "import", "haproxy"],
+            vec!["probe", "import", "haproxy", "a", "--vip", "b"],
         ] {
             let error = Cli::try_parse_from(&bad).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad:?}");
@@ -102,6 +108,7 @@ mod tests {
             vec!["probe", "check-config", "--config", "a", "--resolve"],
             vec!["probe", "run", "--config", "a", "--detach"],
             vec!["probe", "detach", "--bpffs", "/x"],
+            vec!["probe", "import", "haproxy", "a", "--vip", "b=10.0.0.1"],
         ] {
             Cli::try_parse_from(&good).unwrap();
         }

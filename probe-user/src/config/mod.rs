@@ -20,6 +20,7 @@ use std::path::Path;
 pub use address::Address;
 pub use check::{BodyMatch, Check, HttpCheck, Method, StatusSet};
 pub use error::{Error, Fault};
+pub(crate) use scalar::{is_host_name, show};
 pub use scalar::unsteerable;
 pub use valid::{
     AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Observe, Service,
