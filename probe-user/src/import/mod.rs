@@ -11,6 +11,7 @@
 mod emit;
 mod features;
 pub mod haproxy;
+mod keepalived;
 mod plan;
 mod report;
 mod vips;
@@ -70,7 +71,7 @@ pub fn import(
     let mut report = Report::default();
     let plan = match source {
         Source::Haproxy => haproxy::translate(text, options, environment, &mut report)?,
-        Source::Keepalived => haproxy::translate(text, options, environment, &mut report)?,
+        Source::Keepalived => keepalived::translate(text, options, &mut report)?,
     };
     if plan.services.is_empty() {
         return Err(Problem::Nothing(
