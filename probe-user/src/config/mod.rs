@@ -18,7 +18,10 @@ mod valid;
 use std::path::Path;
 
 pub use address::Address;
-pub use check::{BodyMatch, Check, HttpCheck, Method, StatusSet};
+pub use check::{
+    BodyMatch, Check, Combine, Each, Expect, HeaderMatch, HttpCheck, HttpVersion, Keep, Kind,
+    Method, ProxyVersion, Reach, StatusSet, TcpCheck, Tls, ValueMatch,
+};
 pub use error::{Error, Fault};
 pub(crate) use scalar::{is_host_name, show};
 pub use scalar::unsteerable;

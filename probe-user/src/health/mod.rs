@@ -1,19 +1,26 @@
 //! Is an endpoint fit? Checks are made here, and judged.
 //!
 //! - [`verdict`]: what one check concluded, typed.
+//! - [`window`]: how long the last checks took (pure).
 //! - [`rise_fall`]: what a run of verdicts makes of the endpoint (pure).
-//! - [`http`]: the HTTP check.
+//! - [`protocol`]: what is said to an endpoint, one file a kind of check.
+//! - [`transport`]: the connection that it is said over.
+//! - [`probe`]: the checks of one endpoint, and the one verdict of them.
 //! - [`scheduler`]: when a check is made.
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
-pub mod http;
+pub mod probe;
+pub mod protocol;
 pub mod rise_fall;
 pub mod scheduler;
 pub mod sentinel;
 pub mod signal;
+pub mod transport;
 pub mod verdict;
+pub mod window;
 
+pub use probe::Probe;
 pub use rise_fall::{RiseFall, State};
 pub use signal::Signal;
-pub use verdict::{Kind, Verdict};
+pub use verdict::{Finding, Kind, Saw, Verdict};

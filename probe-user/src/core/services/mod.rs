@@ -17,10 +17,10 @@ use crate::{
     },
     failover::{Failover, Member, Reason, Switch, Target, drain::Drains},
     health::{
-        RiseFall, State, Verdict,
-        http::Probe,
+        Probe, RiseFall, State, Verdict,
         scheduler::{Report, Rhythm, Trigger},
         signal::{Counts, ErrorLimit},
+        window::Window,
     },
     resolve::{Families, Resolved, choose},
 };
@@ -49,6 +49,9 @@ struct Endpoint {
     /// What the kernel holds.
     mark: Mark,
     verdict: Option<Verdict>,
+    /// Since when verdicts are of its kind.
+    verdict_since: SystemTime,
+    durations: Window,
     /// A check has judged it since the agent started.
     judged: bool,
     checks: u64,
@@ -353,6 +356,8 @@ impl Service {
                 since: SystemTime::now(),
                 mark: mark(i),
                 verdict: None,
+                verdict_since: SystemTime::now(),
+                durations: Window::default(),
                 judged: false,
                 checks: 0,
                 failures: 0,
@@ -572,21 +577,16 @@ impl Service {
             generation: endpoint.generation,
         };
         // One check an endpoint: of its IPv4 address, if it has one.
-        let Some(mut target) = endpoint.at.addresses().next() else {
+        let Some(at) = endpoint.at.addresses().next() else {
             return;
         };
-        if let Some(port) = check.http().port() {
-            target.set_port(port);
-        }
         let authority = match config.address() {
-            config::Address::Literal { .. } => {
-                std::net::SocketAddr::new(target.ip(), config.address().port()).to_string()
-            }
+            config::Address::Literal { .. } => at.to_string(),
             name @ config::Address::Name { .. } => name.to_string(),
         };
         let (trigger, triggered) = Trigger::new();
         let plan = CheckPlan {
-            probe: Probe::new(check, target, &authority),
+            probe: Probe::new(check, at, &authority),
             rhythm: Rhythm {
                 inter: check.inter(),
                 offset,

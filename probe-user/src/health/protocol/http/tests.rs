@@ -1,21 +1,39 @@
 //! Each kind of verdict, from a real TCP server.
 
-use std::future::Future;
+mod answers;
+mod kept;
+mod tls;
+
+use std::{future::Future, io, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };
 
 use super::*;
+use crate::{
+    config::Check,
+    health::{Probe, Verdict},
+};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{version:1}";
 
 fn check(expect: &str) -> Check {
+    check_by(&format!("{{path: /status, expect: {expect}}}"))
+}
+
+/// A check by HTTP with these settings.
+fn check_by(http: &str) -> Check {
+    checked(&format!("check: {{http: {http}, timeout: 500ms}}"))
+}
+
+/// The check of a service with these settings.
+fn checked(settings: &str) -> Check {
     let text = format!(
         "interfaces: {{edge: [a]}}\nservices: [{{name: a, listeners: ['10.0.0.1:80'], endpoints: \
-         [{{name: b, address: '10.0.0.2:80'}}], check: {{http: {{path: /status, expect: {expect}}}, \
-         timeout: 500ms}}}}]"
+         [{{name: b, address: '10.0.0.2:80'}}], {settings}}}]"
     );
     crate::config::parse(&text).unwrap().services()[0]
         .check()
@@ -40,8 +58,7 @@ where
 }
 
 async fn verdict(expect: &str, target: SocketAddr) -> Verdict {
-    let probe = Probe::new(&check(expect), target, "b:80");
-    probe.run(&mut BytesMut::new()).await
+    Probe::new(&check(expect), target, "b:80").run().await
 }
 
 async fn read_request(stream: &mut TcpStream) -> String {
@@ -202,7 +219,12 @@ async fn body_mismatch_quotes_what_came() {
     )
     .await;
     assert_eq!(verdict.kind, Kind::BodyMismatch);
-    assert_eq!(verdict.note, "no `version`, the body begins `start`");
+    assert_eq!(verdict.note, "no `version` in the body");
+    let detail = verdict.detail();
+    assert!(
+        detail.starts_with("200, no `version` in the body, it begins `start`, in "),
+        "{detail}"
+    );
     let regex = "{status: 200, body: {regex: '^a+$'}}";
     let good = answered(regex, b"HTTP/1.1 200 OK\r\n\r\naaa").await;
     assert_eq!(good.kind, Kind::Ok);
@@ -348,10 +370,9 @@ async fn many_checks_leak_nothing() {
             stream.write_all(OK).await.unwrap();
         }
     });
-    let probe = Probe::new(&check(VERSION), target, "b");
-    let mut buffer = BytesMut::new();
+    let mut probe = Probe::new(&check(VERSION), target, "b");
     for _ in 0..500 {
-        let verdict = probe.run(&mut buffer).await;
+        let verdict = probe.run().await;
         assert_eq!(verdict.kind, Kind::Ok, "{verdict:?}");
     }
     // /proc/net/tcp names the states of this network namespace; 06 is TIME_WAIT.
