@@ -17,9 +17,18 @@ use super::{
 };
 use crate::config::show;
 
+/// Headers of a request that say how it is framed.
+const FRAMING: &[&str] = &[
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "expect",
+];
 /// From here on a comment says that it may be shorter.
 const SLOW: Duration = Duration::from_secs(1);
-const COMMENT: usize = 110;
+const COMMENT: usize = 140;
 
 /// Writes a plan.
 pub fn yaml(source: Source, file: &str, plan: &Plan, report: &mut Report) -> String {
@@ -178,7 +187,7 @@ impl Writer<'_> {
             self.out.comment(
                 2,
                 &format!(
-                    "FILL IN: write an address for VIP, or import with --vip {}=ADDRESS:PORT",
+                    "FILL IN: write an address for <VIP>, or import with --vip {}=ADDRESS:PORT",
                     service.name
                 ),
             );
@@ -190,7 +199,7 @@ impl Writer<'_> {
                 let port = listener.port.map_or_else(|| "PORT".to_owned(), |p| p.to_string());
                 let address = listener.address.clone();
                 let udp = if listener.udp { "/udp" } else { "" };
-                quoted(&(address.unwrap_or_else(|| format!("VIP:{port}")) + udp))
+                quoted(&(address.unwrap_or_else(|| format!("<VIP>:{port}")) + udp))
             })
             .collect();
         self.out.line(2, &format!("listeners: [{}]", listeners.join(", ")));
@@ -222,7 +231,7 @@ impl Writer<'_> {
             }
             match &direct.vip {
                 Some(vip) => text.line(4, &format!("listeners: [{}]", quoted(vip))),
-                None => text.comment(4, "listeners: [\"VIP:PORT\"]"),
+                None => text.comment(4, "listeners: [\"<VIP>:PORT\"]"),
             }
         }
         if let Some(slowstart) = &endpoint.slowstart {
@@ -355,6 +364,11 @@ impl Writer<'_> {
         let mut headers = Vec::new();
         for header in &http.headers {
             let (name, value) = &header.value;
+            let lower = name.to_ascii_lowercase();
+            if FRAMING.contains(&lower.as_str()) {
+                self.report.note(header.line, Note::changed(name, "is set by the check itself"));
+                continue;
+            }
             if self.can(Feature::RequestHeaders, header.line, &format!("{name}: {value}")) {
                 headers.push(format!("{}: {}", scalar(name), quoted(value)));
             }
@@ -363,7 +377,10 @@ impl Writer<'_> {
             self.out.line(4, "headers:");
             headers.iter().for_each(|line| self.out.line(5, line));
         }
-        if let Some(body) = &http.body
+        let bodied = matches!(http.method.as_str(), "POST" | "PUT");
+        if let Some(body) = http.body.as_ref().filter(|_| !bodied) {
+            self.report.note(body.line, Note::lost("body", "only POST and PUT have one"));
+        } else if let Some(body) = &http.body
             && self.can(Feature::RequestBody, body.line, "body")
         {
             self.out.line(4, &format!("body: {}", quoted(&body.value)));
@@ -446,15 +463,18 @@ impl Writer<'_> {
         }
         self.out.line(
             3,
-            &format!("inter: {}  # {}", show(inter.value), from(inter.line, "HAProxy's default")),
+            &format!("inter: {}  # {}", show(inter.value), from(inter.line, "the default there")),
         );
         for (name, value, feature) in [
             ("fastinter", &check.fastinter, Feature::Fastinter),
             ("downinter", &check.downinter, Feature::Downinter),
         ] {
-            if let Some(value) = value
-                && self.can(feature, value.line, name)
-            {
+            let Some(value) = value else { continue };
+            if missing(feature).is_some() {
+                let why = "not supported by this version: one interval for all; the first sign of a \
+                           failure makes checks at once (sentinel, observe)";
+                self.report.note(value.line, Note::changed(name, why));
+            } else {
                 self.report.note(value.line, Note::carried(name, ""));
                 self.out.line(3, &format!("{name}: {}  # line {}", show(value.value), value.line));
             }
@@ -471,7 +491,7 @@ impl Writer<'_> {
             let number = value.as_ref().map_or(default, |value| value.value);
             let line = value.as_ref().map(|value| value.line);
             self.out
-                .line(3, &format!("{name}: {number}  # {}", from(line, "the default")));
+                .line(3, &format!("{name}: {number}  # {}", from(line, "the default there")));
         }
     }
 

@@ -462,7 +462,7 @@ fn endpoints(item: &Item, service: &mut Service, report: &mut Report) {
             None => {
                 let why = "not an address with a port that packets can go to";
                 report.note(server.line, Note::lost("", why));
-                Address::Needs("ADDRESS:PORT".to_owned(), why.to_owned())
+                Address::Needs("<ADDRESS>:PORT".to_owned(), why.to_owned())
             }
         };
         let weight = server.one("weight").and_then(|weight| {

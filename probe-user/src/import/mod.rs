@@ -14,6 +14,8 @@ pub mod haproxy;
 mod keepalived;
 mod plan;
 mod report;
+#[cfg(test)]
+mod tests;
 mod vips;
 
 pub use report::{Counts, Entry, Note, Outcome, Report};

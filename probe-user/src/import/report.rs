@@ -232,7 +232,8 @@ impl Report {
         for entry in self.entries() {
             if entry.section != section {
                 section = &entry.section;
-                text += &format!("\n{}\n", if section.is_empty() { "-" } else { section });
+                let shown = if section.is_empty() { "-" } else { section };
+                text += &format!("\n{}\n", short(shown, 88));
             }
             text += &format!(
                 "{:>5}  {:8} {}\n",
@@ -254,7 +255,7 @@ impl Report {
             }
         };
         if let Some(fault) = &self.fault {
-            text += &format!("{fault}\n");
+            text += &format!("{}\n", short(fault, usize::MAX));
         }
         text
     }
@@ -272,7 +273,8 @@ fn said(note: &Note, several: bool) -> String {
     } else {
         String::new()
     };
-    wrapped(&format!("{outcome}{what}{}", note.why), mark)
+    let why = short(&note.why, usize::MAX);
+    wrapped(&format!("{outcome}{what}{why}"), mark)
 }
 
 /// Lines of at most 100 columns, below the text of the entry.

@@ -64,7 +64,7 @@ pub fn server(text: &str, port: Option<u16>) -> Address {
     let needs = |place: &str, why: &str| Address::Needs(place.to_owned(), why.to_owned());
     if text.starts_with('/') || text.starts_with("unix@") || text.starts_with("abns") {
         return needs(
-            "ADDRESS:PORT",
+            "<ADDRESS>:PORT",
             "a Unix socket: let the server listen at an address of its node",
         );
     }
@@ -73,7 +73,7 @@ pub fn server(text: &str, port: Option<u16>) -> Address {
         .or_else(|| text.strip_prefix("ipv6@"))
         .unwrap_or(text);
     if bare.contains('@') {
-        return needs("ADDRESS:PORT", "not an address that packets can go to");
+        return needs("<ADDRESS>:PORT", "not an address that packets can go to");
     }
     let (host, own_port) = match bare.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
@@ -118,20 +118,20 @@ pub fn server(text: &str, port: Option<u16>) -> Address {
     match host.parse::<IpAddr>() {
         Ok(ip) => match config::unsteerable(ip) {
             Some(_) if ip.is_loopback() => needs(
-                &format!("NODE:{port}"),
+                &format!("<NODE>:{port}"),
                 "loopback packets never cross an interface: write the node's own address, and let \
                  the server listen there",
             ),
-            Some(why) => needs(&format!("ADDRESS:{port}"), why),
+            Some(why) => needs(&format!("<ADDRESS>:{port}"), why),
             None => Address::At(format!("{shown}:{port}")),
         },
         Err(_) if host.eq_ignore_ascii_case("localhost") => needs(
-            &format!("NODE:{port}"),
+            &format!("<NODE>:{port}"),
             "loopback packets never cross an interface: write the node's own address, and let the \
              server listen there",
         ),
         Err(_) if config::is_host_name(host) => Address::At(format!("{host}:{port}")),
-        Err(_) => needs(&format!("ADDRESS:{port}"), "not an address"),
+        Err(_) => needs(&format!("<ADDRESS>:{port}"), "not an address"),
     }
 }
 
@@ -181,12 +181,12 @@ mod tests {
             assert!(port(&expected).is_some());
         }
         for (text, place) in [
-            ("127.0.0.1:80", "NODE:80"),
-            ("localhost:80", "NODE:80"),
+            ("127.0.0.1:80", "<NODE>:80"),
+            ("localhost:80", "<NODE>:80"),
             ("10.0.0.1:+1", "10.0.0.1:PORT"),
-            ("/run/x", "ADDRESS:PORT"),
-            ("*:80", "ADDRESS:80"),
-            ("", "ADDRESS:9"),
+            ("/run/x", "<ADDRESS>:PORT"),
+            ("*:80", "<ADDRESS>:80"),
+            ("", "<ADDRESS>:9"),
         ] {
             match server(text, Some(9)) {
                 Address::Needs(found, _) => assert_eq!(found, place, "{text}"),

@@ -443,7 +443,7 @@ pub fn request(option: &Sourced<Request>, send: Option<&Sourced<Request>>) -> (H
     for ((name, value), line) in of_option.chain(of_send) {
         if name.eq_ignore_ascii_case("host") {
             host = Some(value.clone());
-        } else if !name.eq_ignore_ascii_case("connection") {
+        } else {
             headers.push(Sourced::new((name.clone(), value.clone()), line));
         }
     }
@@ -523,7 +523,7 @@ mod tests {
 
     #[test]
     fn the_old_request_has_its_headers_behind_the_version() {
-        let option = line(r"option httpchk GET /x HTTP/1.1\r\nHost:\ www\r\nConnection:\ close\r\nX-A:\ b");
+        let option = line(r"option httpchk GET /x HTTP/1.1\r\nHost:\ www\r\nX-A:\ b");
         let Some(Asked::Http(request_of)) = asked(&option) else {
             panic!("httpchk");
         };

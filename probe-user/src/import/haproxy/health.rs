@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     checks::{self, Asked, Connect, HttpRule, TcpRule},
     server::Server,
-    service::{LONGEST, Say},
+    service::{Global, LONGEST, Say},
     settings::{Settings, time},
 };
 use crate::import::{
@@ -30,12 +30,11 @@ const OPTIONS: &[&str] = &[
     "fall",
     "check-ssl",
     "check-sni",
-    "check-alpn",
     "check-send-proxy",
 ];
 
 /// Makes the check of a service.
-pub fn check(settings: &Settings, servers: &[&Server], unverified: bool, say: Say) -> Check {
+pub fn check(settings: &Settings, servers: &[&Server], global: &Global, say: Say) -> Check {
     let first = servers.iter().find(|server| server.has("check"));
     let first = first.or(servers.first()).copied();
     for server in servers {
@@ -68,7 +67,7 @@ pub fn check(settings: &Settings, servers: &[&Server], unverified: bool, say: Sa
             Ok(value) => Some(Sourced::new(value, port.line)),
         }),
         address: option("addr").map(|o| Sourced::new(o.argument().to_owned(), o.line)),
-        tls: tls(first, unverified),
+        tls: tls(first, global),
         proxy_header: option("check-send-proxy").map(|o| o.line),
         inter,
         fastinter: duration("fastinter", say),
@@ -86,7 +85,7 @@ pub fn check(settings: &Settings, servers: &[&Server], unverified: bool, say: Sa
         rise: number(option("rise"), say),
         fall: number(option("fall"), say),
     };
-    ask(settings, &mut check, say);
+    ask(settings, &said_of_tls(first, global), &mut check, say);
     check
 }
 
@@ -110,17 +109,20 @@ fn same(first: &Server, servers: &[&Server], say: Say) {
             match own {
                 // What holds for the service is said where it is used.
                 Some(_) if equal => {}
-                Some(own) => say(
-                    own.line,
-                    Note::lost(
-                        own.text(),
-                        format!(
-                            "a service has one check: that of {} is made{}",
-                            first.name,
-                            taken.map(|o| format!(", {}", o.text())).unwrap_or_default()
-                        ),
-                    ),
-                ),
+                Some(own) => {
+                    let why = format!(
+                        "a service has one check: that of {} is made{}",
+                        first.name,
+                        taken.map(|o| format!(", {}", o.text())).unwrap_or_default()
+                    );
+                    // When it is asked differs; whether it asks the right one does not.
+                    let note = if TIMING.contains(name) {
+                        Note::changed(own.text(), why)
+                    } else {
+                        Note::lost(own.text(), why)
+                    };
+                    say(own.line, note);
+                }
                 None if equal => {}
                 None => say(
                     server.line,
@@ -142,6 +144,8 @@ fn same(first: &Server, servers: &[&Server], say: Say) {
         }
     }
 }
+
+const TIMING: &[&str] = &["inter", "fastinter", "downinter", "rise", "fall"];
 
 /// The emitter knows whether this version can do it, and says so.
 const DECIDED_LATER: &[&str] = &[
@@ -187,7 +191,7 @@ fn number(
 }
 
 /// TLS of checks: `check-ssl`, or the server's own where the check goes to the same place.
-fn tls(first: Option<&Server>, unverified: bool) -> Option<Sourced<Tls>> {
+fn tls(first: Option<&Server>, global: &Global) -> Option<Sourced<Tls>> {
     let first = first?;
     let elsewhere = first.has("port") || first.has("addr");
     let option = match (first.option("check-ssl"), first.option("ssl")) {
@@ -195,18 +199,35 @@ fn tls(first: Option<&Server>, unverified: bool) -> Option<Sourced<Tls>> {
         (None, Some(option)) if !elsewhere => option,
         _ => return None,
     };
+    Some(Sourced::new(said_of_tls(Some(first), global), option.line))
+}
+
+/// What a server says of TLS, whether it is used or not.
+fn said_of_tls(first: Option<&Server>, global: &Global) -> Tls {
+    let Some(first) = first else {
+        return Tls::default();
+    };
     let insecure = match first.option("verify") {
         Some(verify) => verify.argument() == "none",
-        None => unverified,
+        None => global.unverified,
     };
     let text = |name: &str| first.option(name).map(|o| o.argument().to_owned());
-    let tls = Tls {
+    Tls {
         sni: text("check-sni"),
         insecure,
-        ca: text("ca-file").filter(|file| !file.starts_with('@')),
-        certificate: text("crt"),
-    };
-    Some(Sourced::new(tls, option.line))
+        ca: text("ca-file")
+            .filter(|file| !file.starts_with('@'))
+            .map(|file| below(&global.ca_base, file)),
+        certificate: text("crt").map(|file| below(&global.crt_base, file)),
+    }
+}
+
+/// A file below the folder that `ca-base` or `crt-base` names.
+fn below(base: &Option<String>, file: String) -> String {
+    match base {
+        Some(base) if !file.starts_with('/') => format!("{}/{file}", base.trim_end_matches('/')),
+        _ => file,
+    }
 }
 
 /// The agent that states its server's state.
@@ -218,7 +239,7 @@ pub fn agent(server: &Server, say: Say) -> Option<Sourced<Agent>> {
 }
 
 /// What is asked, by `option ...-check` and its rules.
-fn ask(settings: &Settings, check: &mut Check, say: Say) {
+fn ask(settings: &Settings, tls: &Tls, check: &mut Check, say: Say) {
     let Some(asked) = &settings.asked else {
         for rule in settings.http_rules.iter().map(|rule| rule.line) {
             say(rule, Note::left("", "without option httpchk it did nothing"));
@@ -231,9 +252,9 @@ fn ask(settings: &Settings, check: &mut Check, say: Say) {
     match &asked.value {
         Asked::Http(request) => {
             let request = Sourced::new(request.clone(), asked.line);
-            http(settings, &request, check, say);
+            http(settings, &request, tls, check, say);
         }
-        Asked::Script => script(settings, asked.line, check, say),
+        Asked::Script => script(settings, asked.line, tls, check, say),
         Asked::Redis => check.kind = Sourced::new(Kind::Redis, asked.line),
         Asked::Postgres(user) => {
             check.kind = Sourced::new(Kind::Postgres(user.clone()), asked.line);
@@ -250,7 +271,8 @@ fn ask(settings: &Settings, check: &mut Check, say: Say) {
     }
 }
 
-fn apply(connect: &Connect, line: usize, check: &mut Check) {
+/// `tls` is what the first server says of TLS, for a rule that connects by it.
+fn apply(connect: &Connect, line: usize, tls: &Tls, check: &mut Check) {
     if let Some(port) = connect.port {
         check.port = Some(Sourced::new(port, line));
     }
@@ -263,7 +285,7 @@ fn apply(connect: &Connect, line: usize, check: &mut Check) {
     if connect.tls || connect.sni.is_some() {
         let tls = check
             .tls
-            .get_or_insert_with(|| Sourced::new(Tls::default(), line));
+            .get_or_insert_with(|| Sourced::new(tls.clone(), line));
         tls.line = line;
         if connect.sni.is_some() {
             tls.value.sni.clone_from(&connect.sni);
@@ -274,6 +296,7 @@ fn apply(connect: &Connect, line: usize, check: &mut Check) {
 fn http(
     settings: &Settings,
     option: &Sourced<checks::Request>,
+    tls: &Tls,
     check: &mut Check,
     say: Say,
 ) {
@@ -290,7 +313,7 @@ fn http(
                 Note::lost("", "a check makes one request and judges one answer"),
             ),
             HttpRule::Connect(connect) => {
-                apply(connect, rule.line, check);
+                apply(connect, rule.line, tls, check);
                 say(rule.line, Note::carried("", ""));
             }
             HttpRule::Send(request) => send = Some(Sourced::new(request.clone(), rule.line)),
@@ -334,12 +357,12 @@ fn http(
     check.kind = Sourced::new(Kind::Http(http), option.line);
 }
 
-fn script(settings: &Settings, line: usize, check: &mut Check, say: Say) {
+fn script(settings: &Settings, line: usize, tls: &Tls, check: &mut Check, say: Say) {
     let mut steps = Vec::new();
     for rule in &settings.tcp_rules {
         match &rule.value {
             TcpRule::Connect(connect) if steps.is_empty() => {
-                apply(connect, rule.line, check);
+                apply(connect, rule.line, tls, check);
                 say(rule.line, Note::carried("", ""));
             }
             TcpRule::Connect(connect) => steps.push(Sourced::new(
@@ -352,9 +375,10 @@ fn script(settings: &Settings, line: usize, check: &mut Check, say: Say) {
             TcpRule::Step(step) => steps.push(Sourced::new(step.clone(), rule.line)),
         }
     }
-    check.kind = if steps.is_empty() {
-        Sourced::new(Kind::Tcp, line)
+    if steps.is_empty() {
+        say(line, Note::carried("", "a check that connects"));
+        check.kind = Sourced::new(Kind::Tcp, line);
     } else {
-        Sourced::new(Kind::Script(steps), line)
-    };
+        check.kind = Sourced::new(Kind::Script(steps), line);
+    }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use self::{
     sections::{File, Kind, Section, Stray},
-    service::{Entrance, LONGEST, Proxy, Surroundings, build},
+    service::{Entrance, Global, LONGEST, Proxy, Surroundings, build},
     settings::Settings,
 };
 use super::{
@@ -60,11 +60,7 @@ pub fn translate(
         }
     }
     let mut plan = Plan::default();
-    let unverified = file.sections.iter().any(|section| {
-        let mut lines = section.lines.iter();
-        section.kind == Kind::Global
-            && lines.any(|l| l.word(0) == "ssl-server-verify" && l.word(1) == "none")
-    });
+    let global_settings = global_settings(&file);
     // A defaults section's lines are spoken of once, and only if something is made from it.
     let mut spoken = Vec::new();
     for (at, section, settings) in proxies.iter().filter(|(at, ..)| wanted.contains(at)) {
@@ -79,20 +75,20 @@ pub fn translate(
                 );
             }
         }
-        let mut say = |line, note| report.note(line, note);
-        Settings::default().read(section, &mut say);
-        general(settings, &mut plan, report);
+        if leads(section, settings) || serves(settings) {
+            let mut say = |line, note| report.note(line, note);
+            Settings::default().read(section, &mut say);
+            general(settings, &mut plan, report);
+        }
     }
     let served: Vec<_> = proxies
         .iter()
-        .filter(|(at, section, settings)| {
-            wanted.contains(at) && section.kind != Kind::Frontend && serves(settings)
-        })
+        .filter(|(at, _, settings)| wanted.contains(at) && serves(settings))
         .collect();
     for (at, section, settings) in &proxies {
         if !wanted.contains(at) {
             whole(section, "not asked for", report);
-        } else if section.kind != Kind::Frontend && !serves(settings) {
+        } else if !leads(section, settings) && !serves(settings) {
             whole(section, "no servers that are in use: nothing to steer", report);
         }
     }
@@ -101,7 +97,7 @@ pub fn translate(
         let leading: Vec<_> = proxies
             .iter()
             .filter(|(at, front, settings)| {
-                front.kind == Kind::Frontend
+                leads(front, settings)
                     && wanted.contains(at)
                     && default_backend(settings).is_some_and(|(name, _)| name == section.name)
             })
@@ -128,13 +124,13 @@ pub fn translate(
             names: &names,
             vips: &vips,
             alone: served.len() == 1,
-            unverified,
+            global: &global_settings,
         };
         let service = build(proxy, around, &mut |line, note| report.note(line, note));
         plan.services.push(service);
     }
     for (at, section, settings) in &proxies {
-        if wanted.contains(at) && section.kind != Kind::Backend {
+        if wanted.contains(at) && (leads(section, settings) || serves(settings)) {
             front(section, settings, &plan, report);
         }
     }
@@ -160,6 +156,16 @@ fn serves(settings: &Settings) -> bool {
     let servers = settings.servers.iter();
     let templates = settings.templates.iter().map(|(_, server)| server);
     settings.disabled.is_none() && servers.chain(templates).any(|server| !server.has("disabled"))
+}
+
+/// Does it only lead to backends? So does a `listen` without servers that names one.
+fn leads(section: &Section, settings: &Settings) -> bool {
+    let names = settings.default_backend.is_some() || !settings.use_backends.is_empty();
+    match section.kind {
+        Kind::Frontend => true,
+        Kind::Listen => names && settings.servers.is_empty() && settings.templates.is_empty(),
+        _ => false,
+    }
 }
 
 fn title(section: &Section) -> String {
@@ -197,6 +203,24 @@ fn register(file: &File, report: &mut Report) {
     }
 }
 
+/// Lines of the global section that checks go by.
+const OF_CHECKS: &[&str] = &["ssl-server-verify", "ca-base", "crt-base"];
+
+fn global_settings(file: &File) -> Global {
+    let mut global = Global::default();
+    let sections = file.sections.iter().filter(|s| s.kind == Kind::Global);
+    for line in sections.flat_map(|section| &section.lines) {
+        let value = || Some(line.word(1).to_owned());
+        match line.word(0) {
+            "ssl-server-verify" => global.unverified = line.word(1) == "none",
+            "ca-base" => global.ca_base = value(),
+            "crt-base" => global.crt_base = value(),
+            _ => {}
+        }
+    }
+    global
+}
+
 fn global(section: &Section, report: &mut Report) {
     whole(section, keywords::section("global"), report);
     for line in &section.lines {
@@ -204,7 +228,9 @@ fn global(section: &Section, report: &mut Report) {
             "setenv" | "presetenv" | "unsetenv" | "resetenv" => {
                 report.note(line.number, Note::carried("", "read as HAProxy does"));
             }
-            "ssl-server-verify" => report.note(line.number, Note::carried("", "for checks")),
+            word if OF_CHECKS.contains(&word) => {
+                report.note(line.number, Note::carried("", "for checks"));
+            }
             _ => {}
         }
     }
@@ -213,12 +239,12 @@ fn global(section: &Section, report: &mut Report) {
 /// Says the same of all lines of a section.
 fn whole(section: &Section, why: &str, report: &mut Report) {
     for line in [&section.head].into_iter().chain(&section.lines) {
-        let environment = section.kind == Kind::Global
-            && matches!(
+        let own = section.kind == Kind::Global
+            && (matches!(
                 line.word(0),
-                "setenv" | "presetenv" | "unsetenv" | "resetenv" | "ssl-server-verify"
-            );
-        if !environment {
+                "setenv" | "presetenv" | "unsetenv" | "resetenv"
+            ) || OF_CHECKS.contains(&line.word(0)));
+        if !own {
             report.note(line.number, Note::left("", why));
         }
     }
@@ -273,16 +299,16 @@ fn wanted(proxies: &Proxies, options: &Options) -> Result<Vec<usize>, Problem> {
             names.join(", ")
         )));
     }
-    let leads = |settings: &Settings| {
+    let to_it = |settings: &Settings| {
         let default = default_backend(settings).map(|(name, _)| name);
         let mut others = settings.use_backends.iter().filter_map(|rule| rule.value.first());
         default == Some(backend) || others.any(|name| name == backend)
     };
     Ok(proxies
         .iter()
-        .filter(|(_, section, settings)| match section.kind {
-            Kind::Frontend => leads(settings),
-            _ => section.name == *backend,
+        .filter(|(_, section, settings)| {
+            let named = section.kind != Kind::Frontend && section.name == *backend;
+            named || (leads(section, settings) && to_it(settings))
         })
         .map(|(at, ..)| *at)
         .collect())
@@ -290,8 +316,10 @@ fn wanted(proxies: &Proxies, options: &Options) -> Result<Vec<usize>, Problem> {
 
 /// The backend that all connections go to which no condition sends elsewhere, and the line.
 fn default_backend(settings: &Settings) -> Option<(&str, usize)> {
-    let always = settings.use_backends.iter().find(|rule| rule.value.len() == 1);
-    let always = always.map(|rule| (rule.value[0].as_str(), rule.line));
+    let always = settings.use_backends.iter().find_map(|rule| match rule.value.as_slice() {
+        [name] if !name.contains('%') => Some((name.as_str(), rule.line)),
+        _ => None,
+    });
     let default = settings.default_backend.as_ref();
     always
         .or(default.map(|default| (default.value.as_str(), default.line)))
@@ -372,7 +400,7 @@ fn general(settings: &Settings, plan: &mut Plan, report: &mut Report) {
 fn front(section: &Section, settings: &Settings, plan: &Plan, report: &mut Report) {
     let find = |name: &str| plan.services.iter().find(|s| names(s, name));
     let default = default_backend(settings);
-    if section.kind == Kind::Frontend {
+    if leads(section, settings) {
         let head = section.head.number;
         match default {
             Some((name, line)) => match find(name) {
@@ -400,6 +428,11 @@ fn front(section: &Section, settings: &Settings, plan: &Plan, report: &mut Repor
             continue;
         }
         let target = rule.value.first().map_or("", String::as_str);
+        if target.contains('%') {
+            let why = "a name that is worked out for each request: a layer-7 proxy";
+            report.note(rule.line, Note::lost("", why));
+            continue;
+        }
         let names = conditions::hosts(&rule.value, &settings.acls).join(", ");
         let point = if names.is_empty() {
             "clients that are meant must connect there".to_owned()

@@ -43,7 +43,7 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ("ca-file", 1, Plan),
     ("cc", 1, Left("clients' congestion control is their own")),
     ("check", 0, Plan),
-    ("check-alpn", 1, Plan),
+    ("check-alpn", 1, Changed("HTTP/2 where the endpoint offers it, else HTTP/1.1")),
     ("check-proto", 1, Lost("checks speak HTTP/1.1")),
     ("check-send-proxy", 0, Plan),
     ("check-sni", 1, Plan),
@@ -131,7 +131,7 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ),
     ("usesrc", 1, Carried("the client's address is kept anyway")),
     ("verify", 1, Plan),
-    ("verifyhost", 1, Plan),
+    ("verifyhost", 1, Changed("the name in the certificate must be check-sni's")),
     ("weight", 1, Plan),
     ("ws", 1, Left(PROTOCOL)),
 ];

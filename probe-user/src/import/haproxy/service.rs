@@ -59,8 +59,19 @@ pub struct Surroundings<'a> {
     pub vips: &'a Vips<'a>,
     /// There is no other service.
     pub alone: bool,
+    /// What the global section says about TLS of checks.
+    pub global: &'a Global,
+}
+
+/// What the global section says about TLS of checks.
+#[derive(Clone, Debug, Default)]
+pub struct Global {
     /// `ssl-server-verify none`.
     pub unverified: bool,
+    /// `ca-base`.
+    pub ca_base: Option<String>,
+    /// `crt-base`.
+    pub crt_base: Option<String>,
 }
 
 /// Makes a service of a proxy with servers.
@@ -99,7 +110,7 @@ pub fn build(proxy: Proxy, around: Surroundings, say: Say) -> Service {
         title: proxy.title.to_owned(),
         listeners,
         endpoints,
-        check: health::check(settings, &ordered, around.unverified, say),
+        check: health::check(settings, &ordered, around.global, say),
         affinity: None,
         manual: None,
         cut_backup: None,
