@@ -21,6 +21,8 @@ pub enum Kind {
     BodyMismatch,
     /// What came is not an HTTP answer, or breaks off.
     Protocol,
+    /// The command of the check says no.
+    Exec,
     /// The network says that the endpoint cannot be reached.
     Unreachable,
     /// The agent itself could not check: no descriptor, port or memory. It says nothing
@@ -33,7 +35,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a check can conclude.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Refused,
         Self::ConnectTimeout,
@@ -42,6 +44,7 @@ impl Kind {
         Self::BadStatus,
         Self::BodyMismatch,
         Self::Protocol,
+        Self::Exec,
         Self::Unreachable,
         Self::Local,
     ];
@@ -57,6 +60,7 @@ impl Kind {
             Self::BadStatus => "bad-status",
             Self::BodyMismatch => "body-mismatch",
             Self::Protocol => "protocol",
+            Self::Exec => "exec",
             Self::Unreachable => "unreachable",
             Self::Local => "local",
             Self::Observed => "observed",
