@@ -14,14 +14,14 @@
 //! not judged.
 
 use std::{
-    io,
+    fs, io,
     net::SocketAddr,
     os::{
         fd::{FromRawFd as _, OwnedFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
     },
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use tokio::{
@@ -107,7 +107,7 @@ impl Exec {
     fn start(&self) -> io::Result<(pipe::Receiver, Running)> {
         let (reader, writer) = io::pipe()?;
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
-        // Descriptors of ours are all closed on exec, as the standard library and aya open them.
+        keep_inherited();
         let child = Command::new(&self.program)
             .args(&self.args)
             .env_clear()
@@ -120,6 +120,25 @@ impl Exec {
             .spawn()?;
         Ok((output, Running::new(child)?))
     }
+}
+
+/// Descriptors that the agent opens are closed on exec, as the standard library and all
+/// others open them. Those that it was started with need not be: they are marked so, once.
+fn keep_inherited() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let Ok(open) = fs::read_dir("/proc/self/fd") else {
+            return;
+        };
+        for fd in open.flatten() {
+            let fd: Option<libc::c_int> = fd.file_name().to_str().and_then(|fd| fd.parse().ok());
+            if let Some(fd @ 3..) = fd {
+                // SAFETY: fcntl with F_SETFD takes three integers and changes nothing but what
+                // becomes of the descriptor on exec. It fails for one that was closed meanwhile.
+                unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+        }
+    });
 }
 
 async fn read(from: &pipe::Receiver, to: &mut [u8]) -> io::Result<usize> {

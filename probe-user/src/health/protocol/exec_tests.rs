@@ -68,7 +68,10 @@ async fn the_exit_status_decides() {
 async fn a_command_that_is_not_there_judges_nobody() {
     let failure = run(&exec("/nonexistent/check", &[])).await.unwrap_err();
     assert_eq!(failure.kind(), crate::health::Kind::Local);
-    assert!(failure.to_string().contains("/nonexistent/check"), "{failure}");
+    assert!(
+        failure.to_string().contains("/nonexistent/check"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
@@ -108,14 +111,22 @@ async fn it_does_not_hold_our_descriptors() {
     for _ in 0..20 {
         run(&exec("/bin/true", &[])).await.unwrap();
         let place = Room::new(1).enter().await.unwrap();
-        let hangs = shell(&format!("echo $$ > {0}/pid; sleep 1000", folder.path().display()));
+        let hangs = shell(&format!(
+            "echo $$ > {0}/pid; sleep 1000",
+            folder.path().display()
+        ));
         let cut = timeout(Duration::from_millis(50), hangs.run(&place)).await;
         assert!(cut.is_err());
     }
     let begun = Instant::now();
     // Other tests of this process open some too, for a moment.
     while descriptors() > before + 10 {
-        assert!(begun.elapsed() < LONG, "{} were open, {} are", before, descriptors());
+        assert!(
+            begun.elapsed() < LONG,
+            "{} were open, {} are",
+            before,
+            descriptors()
+        );
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -10,7 +10,7 @@
 //! are the answer ([`LIMIT`]) and its headers ([`HEADERS`]); the flow-control window is no
 //! larger than the answer may be, so an endless one stands still.
 
-use std::future::{poll_fn, Future};
+use std::future::{Future, poll_fn};
 use std::{pin::pin, task::Poll};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -136,7 +136,11 @@ async fn call(requests: &mut SendRequest<Bytes>, grpc: &Grpc) -> Outcome {
     }
     let (message, trailers) = answer(body).await?;
     match trailers.as_ref().and_then(status_of) {
-        Some(status) => judge(status, trailers.as_ref().unwrap_or(head.headers()), &message),
+        Some(status) => judge(
+            status,
+            trailers.as_ref().unwrap_or(head.headers()),
+            &message,
+        ),
         None => Err(Failure::protocol("an answer of gRPC without its status")),
     }
 }

@@ -63,7 +63,10 @@ async fn serve(stream: DuplexStream, manner: Manner) -> Vec<Bytes> {
         }
         asked.push(message.freeze());
         let mut response = Response::builder().status(manner.http);
-        response.headers_mut().unwrap().extend(headers(&manner.head));
+        response
+            .headers_mut()
+            .unwrap()
+            .extend(headers(&manner.head));
         if !manner.kind.is_empty() {
             response = response.header("content-type", manner.kind);
         }
@@ -112,7 +115,12 @@ async fn only_serving_is_good() {
         (&[8, 9], "body-mismatch: not serving: status 9"),
         (&[], "body-mismatch: not serving: UNKNOWN"),
         // Unknown fields of every kind before it.
-        (&[0x10, 0x85, 1, 0x1a, 2, 7, 7, 0x25, 1, 2, 3, 4, 0x29, 1, 2, 3, 4, 5, 6, 7, 8, 8, 1], "ok"),
+        (
+            &[
+                0x10, 0x85, 1, 0x1a, 2, 7, 7, 0x25, 1, 2, 3, 4, 0x29, 1, 2, 3, 4, 5, 6, 7, 8, 8, 1,
+            ],
+            "ok",
+        ),
     ] {
         let message = Some(status(message));
         assert_eq!(ask(Manner { message, ..good() }, "a").await, end);
@@ -123,11 +131,19 @@ async fn only_serving_is_good() {
 async fn statuses_are_told_apart() {
     for (code, text, end) in [
         ("12", "", "bad-status: not implemented: UNIMPLEMENTED"),
-        ("5", "unknown service", "body-mismatch: not serving: NOT_FOUND unknown service"),
+        (
+            "5",
+            "unknown service",
+            "body-mismatch: not serving: NOT_FOUND unknown service",
+        ),
         ("14", "", "bad-status: not ready: UNAVAILABLE"),
         ("16", "", "bad-status: not permitted: UNAUTHENTICATED"),
         ("13", "", "bad-status: error: INTERNAL"),
-        ("99", "", "bad-status: error: a status that gRPC does not have"),
+        (
+            "99",
+            "",
+            "bad-status: error: a status that gRPC does not have",
+        ),
     ] {
         let said = vec![("grpc-status", code), ("grpc-message", text)];
         // Trailers alone, and trailers behind a message.
@@ -145,20 +161,51 @@ async fn statuses_are_told_apart() {
 #[tokio::test]
 async fn what_is_no_answer_of_grpc() {
     for (manner, end) in [
-        (Manner { http: 503, ..good() }, "bad-status: error: HTTP status 503"),
-        (Manner { kind: "text/html", ..good() }, "protocol: an answer of HTTP/2, not of gRPC"),
-        (Manner { kind: "", ..good() }, "protocol: an answer of HTTP/2, not of gRPC"),
-        (Manner { trailers: None, ..good() }, "protocol: an answer of gRPC without its status"),
         (
-            Manner { trailers: Some(vec![("grpc-status", "x")]), ..good() },
+            Manner {
+                http: 503,
+                ..good()
+            },
+            "bad-status: error: HTTP status 503",
+        ),
+        (
+            Manner {
+                kind: "text/html",
+                ..good()
+            },
+            "protocol: an answer of HTTP/2, not of gRPC",
+        ),
+        (
+            Manner { kind: "", ..good() },
+            "protocol: an answer of HTTP/2, not of gRPC",
+        ),
+        (
+            Manner {
+                trailers: None,
+                ..good()
+            },
             "protocol: an answer of gRPC without its status",
         ),
         (
-            Manner { message: Some(Bytes::from_static(b"\x01\0\0\0\0")), ..good() },
+            Manner {
+                trailers: Some(vec![("grpc-status", "x")]),
+                ..good()
+            },
+            "protocol: an answer of gRPC without its status",
+        ),
+        (
+            Manner {
+                message: Some(Bytes::from_static(b"\x01\0\0\0\0")),
+                ..good()
+            },
             r"protocol: not a health answer: `\x01\x00\x00\x00\x00`",
         ),
         (
-            Manner { message: Some(vec![b'x'; 1000].into()), repeat: true, ..good() },
+            Manner {
+                message: Some(vec![b'x'; 1000].into()),
+                repeat: true,
+                ..good()
+            },
             "protocol: an answer that is too long",
         ),
     ] {
@@ -196,7 +243,10 @@ async fn other_protocols() {
     let cases: [(Vec<Act>, Option<&str>); 5] = [
         (vec![], Some("")),
         (vec![Act::Waits], None),
-        (vec![says("HTTP/1.1 400 Bad Request\r\n\r\n")], Some("protocol: ")),
+        (
+            vec![says("HTTP/1.1 400 Bad Request\r\n\r\n")],
+            Some("protocol: "),
+        ),
         (vec![says([0, 0, 0, 4, 0, 0, 0, 0, 0]), Act::Waits], None),
         (vec![repeats([0xff; 64])], Some("protocol: ")),
     ];
@@ -233,8 +283,14 @@ async fn an_endless_answer_is_held_back() {
             all.extend_from_slice(&heard[..count]);
         }
         // SETTINGS and the acknowledgment of the client's.
-        server.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-        server.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
+        server
+            .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        server
+            .write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0])
+            .await
+            .unwrap();
         // DATA on the first stream without end, no head before it.
         let frame = [&[0, 0x03, 0xe8, 0, 0, 0, 0, 0, 1][..], &[b'x'; 1000]].concat();
         while server.write_all(&frame).await.is_ok() {}

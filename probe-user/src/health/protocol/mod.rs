@@ -3,7 +3,7 @@
 //! - [`script`]: HAProxy's tcp-check, several steps of send and expect.
 //! - [`redis`]: PING, and who is master.
 //! - [`postgres`]: does it take connections, and is it in recovery?
-//! - [`grpc`]: grpc.health.v1.
+//! - [`grpc`]: the health service of gRPC.
 //! - [`udp`]: one datagram there, one back.
 //! - [`exec`]: a command decides.
 //!

@@ -25,9 +25,7 @@ use postgres_protocol::{
         sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
     },
     message::{
-        backend::{
-            AuthenticationSaslBody, DataRowBody, ErrorResponseBody, Header, Message,
-        },
+        backend::{AuthenticationSaslBody, DataRowBody, ErrorResponseBody, Header, Message},
         frontend,
     },
 };
@@ -174,7 +172,11 @@ pub async fn request_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> O
         [b'S'] => Ok(()),
         [b'N'] => Err(Failure::mismatch(Reason::Answer, "it does no TLS", b"")),
         // Servers before 7.1, or out of memory.
-        [b'E'] => Err(Failure::mismatch(Reason::Error, "it cannot do TLS now", b"")),
+        [b'E'] => Err(Failure::mismatch(
+            Reason::Error,
+            "it cannot do TLS now",
+            b"",
+        )),
         other => {
             let note = format!("not PostgreSQL, the answer begins {}", Quote::of(&other));
             Err(Failure::protocol(note))
@@ -260,9 +262,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             let header = Header::parse(self.inbox.bytes).map_err(|_| self.malformed())?;
             // Its first message must be one of two: so other protocols are told from a
             // length that has not come.
-            if header.is_some_and(|header| {
-                usize::try_from(header.len()).is_ok_and(|len| len > LONGEST)
-            }) {
+            if header
+                .is_some_and(|header| usize::try_from(header.len()).is_ok_and(|len| len > LONGEST))
+            {
                 return Err(self.malformed());
             }
             let quote = Quote::of(self.inbox.bytes);

@@ -38,7 +38,10 @@ fn never(text: &str, min_recv: Option<usize>) -> Step {
 /// `None`: it does not end.
 async fn run(steps: impl Into<Vec<Step>>, acts: impl Into<Vec<Act>>) -> Option<Outcome> {
     let script = Script::new(steps.into()).unwrap();
-    with(acts, async |stream, scratch| script.hold(stream, scratch).await).await
+    with(acts, async |stream, scratch| {
+        script.hold(stream, scratch).await
+    })
+    .await
 }
 
 async fn ends(steps: impl Into<Vec<Step>>, acts: impl Into<Vec<Act>>) -> String {
@@ -105,7 +108,8 @@ async fn expectations_between_two_sends_share_what_came() {
 
 #[tokio::test(start_paused = true)]
 async fn what_must_not_come() {
-    let error = "body-mismatch: unexpected answer: step 1 expects not `ERR`, the answer begins `-ERR`";
+    let error =
+        "body-mismatch: unexpected answer: step 1 expects not `ERR`, the answer begins `-ERR`";
     let open = |text: &str| [says(text), Act::Waits];
     // Its presence is certain at once, its absence when the endpoint has closed.
     assert_eq!(ends([never("ERR", None)], open("-ERR")).await, error);
@@ -136,14 +140,22 @@ async fn with_min_recv_absence_is_certain_too() {
 async fn an_endless_answer_is_judged_by_its_beginning() {
     let outcome = run([expect("x")], [repeats([b'.'; 1000])]).await.unwrap();
     assert_eq!(reason(&outcome), Some(Reason::Answer));
-    assert_eq!(ends([never("x", None)], [repeats([b'.'; 1000])]).await, "ok");
+    assert_eq!(
+        ends([never("x", None)], [repeats([b'.'; 1000])]).await,
+        "ok"
+    );
     let late = [says(vec![b'.'; LIMIT]), repeats("x")];
     assert!(run([expect("x")], late).await.unwrap().is_err());
     let just = [says(vec![b'.'; LIMIT - 1]), repeats("x")];
     assert!(run([expect("x")], just).await.unwrap().is_ok());
     // After a send there is room again.
     let steps = [expect(".."), send("go"), expect("x")];
-    let acts = [says(vec![b'.'; 64]), hears("go"), says(vec![b'.'; LIMIT - 100]), says("x")];
+    let acts = [
+        says(vec![b'.'; 64]),
+        hears("go"),
+        says(vec![b'.'; LIMIT - 100]),
+        says("x"),
+    ];
     assert_eq!(ends(steps, acts).await, "ok");
 }
 
@@ -156,7 +168,10 @@ fn a_script_must_expect_something() {
 #[test]
 fn bytes_as_people_write_them() {
     let bytes = |text| unescape(text).map(|bytes| bytes.to_vec());
-    assert_eq!(bytes(r"a\r\n\t\0\\\x00\xfF"), Ok(b"a\r\n\t\0\\\x00\xff".to_vec()));
+    assert_eq!(
+        bytes(r"a\r\n\t\0\\\x00\xfF"),
+        Ok(b"a\r\n\t\0\\\x00\xff".to_vec())
+    );
     assert_eq!(bytes("ä"), Ok("ä".as_bytes().to_vec()));
     for wrong in [r"\", r"\q", r"\x", r"\x1", r"\xg0", r"\x+1"] {
         assert!(bytes(wrong).is_err(), "{wrong}");

@@ -68,7 +68,10 @@ mod tests {
         let path = folder.path().join("password");
         let secret = Secret::File(path.clone());
         let absent = secret.read().await.unwrap_err();
-        assert!(matches!(&absent, Failure::Local(note) if note.contains("password")), "{absent}");
+        assert!(
+            matches!(&absent, Failure::Local(note) if note.contains("password")),
+            "{absent}"
+        );
         for (text, password) in [("one", "one"), (" two \r\n", " two "), ("a\nb\n", "a\nb")] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(secret.read().await.unwrap(), password.as_bytes());

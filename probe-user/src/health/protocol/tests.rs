@@ -104,7 +104,11 @@ pub async fn with<T>(
     let outcome = timeout(LONG, hold(&mut stream, &mut scratch)).await.ok();
     drop(stream);
     endpoint.await.expect("the endpoint heard what it should");
-    assert!(scratch.capacity() <= 1 << 18, "{} bytes", scratch.capacity());
+    assert!(
+        scratch.capacity() <= 1 << 18,
+        "{} bytes",
+        scratch.capacity()
+    );
     outcome
 }
 
@@ -135,6 +139,9 @@ fn a_quote_is_short_and_readable() {
 
 #[test]
 fn a_text_for_the_log_is_one_line() {
-    assert_eq!(readable(b" one\r\ntwo\x1b[31m\xff "), "one  two [31m\u{fffd}");
+    assert_eq!(
+        readable(b" one\r\ntwo\x1b[31m\xff "),
+        "one  two [31m\u{fffd}"
+    );
     assert_eq!(readable(&[b'x'; 300]).len(), 203);
 }

@@ -94,7 +94,9 @@ mod tests {
     async fn ask(udp: &Udp, at: SocketAddr) -> Outcome {
         let socket = connect(at).await.unwrap();
         let mut scratch = BytesMut::new();
-        timeout(LONG, udp.hold(&socket, &mut scratch)).await.unwrap()
+        timeout(LONG, udp.hold(&socket, &mut scratch))
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
@@ -121,7 +123,9 @@ mod tests {
             let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             socket.local_addr().unwrap()
         };
-        let failure = ask(&Udp::new(Bytes::from_static(b"ping")), at).await.unwrap_err();
+        let failure = ask(&Udp::new(Bytes::from_static(b"ping")), at)
+            .await
+            .unwrap_err();
         assert_eq!(failure.kind(), Kind::Refused);
     }
 
@@ -138,6 +142,9 @@ mod tests {
         let hold = udp.hold(&socket, &mut scratch);
         timeout(Duration::from_millis(100), hold).await.unwrap_err();
         endpoint.send_to(b"pong", me).await.unwrap();
-        timeout(LONG, udp.hold(&socket, &mut scratch)).await.unwrap().unwrap();
+        timeout(LONG, udp.hold(&socket, &mut scratch))
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

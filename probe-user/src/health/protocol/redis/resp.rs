@@ -298,7 +298,12 @@ mod tests {
             (b"*99999999999\r\n", "not a length"),
             (b"$3\r\nabcd\r\n", "a string is longer than it says"),
         ] {
-            assert_eq!(Walk::new().on(bytes), Err(wrong), "{}", bytes.escape_ascii());
+            assert_eq!(
+                Walk::new().on(bytes),
+                Err(wrong),
+                "{}",
+                bytes.escape_ascii()
+            );
         }
         let mut line = vec![b'+'];
         line.extend([b'x'; LINE + 1]);

@@ -6,7 +6,8 @@ const ROLE: &str = "*1\r\n$4\r\nROLE\r\n";
 const INFO: &str = "*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
 const MASTER: &str = "*3\r\n$6\r\nmaster\r\n:3129659\r\n*1\r\n*3\r\n$9\r\n127.0.0.1\r\n$4\r\n9001\r\n\
                       $7\r\n3129242\r\n";
-const REPLICA: &str = "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:9000\r\n$9\r\nconnected\r\n:3167038\r\n";
+const REPLICA: &str =
+    "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:9000\r\n$9\r\nconnected\r\n:3167038\r\n";
 
 async fn ask(redis: &Redis, fresh: bool, acts: impl Into<Vec<Act>>) -> Option<Outcome> {
     with(acts, async |stream, scratch| {
@@ -32,7 +33,10 @@ async fn ping() {
     let acts = [hears(PING), drips("+PONG\r\n"), Act::Waits];
     assert_eq!(ends(Role::Any, acts).await, "ok");
     for (answer, end) in [
-        ("+PANG\r\n", "body-mismatch: unexpected answer: to PING, the answer begins `+PANG\\r\\n`"),
+        (
+            "+PANG\r\n",
+            "body-mismatch: unexpected answer: to PING, the answer begins `+PANG\\r\\n`",
+        ),
         (
             "-LOADING Redis is loading the dataset in memory\r\n",
             "bad-status: not ready: LOADING Redis is loading the dataset in memory",
@@ -45,9 +49,15 @@ async fn ping() {
             "-MASTERDOWN Link with MASTER is down\r\n",
             "bad-status: replication is broken: MASTERDOWN Link with MASTER is down",
         ),
-        ("-ERR max number of clients reached\r\n", "bad-status: error: ERR max number of clients reached"),
-        ("HTTP/1.1 400 Bad Request\r\n", "protocol: not Redis' protocol: no such type, the answer begins \
-          `HTTP/1.1 400 Bad Request\\r\\n`"),
+        (
+            "-ERR max number of clients reached\r\n",
+            "bad-status: error: ERR max number of clients reached",
+        ),
+        (
+            "HTTP/1.1 400 Bad Request\r\n",
+            "protocol: not Redis' protocol: no such type, the answer begins \
+          `HTTP/1.1 400 Bad Request\\r\\n`",
+        ),
         ("", "protocol: the connection is closed, nothing came"),
         ("+PON", "protocol: the answer breaks off"),
     ] {
@@ -69,16 +79,36 @@ async fn roles() {
     for (role, answer, end) in [
         (Role::Master, MASTER, "ok"),
         (Role::Replica, REPLICA, "ok"),
-        (Role::Master, REPLICA, "body-mismatch: wrong role: slave, not master"),
-        (Role::Replica, MASTER, "body-mismatch: wrong role: master, not replica"),
+        (
+            Role::Master,
+            REPLICA,
+            "body-mismatch: wrong role: slave, not master",
+        ),
+        (
+            Role::Replica,
+            MASTER,
+            "body-mismatch: wrong role: master, not replica",
+        ),
         (
             Role::Master,
             "*2\r\n$8\r\nsentinel\r\n*0\r\n",
             "body-mismatch: wrong role: sentinel, not master",
         ),
-        (Role::Master, "*0\r\n", "body-mismatch: unexpected answer: to ROLE, the answer begins `*0\\r\\n`"),
-        (Role::Master, "*3\r\n$6\r\nmaster\r\n", "protocol: the answer breaks off"),
-        (Role::Master, "-LOADING soon\r\n", "bad-status: not ready: LOADING soon"),
+        (
+            Role::Master,
+            "*0\r\n",
+            "body-mismatch: unexpected answer: to ROLE, the answer begins `*0\\r\\n`",
+        ),
+        (
+            Role::Master,
+            "*3\r\n$6\r\nmaster\r\n",
+            "protocol: the answer breaks off",
+        ),
+        (
+            Role::Master,
+            "-LOADING soon\r\n",
+            "bad-status: not ready: LOADING soon",
+        ),
     ] {
         let acts = [hears(&both), says("+PONG\r\n"), drips(answer)];
         assert_eq!(ends(role, acts).await, end);
@@ -96,14 +126,30 @@ async fn who_does_not_know_role_is_asked_by_info() {
     ] {
         let info = "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n";
         let info = format!("${}\r\n{info}\r\n", info.len());
-        let acts = [hears(&both), says("+PONG\r\n"), says(refusal), hears(INFO), drips(info)];
+        let acts = [
+            hears(&both),
+            says("+PONG\r\n"),
+            says(refusal),
+            hears(INFO),
+            drips(info),
+        ];
         assert_eq!(ends(Role::Master, acts.clone()).await, "ok");
         assert_eq!(
             ends(Role::Replica, acts).await,
             "body-mismatch: wrong role: master, not replica"
         );
-        let acts = [hears(&both), says("+PONG\r\n"), says(refusal), hears(INFO), says(refusal)];
-        assert!(ends(Role::Master, acts).await.starts_with("bad-status: not "));
+        let acts = [
+            hears(&both),
+            says("+PONG\r\n"),
+            says(refusal),
+            hears(INFO),
+            says(refusal),
+        ];
+        assert!(
+            ends(Role::Master, acts)
+                .await
+                .starts_with("bad-status: not ")
+        );
     }
 }
 
@@ -145,7 +191,11 @@ async fn endless_and_slow_answers_are_bounded() {
     let both = [PING, ROLE].concat();
     for endless in [
         vec![hears(&both), repeats("+PONG\r\n*1048576\r\n")],
-        vec![hears(&both), says("+PONG\r\n*1048576\r\n"), repeats(":1\r\n")],
+        vec![
+            hears(&both),
+            says("+PONG\r\n*1048576\r\n"),
+            repeats(":1\r\n"),
+        ],
         vec![hears(&both), says("+PONG\r\n"), repeats("*1\r\n")],
         vec![hears(&both), says("+PONG\r\n$1000000\r\n"), repeats("x")],
         vec![hears(&both), repeats("+")],
@@ -154,5 +204,9 @@ async fn endless_and_slow_answers_are_bounded() {
         let outcome = ask(&redis, true, endless).await.expect("it is cut");
         assert!(matches!(outcome, Err(Failure::Protocol(_))), "{outcome:?}");
     }
-    assert!(ask(&redis, true, [hears(&both), says("+PO"), Act::Waits]).await.is_none());
+    assert!(
+        ask(&redis, true, [hears(&both), says("+PO"), Act::Waits])
+            .await
+            .is_none()
+    );
 }
