@@ -72,8 +72,15 @@ pub struct Decoder {
     parse_at: usize,
     /// Bytes in which the end of the head has been looked for.
     searched: usize,
+    /// The final head, as it came.
+    head: BytesMut,
+    /// Another request may follow on the connection.
+    persistent: bool,
     body: BytesMut,
 }
+
+/// Room that is kept for the next answer.
+const KEPT: usize = 16 * 1024;
 
 impl Decoder {
     /// For the answer to a request, HEAD or another.
@@ -86,8 +93,46 @@ impl Decoder {
             head_bytes: 0,
             parse_at: 0,
             searched: 0,
+            head: BytesMut::new(),
+            persistent: false,
             body: BytesMut::new(),
         }
+    }
+
+    /// Begins anew, for the next answer, with the room that it has.
+    pub fn restart(&mut self) {
+        let spare = |mut room: BytesMut| {
+            room.clear();
+            if room.capacity() > KEPT {
+                room = BytesMut::new();
+            }
+            room
+        };
+        *self = Self {
+            head: spare(std::mem::take(&mut self.head)),
+            body: spare(std::mem::take(&mut self.body)),
+            ..Self::new(self.limits, self.no_body)
+        };
+    }
+
+    /// Is all of the answer here, and may another request follow on the connection
+    /// (RFC 9112 section 9.3)?
+    pub fn may_go_on(&self) -> bool {
+        self.persistent && matches!(self.phase, Phase::Done)
+    }
+
+    /// Is there a header of this name, in any case, whose value passes? Before the head
+    /// is complete there is none.
+    pub fn any_header(&self, name: &str, mut passes: impl FnMut(&[u8]) -> bool) -> bool {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        // It was parsed before.
+        let parsed = response.parse(&self.head).is_ok();
+        parsed
+            && response
+                .headers
+                .iter()
+                .any(|header| header.name.eq_ignore_ascii_case(name) && passes(header.value))
     }
 
     /// The final status, once the head is complete.
@@ -129,10 +174,11 @@ impl Decoder {
                     }
                 }
                 Phase::ChunkSize => {
-                    let Some(line) = self.line(input)? else {
+                    let Some(line) = line(input)? else {
                         return Ok(Progress::Body);
                     };
-                    let size = chunk_size(&line)?;
+                    let size = chunk_size(&input[..line.text])?;
+                    input.advance(line.whole);
                     self.phase = if size == 0 {
                         Phase::Trailers
                     } else {
@@ -153,24 +199,26 @@ impl Decoder {
                     };
                 }
                 Phase::ChunkEnd => {
-                    let Some(line) = self.line(input)? else {
+                    let Some(line) = line(input)? else {
                         return Ok(Progress::Body);
                     };
-                    if !line.is_empty() {
+                    if line.text > 0 {
                         return malformed("a chunk is longer than its size says");
                     }
+                    input.advance(line.whole);
                     self.phase = Phase::ChunkSize;
                     continue;
                 }
                 Phase::Trailers => {
-                    let Some(line) = self.line(input)? else {
+                    let Some(line) = line(input)? else {
                         return Ok(Progress::Body);
                     };
-                    self.head_bytes += line.len() + 2;
+                    input.advance(line.whole);
+                    self.head_bytes += line.text + 2;
                     if self.head_bytes > self.limits.head {
                         return malformed(format!("trailers beyond {} bytes", self.limits.head));
                     }
-                    if line.is_empty() {
+                    if line.text == 0 {
                         self.phase = Phase::Done;
                     }
                     continue;
@@ -223,6 +271,10 @@ impl Decoder {
         self.within_head_limit(length)?;
         let status = response.code.unwrap_or_default();
         let framing = framing(response.headers)?;
+        let persistent = is_persistent(response.version, response.headers);
+        if status >= 200 || status == 101 {
+            self.head.extend_from_slice(&input[..length]);
+        }
         input.advance(length);
         self.head_bytes += length;
         self.parse_at = 0;
@@ -234,12 +286,16 @@ impl Decoder {
             _ => {}
         }
         self.status = status;
+        self.persistent = persistent && status != 101;
         self.phase = match framing {
             _ if self.no_body || matches!(status, 101 | 204 | 304) => Phase::Done,
             Framing::Counted(0) => Phase::Done,
             Framing::Counted(length) => Phase::Counted(length),
             Framing::Chunked => Phase::ChunkSize,
-            Framing::UntilClose => Phase::UntilClose,
+            Framing::UntilClose => {
+                self.persistent = false;
+                Phase::UntilClose
+            }
         };
         Ok(true)
     }
@@ -259,23 +315,31 @@ impl Decoder {
         input.advance(take);
         kept == take
     }
+}
 
-    /// A line of the chunked coding, without its end.
-    fn line(&self, input: &mut BytesMut) -> Result<Option<BytesMut>, Malformed> {
-        let searched = &input[..input.len().min(MAX_CHUNK_LINE)];
-        let Some(end) = searched.iter().position(|b| *b == b'\n') else {
-            if input.len() >= MAX_CHUNK_LINE {
-                return malformed("a chunk's line without an end");
-            }
-            return Ok(None);
-        };
-        let mut line = input.split_to(end + 1);
-        line.truncate(end);
-        if line.last() == Some(&b'\r') {
-            line.truncate(end - 1);
+/// A line at the beginning of the input.
+#[derive(Clone, Copy)]
+struct Line {
+    /// Its bytes without its end.
+    text: usize,
+    /// Its bytes.
+    whole: usize,
+}
+
+/// A line of the chunked coding.
+fn line(input: &[u8]) -> Result<Option<Line>, Malformed> {
+    let searched = &input[..input.len().min(MAX_CHUNK_LINE)];
+    let Some(end) = memchr::memchr(b'\n', searched) else {
+        if input.len() >= MAX_CHUNK_LINE {
+            return malformed("a chunk's line without an end");
         }
-        Ok(Some(line))
-    }
+        return Ok(None);
+    };
+    let text = end - usize::from(input[..end].ends_with(b"\r"));
+    Ok(Some(Line {
+        text,
+        whole: end + 1,
+    }))
 }
 
 /// Is there the empty line that ends a head?
@@ -329,6 +393,21 @@ fn framing(headers: &[httparse::Header<'_>]) -> Result<Framing, Malformed> {
         (None, Some(length)) => Framing::Counted(length),
         (None, None) => Framing::UntilClose,
     })
+}
+
+/// May another request follow, as far as the head says (RFC 9112 section 9.3)?
+fn is_persistent(version: Option<u8>, headers: &[httparse::Header<'_>]) -> bool {
+    let says = |word: &[u8]| {
+        headers
+            .iter()
+            .filter(|header| header.name.eq_ignore_ascii_case("connection"))
+            .flat_map(|header| header.value.split(|b| *b == b','))
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(word))
+    };
+    match version {
+        Some(1) => !says(b"close"),
+        _ => says(b"keep-alive") && !says(b"close"),
+    }
 }
 
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {

@@ -31,7 +31,7 @@ use crate::{
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
-    health::{http::Repeated, scheduler, sentinel},
+    health::{scheduler, sentinel},
     interfaces,
     observe::{self, Metrics, Recorder},
     resolve::{Families, Resolved, choose, literal, lookup},
@@ -170,8 +170,13 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
         let (target, inter) = (plan.probe.target(), plan.rhythm.inter);
-        let check = Repeated::new(plan.probe);
-        let checks = scheduler::run(key, check, plan.rhythm, plan.triggered, reports.clone());
+        let checks = scheduler::run(
+            key,
+            plan.probe,
+            plan.rhythm,
+            plan.triggered,
+            reports.clone(),
+        );
         let mut running = vec![tokio::spawn(checks).abort_handle()];
         if plan.sentinel {
             let signals = signals.clone();

@@ -1,137 +1,132 @@
-//! What an endpoint must answer to be called healthy.
+//! What an endpoint must do to be called healthy, and when it is asked.
 //!
-//! Status and body are judged together: both must hold. In HAProxy a rule
-//! `http-check expect string` replaces the check of the status, so a 503 whose
-//! body holds the string keeps its server up. That is not offered here.
+//! A service has one check, or several whose verdicts make one. Each is of one
+//! [`Kind`]; a new kind is a variant here, a structure that parses itself from its
+//! raw one, and a conversation in [`crate::health::protocol`].
 
-use std::{fmt, ops::RangeInclusive, time::Duration};
+mod exec;
+mod expect;
+mod grpc;
+mod http;
+mod postgres;
+mod reach;
+mod redis;
+mod script;
+mod secret;
+mod tls;
+mod udp;
 
-use regex::bytes::Regex;
+use std::{fmt, time::Duration};
+
+pub use self::http::{HttpCheck, HttpVersion, Keep, Method};
+pub use exec::ExecCheck;
+pub use expect::{BodyMatch, Expect, HeaderMatch, StatusSet, ValueMatch};
+pub use grpc::GrpcCheck;
+pub use postgres::{PostgresCheck, PostgresLogin, PostgresRole};
+pub use reach::{ProxyVersion, Reach};
+pub use redis::{RedisCheck, RedisLogin, RedisRole};
+pub use script::{Looked, ScriptCheck, Step};
+pub use secret::{LONGEST_PASSWORD, Secret};
+pub use tls::Tls;
+pub use udp::UdpCheck;
 
 use super::{
     error::Fault,
     raw,
-    scalar::{self, duration, number, word},
+    scalar::{self, duration, number},
 };
 
-/// Statuses that HAProxy's httpchk accepts: 2xx and 3xx.
-const DEFAULT_STATUS: RangeInclusive<u16> = 200..=399;
 const DEFAULT_INTER: Duration = Duration::from_secs(2);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_RISE: u32 = 2;
 const DEFAULT_FALL: u32 = 3;
 /// More than this many of anything in a row is a typing error.
 pub const MOST_IN_A_ROW: u32 = 1000;
-/// Bounds what compiling a regex may cost.
-const REGEX_BYTES: usize = 1 << 20;
+/// Checks that one endpoint may have.
+const MOST_CHECKS: usize = 16;
+const KINDS: &str = "one of tcp, http, script, redis, postgres, grpc, udp, exec";
 
 /// How the health of a service's endpoints is probed.
 #[derive(Clone, Debug)]
 pub struct Check {
-    http: HttpCheck,
+    each: Vec<Each>,
+    combine: Combine,
     inter: Duration,
     timeout: Duration,
     rise: u32,
     fall: u32,
 }
 
-/// An HTTP request and what must come back.
+/// One of the checks that are made of an endpoint at the same time.
 #[derive(Clone, Debug)]
-pub struct HttpCheck {
-    method: Method,
-    path: String,
-    host: Option<String>,
-    port: Option<u16>,
-    status: StatusSet,
-    body: Option<BodyMatch>,
+pub struct Each {
+    kind: Kind,
+    timeout: Duration,
 }
 
-/// The methods that a check may use: none of them changes anything.
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A connection, and a TLS handshake if it has TLS.
+    Tcp(TcpCheck),
+    /// A request and its answer.
+    Http(Box<HttpCheck>),
+    /// Steps of send and expect.
+    Script(ScriptCheck),
+    /// PING, and the role.
+    Redis(RedisCheck),
+    /// A connection, and the role.
+    Postgres(PostgresCheck),
+    /// The health service.
+    Grpc(GrpcCheck),
+    /// A datagram and its answer.
+    Udp(UdpCheck),
+    /// A command.
+    Exec(ExecCheck),
+}
+
+/// When an endpoint with several checks is healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// With a body in the answer.
-    Get,
-    /// Never with a body in the answer.
-    Head,
-    /// HAProxy's default.
-    Options,
+pub enum Combine {
+    /// When all of them are good.
+    All,
+    /// When one of them is.
+    Any,
 }
 
-impl Method {
-    /// The method as it is sent.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Options => "OPTIONS",
-        }
-    }
-}
-
-/// A set of status codes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StatusSet(Vec<RangeInclusive<u16>>);
-
-impl StatusSet {
-    /// Is the status one of the set?
-    pub fn contains(&self, status: u16) -> bool {
-        self.0.iter().any(|range| range.contains(&status))
-    }
-}
-
-impl fmt::Display for StatusSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
-            let comma = if i == 0 { "" } else { ", " };
-            if range.start() == range.end() {
-                write!(f, "{comma}{}", range.start())?;
-            } else {
-                write!(f, "{comma}{}-{}", range.start(), range.end())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What must stand in the body.
+/// Can one connect?
 #[derive(Clone, Debug)]
-pub enum BodyMatch {
-    /// These bytes, anywhere.
-    Contains(Vec<u8>),
-    /// Something that this expression matches. `.` does not match line ends, and
-    /// the body need not be UTF-8.
-    Regex(Regex),
+pub struct TcpCheck {
+    reach: Reach,
 }
 
-impl BodyMatch {
-    /// Does the body hold what it must?
-    pub fn matches(&self, body: &[u8]) -> bool {
-        match self {
-            Self::Contains(needle) => body.windows(needle.len()).any(|window| window == needle),
-            Self::Regex(regex) => regex.is_match(body),
-        }
+impl TcpCheck {
+    /// How.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
     }
-}
 
-impl fmt::Display for BodyMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Contains(needle) => write!(f, "`{}`", String::from_utf8_lossy(needle)),
-            Self::Regex(regex) => write!(f, "regex `{regex}`"),
-        }
+    fn parse(field: &str, raw: &raw::Tcp) -> Result<Self, Fault> {
+        let reach = Reach::parse(field, &raw.port, &raw.address, &raw.send_proxy, &raw.tls)?;
+        Ok(Self { reach })
     }
 }
 
 impl Check {
-    /// The request and the answer it wants.
-    pub fn http(&self) -> &HttpCheck {
-        &self.http
+    /// What is asked, at least one thing.
+    pub fn each(&self) -> &[Each] {
+        &self.each
+    }
+    /// How several verdicts make one.
+    pub fn combine(&self) -> Combine {
+        self.combine
     }
     /// Time between the starts of two checks.
     pub fn inter(&self) -> Duration {
         self.inter
     }
-    /// Time that one check may take, from connect to the last byte that it needs.
+    /// Time that one check may take, from connect to the last byte that it needs; of several,
+    /// that one which may take longest.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -144,10 +139,88 @@ impl Check {
         self.fall
     }
 
-    pub(super) fn parse(field: &str, raw: &raw::Check) -> Result<Self, Fault> {
-        let ms = Duration::from_millis(1);
+    /// `field` is the service's.
+    pub(super) fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
+        const ONE: &str = "either `check` or `checks`";
+        match (&raw.check, &raw.checks) {
+            (Some(check), None) => Self::single(&format!("{field}.check"), check),
+            (None, Some(checks)) => Self::several(&format!("{field}.checks"), checks),
+            (Some(_), Some(_)) => Err(Fault::absent(
+                field,
+                "both `check` and `checks` are given",
+                ONE,
+            )),
+            (None, None) => Err(Fault::absent(field, "nothing is checked", ONE)),
+        }
+    }
+
+    fn single(field: &str, raw: &raw::Check) -> Result<Self, Fault> {
+        let mut check = Self::timed(field, &raw.timing())?;
+        check.each = vec![Each {
+            kind: Kind::parse(field, raw, check.inter)?,
+            timeout: check.timeout,
+        }];
+        Ok(check)
+    }
+
+    fn several(field: &str, raw: &raw::Checks) -> Result<Self, Fault> {
+        const ONE: &str = "either `all` or `any`, with a list of checks";
+        let (word, list, combine) = match (&raw.all, &raw.any) {
+            (Some(all), None) => ("all", all, Combine::All),
+            (None, Some(any)) => ("any", any, Combine::Any),
+            (Some(_), Some(_)) => {
+                return Err(Fault::absent(field, "both `all` and `any` are given", ONE));
+            }
+            (None, None) => return Err(Fault::absent(field, "nothing is checked", ONE)),
+        };
+        if !(1..=MOST_CHECKS).contains(&list.len()) {
+            return Err(Fault::new(
+                format!("{field}.{word}"),
+                list.len(),
+                "not so many checks",
+                format!("1 to {MOST_CHECKS} checks"),
+            ));
+        }
+        let mut check = Self::timed(field, &raw.timing())?;
+        check.combine = combine;
+        check.each = list
+            .iter()
+            .enumerate()
+            .map(|(i, raw)| check.one_of(&format!("{field}.{word}[{i}]"), raw))
+            .collect::<Result<_, _>>()?;
+        let longest = check.each.iter().map(|each| each.timeout).max();
+        check.timeout = longest.unwrap_or(check.timeout);
+        Ok(check)
+    }
+
+    fn one_of(&self, field: &str, raw: &raw::Check) -> Result<Each, Fault> {
+        for (key, given) in [
+            ("inter", &raw.inter),
+            ("rise", &raw.rise),
+            ("fall", &raw.fall),
+        ] {
+            if let Some(value) = given {
+                return Err(Fault::new(
+                    format!("{field}.{key}"),
+                    value,
+                    "belongs to all checks of the endpoint, which are made at the same time",
+                    format!("`{key}` beside `all` or `any`"),
+                ));
+            }
+        }
+        Ok(Each {
+            kind: Kind::parse(field, raw, self.inter)?,
+            timeout: match &raw.timeout {
+                Some(text) => duration(&format!("{field}.timeout"), text, LEAST)?,
+                None => self.timeout,
+            },
+        })
+    }
+
+    /// A check of nothing yet.
+    fn timed(field: &str, raw: &raw::Timing<'_>) -> Result<Self, Fault> {
         let time = |key: &str, text: &Option<String>, default| match text {
-            Some(text) => duration(&format!("{field}.{key}"), text, ms),
+            Some(text) => duration(&format!("{field}.{key}"), text, LEAST),
             None => Ok(default),
         };
         let count = |key: &str, text: &Option<String>, default| match text {
@@ -155,191 +228,129 @@ impl Check {
             None => Ok(default),
         };
         Ok(Self {
-            http: HttpCheck::parse(&format!("{field}.http"), &raw.http)?,
-            inter: time("inter", &raw.inter, DEFAULT_INTER)?,
-            timeout: time("timeout", &raw.timeout, DEFAULT_TIMEOUT)?,
-            rise: count("rise", &raw.rise, DEFAULT_RISE)?,
-            fall: count("fall", &raw.fall, DEFAULT_FALL)?,
+            each: Vec::new(),
+            combine: Combine::All,
+            inter: time("inter", raw.inter, DEFAULT_INTER)?,
+            timeout: time("timeout", raw.timeout, DEFAULT_TIMEOUT)?,
+            rise: count("rise", raw.rise, DEFAULT_RISE)?,
+            fall: count("fall", raw.fall, DEFAULT_FALL)?,
         })
     }
 }
 
-impl HttpCheck {
-    /// The request's method.
-    pub fn method(&self) -> Method {
-        self.method
-    }
-    /// The request's target.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-    /// The Host header, unless it is the endpoint's address.
-    pub fn host(&self) -> Option<&str> {
-        self.host.as_deref()
-    }
-    /// The port that is probed, unless it is the endpoint's.
-    pub fn port(&self) -> Option<u16> {
-        self.port
-    }
-    /// Statuses that are good.
-    pub fn status(&self) -> &StatusSet {
-        &self.status
-    }
-    /// What the body must hold.
-    pub fn body(&self) -> Option<&BodyMatch> {
-        self.body.as_ref()
-    }
+/// The shortest time that means something.
+const LEAST: Duration = Duration::from_millis(1);
 
-    fn parse(field: &str, raw: &raw::Http) -> Result<Self, Fault> {
-        let method = match &raw.method {
-            Some(text) => word(
-                &format!("{field}.method"),
-                text,
-                &[
-                    ("GET", Method::Get),
-                    ("HEAD", Method::Head),
-                    ("OPTIONS", Method::Options),
-                ],
-            )?,
-            None => Method::Get,
-        };
-        let path = raw.path.clone().unwrap_or_else(|| "/".to_owned());
-        let target = path.starts_with('/') || (path == "*" && method == Method::Options);
-        if !target || !path.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Fault::new(
-                format!("{field}.path"),
-                &path,
-                "not a request path",
-                "/ and visible ASCII characters without blanks, others percent-encoded",
-            ));
-        }
-        if let Some(host) = &raw.host
-            && (host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic()))
-        {
-            return Err(Fault::new(
-                format!("{field}.host"),
-                host,
-                "not a Host header",
-                "a host name or address, with a port if need be",
-            ));
-        }
-        let port = match &raw.port {
-            Some(text) => Some(number(&format!("{field}.port"), text, 1..=u16::MAX)?),
-            None => None,
-        };
-        let status = match &raw.expect.status {
-            None => StatusSet(vec![DEFAULT_STATUS]),
-            Some(raw::OneOrMany::One(text)) => {
-                StatusSet(vec![status(&format!("{field}.expect.status"), text)?])
-            }
-            Some(raw::OneOrMany::Many(list)) if list.is_empty() => {
-                return Err(Fault::absent(
-                    format!("{field}.expect.status"),
-                    "an empty list: no status would be good",
-                    STATUS,
-                ));
-            }
-            Some(raw::OneOrMany::Many(list)) => StatusSet(
-                list.iter()
-                    .enumerate()
-                    .map(|(i, text)| status(&format!("{field}.expect.status[{i}]"), text))
-                    .collect::<Result<_, _>>()?,
-            ),
-        };
-        let body = match &raw.expect.body {
-            Some(body) => Some(body_match(&format!("{field}.expect.body"), body)?),
-            None => None,
-        };
-        if body.is_some() && method == Method::Head {
-            return Err(Fault::new(
-                format!("{field}.method"),
-                "HEAD",
-                "an answer to HEAD has no body, and `expect.body` wants one",
-                "GET, or no `expect.body`",
-            ));
-        }
-        Ok(Self {
-            method,
-            path,
-            host: raw.host.clone(),
-            port,
-            status,
-            body,
-        })
+impl Each {
+    /// What is asked.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+    /// Time that it may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 
-const STATUS: &str = "a status as 200, a range as 200-299, or a list of these; 100 to 599";
+impl Kind {
+    /// The way to the endpoint, of a kind that goes by TCP.
+    pub fn reach(&self) -> Option<&Reach> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp.reach()),
+            Self::Http(http) => Some(http.reach()),
+            Self::Script(script) => Some(script.reach()),
+            Self::Redis(redis) => Some(redis.reach()),
+            Self::Postgres(postgres) => Some(postgres.reach()),
+            Self::Grpc(grpc) => Some(grpc.reach()),
+            Self::Udp(_) | Self::Exec(_) => None,
+        }
+    }
 
-fn status(field: &str, text: &str) -> Result<RangeInclusive<u16>, Fault> {
-    let (from, to) = text.split_once('-').unwrap_or((text, text));
-    let code = |text: &str| {
-        text.trim()
-            .parse()
-            .ok()
-            .filter(|code| (100..=599).contains(code))
-    };
-    match (code(from), code(to)) {
-        (Some(from), Some(to)) if from <= to => Ok(from..=to),
-        (Some(_), Some(_)) => Err(Fault::new(field, text, "the range is empty", STATUS)),
-        _ => Err(Fault::new(field, text, "not a status", STATUS)),
+    /// `inter` decides defaults.
+    fn parse(field: &str, raw: &raw::Check, inter: Duration) -> Result<Self, Fault> {
+        let mut kinds = Vec::new();
+        if let Some(tcp) = &raw.tcp {
+            kinds.push(Self::Tcp(TcpCheck::parse(&format!("{field}.tcp"), tcp)?));
+        }
+        if let Some(http) = &raw.http {
+            let http = HttpCheck::parse(&format!("{field}.http"), http, inter)?;
+            kinds.push(Self::Http(Box::new(http)));
+        }
+        if let Some(script) = &raw.script {
+            let script = ScriptCheck::parse(&format!("{field}.script"), script)?;
+            kinds.push(Self::Script(script));
+        }
+        if let Some(redis) = &raw.redis {
+            let redis = RedisCheck::parse(&format!("{field}.redis"), redis, inter)?;
+            kinds.push(Self::Redis(redis));
+        }
+        if let Some(postgres) = &raw.postgres {
+            let postgres = PostgresCheck::parse(&format!("{field}.postgres"), postgres, inter)?;
+            kinds.push(Self::Postgres(postgres));
+        }
+        if let Some(grpc) = &raw.grpc {
+            let grpc = GrpcCheck::parse(&format!("{field}.grpc"), grpc, inter)?;
+            kinds.push(Self::Grpc(grpc));
+        }
+        if let Some(udp) = &raw.udp {
+            kinds.push(Self::Udp(UdpCheck::parse(&format!("{field}.udp"), udp)?));
+        }
+        if let Some(exec) = &raw.exec {
+            kinds.push(Self::Exec(ExecCheck::parse(
+                &format!("{field}.exec"),
+                exec,
+            )?));
+        }
+        let (first, more) = (kinds.pop(), kinds.len());
+        match first {
+            Some(kind) if more == 0 => Ok(kind),
+            Some(_) => Err(Fault::absent(
+                field,
+                "two kinds of check",
+                format!("{KINDS}; for several see `checks`"),
+            )),
+            None => Err(Fault::absent(field, "what is checked is not said", KINDS)),
+        }
     }
 }
 
-fn body_match(field: &str, raw: &raw::Body) -> Result<BodyMatch, Fault> {
-    const ONE: &str = "one of `contains: TEXT` and `regex: EXPRESSION`";
-    match (&raw.contains, &raw.regex) {
-        (Some(_), Some(_)) => Err(Fault::absent(
-            field,
-            "both `contains` and `regex` are given",
-            ONE,
-        )),
-        (None, None) => Err(Fault::absent(field, "nothing to look for is given", ONE)),
-        (Some(text), None) if text.is_empty() => Err(Fault::new(
-            format!("{field}.contains"),
-            text,
-            "every body contains the empty text",
-            "the text to look for",
-        )),
-        (Some(text), None) => Ok(BodyMatch::Contains(text.clone().into_bytes())),
-        (None, Some(text)) => regex::bytes::RegexBuilder::new(text)
-            .size_limit(REGEX_BYTES)
-            .build()
-            .map(BodyMatch::Regex)
-            .map_err(|error| {
-                // The crate draws a picture over several lines; its last line says what is wrong.
-                let error = error.to_string();
-                let last = error.lines().last().unwrap_or_default().trim();
-                Fault::new(
-                    format!("{field}.regex"),
-                    text,
-                    format!(
-                        "invalid regex: {}",
-                        last.strip_prefix("error: ").unwrap_or(last)
-                    ),
-                    "a regular expression without look-around and back-references",
-                )
-            }),
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(tcp) => write!(f, "TCP{}", tcp.reach),
+            Self::Http(http) => http.fmt(f),
+            Self::Script(script) => script.fmt(f),
+            Self::Redis(redis) => redis.fmt(f),
+            Self::Postgres(postgres) => postgres.fmt(f),
+            Self::Grpc(grpc) => grpc.fmt(f),
+            Self::Udp(udp) => udp.fmt(f),
+            Self::Exec(exec) => exec.fmt(f),
+        }
     }
 }
 
-/// Shows a check's timing as it is configured.
+/// Shows a check as it is configured.
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.each.as_slice(), self.combine) {
+            ([only], _) => only.kind.fmt(f)?,
+            (each, combine) => {
+                f.write_str(match combine {
+                    Combine::All => "all of",
+                    Combine::Any => "any of",
+                })?;
+                for (i, each) in each.iter().enumerate() {
+                    write!(f, "{} {}", if i == 0 { "" } else { ";" }, each.kind)?;
+                }
+            }
+        }
         write!(
             f,
-            "{} {} every {}, timeout {}, rise {}, fall {}, status {}",
-            self.http.method.as_str(),
-            self.http.path,
+            ", every {}, timeout {}, rise {}, fall {}",
             scalar::show(self.inter),
             scalar::show(self.timeout),
             self.rise,
             self.fall,
-            self.http.status,
-        )?;
-        match &self.http.body {
-            Some(body) => write!(f, ", body {body}"),
-            None => Ok(()),
-        }
+        )
     }
 }

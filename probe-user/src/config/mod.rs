@@ -18,7 +18,12 @@ mod valid;
 use std::path::Path;
 
 pub use address::Address;
-pub use check::{BodyMatch, Check, HttpCheck, Method, StatusSet};
+pub use check::{
+    BodyMatch, Check, Combine, Each, ExecCheck, Expect, GrpcCheck, HeaderMatch, HttpCheck,
+    HttpVersion, Keep, Kind, LONGEST_PASSWORD, Looked, Method, PostgresCheck, PostgresLogin,
+    PostgresRole, ProxyVersion, Reach, RedisCheck, RedisLogin, RedisRole, ScriptCheck, Secret,
+    StatusSet, Step, TcpCheck, Tls, UdpCheck, ValueMatch,
+};
 pub use error::{Error, Fault};
 pub use scalar::unsteerable;
 pub use valid::{

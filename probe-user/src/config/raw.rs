@@ -4,11 +4,18 @@
 //! (`scalar.rs`) parses it and its error can quote the very value. Structures
 //! refuse fields they do not know: a misspelt `fall` must not become the default.
 
+mod check;
+
 use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
     de::{SeqAccess, Visitor},
+};
+
+pub use check::{
+    Body, Check, Checks, Exec, Expect, Grpc, Header, Http, Postgres, Redis, Script, Step, Tcp,
+    Timing, Tls, Udp,
 };
 
 /// The whole file.
@@ -94,7 +101,8 @@ pub struct Service {
     pub name: String,
     pub listeners: Vec<String>,
     pub endpoints: Vec<Endpoint>,
-    pub check: Check,
+    pub check: Option<Check>,
+    pub checks: Option<Checks>,
     #[serde(default)]
     pub failback: Failback,
     pub all_down: Option<String>,
@@ -127,6 +135,13 @@ pub struct Affinity {
     /// Written without a value it is there, and nothing.
     #[serde(default, deserialize_with = "written")]
     pub client_ip: Option<Option<String>>,
+}
+
+/// For what has a meaning without a value: `tls:` alone is there, with all its defaults.
+fn there<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer).map(|value| Some(value.unwrap_or_default()))
 }
 
 fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
@@ -175,45 +190,6 @@ impl<'de> Visitor<'de> for OneOrManyVisitor {
         }
         Ok(OneOrMany::Many(many))
     }
-}
-
-/// A service's `check`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    pub http: Http,
-    pub inter: Option<String>,
-    pub timeout: Option<String>,
-    pub rise: Option<String>,
-    pub fall: Option<String>,
-}
-
-/// `check.http`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Http {
-    pub method: Option<String>,
-    pub path: Option<String>,
-    pub host: Option<String>,
-    pub port: Option<String>,
-    #[serde(default)]
-    pub expect: Expect,
-}
-
-/// `check.http.expect`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expect {
-    pub status: Option<OneOrMany>,
-    pub body: Option<Body>,
-}
-
-/// `check.http.expect.body`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Body {
-    pub contains: Option<String>,
-    pub regex: Option<String>,
 }
 
 /// A service's `failback`.

@@ -35,6 +35,17 @@ fn message(from: &str, to: &str) -> String {
     }
 }
 
+/// The only check of the first service, which is by HTTP.
+fn http(config: &Config) -> &HttpCheck {
+    match config.services()[0].check().each() {
+        [each] => match each.kind() {
+            Kind::Http(http) => http,
+            other => panic!("by {other}"),
+        },
+        each => panic!("{} checks", each.len()),
+    }
+}
+
 #[test]
 fn the_good_one_is_good() {
     let config = parse(GOOD).unwrap();
@@ -103,7 +114,7 @@ fn defaults_are_those_that_the_documentation_names() {
     let check = config.services()[0].check();
     assert_eq!(
         check.to_string(),
-        "GET / every 2s, timeout 1s, rise 2, fall 3, status 200-399"
+        "GET /, status 200-399, every 2s, timeout 1s, rise 2, fall 3"
     );
     assert_eq!(
         config.services()[0].failback(),
@@ -256,7 +267,7 @@ fn each_bad_input_has_its_one_message() {
             "rise: 2",
             "rize: 2",
             "services[0].check.rize: `rize: 2`: unknown field `rize` at line 17, column 7; \
-             accepted: http, inter, timeout, rise, fall",
+             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, timeout, rise, fall",
         ),
         (
             "services:",
@@ -268,13 +279,13 @@ fn each_bad_input_has_its_one_message() {
             "    check:",
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
-             listeners, endpoints, check, failback, all_down, on_marked_down, drain, forward, affinity, \
+             listeners, endpoints, check, checks, failback, all_down, on_marked_down, drain, forward, affinity, \
              sentinel, observe, error_limit",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
             "",
-            "services[0]: `failback: {mode: auto, hold: 5s}`: missing field `check` at line 13, column 5",
+            "services[0]: nothing is checked; accepted: either `check` or `checks`",
         ),
         (
             "[\"veth*\"]",
@@ -580,7 +591,7 @@ fn each_bad_input_has_its_one_message() {
         (
             "{contains: version}",
             "{contains: a, regex: b}",
-            "services[0].check.http.expect.body: both `contains` and `regex` are given; accepted: one of `contains: TEXT` and `regex: EXPRESSION`",
+            "services[0].check.http.expect.body: both `contains` and `regex` are given; accepted: one of `contains: TEXT`, `hex: BYTES` and `regex: EXPRESSION`",
         ),
         (
             "{contains: version}",
@@ -590,12 +601,12 @@ fn each_bad_input_has_its_one_message() {
         (
             "status: 200",
             "status: 20",
-            "services[0].check.http.expect.status: `20`: not a status; accepted: a status as 200, a range as 200-299, or a list of these; 100 to 599",
+            "services[0].check.http.expect.status: `20`: not a status; accepted: a status as 200, a range as 200-299, several as 200-299,404, or a list of these; 100 to 599",
         ),
         (
             "status: 200",
             "status: [200, 299-200]",
-            "services[0].check.http.expect.status[1]: `299-200`: the range is empty; accepted: a status as 200, a range as 200-299, or a list of these; 100 to 599",
+            "services[0].check.http.expect.status[1]: `299-200`: the range is empty; accepted: a status as 200, a range as 200-299, several as 200-299,404, or a list of these; 100 to 599",
         ),
         (
             "path: /status",
@@ -610,12 +621,12 @@ fn each_bad_input_has_its_one_message() {
         (
             "path: /status",
             "method: HEAD",
-            "services[0].check.http.method: `HEAD`: an answer to HEAD has no body, and `expect.body` wants one; accepted: GET, or no `expect.body`",
+            "services[0].check.http.method: `HEAD`: an answer to HEAD has no body, and `expect` says something of one; accepted: GET, or no body in `expect`",
         ),
         (
             "path: /status",
-            "method: POST",
-            "services[0].check.http.method: `POST`: not known; accepted: GET, HEAD, OPTIONS",
+            "method: PATCH",
+            "services[0].check.http.method: `PATCH`: not known; accepted: GET, HEAD, OPTIONS, POST, PUT",
         ),
         (
             "path: /status",
@@ -810,7 +821,7 @@ fn status_sets_and_bodies_judge() {
         .replace("status: 200", "status: [200-204, 301]")
         .replace("{contains: version}", r#"{regex: '"version":\s*"\d'}"#);
     let config = parse(&text).unwrap();
-    let http = config.services()[0].check().http();
+    let http = http(&config);
     for (status, good) in [
         (199, false),
         (200, true),
@@ -818,13 +829,13 @@ fn status_sets_and_bodies_judge() {
         (205, false),
         (301, true),
     ] {
-        assert_eq!(http.status().contains(status), good, "{status}");
+        assert_eq!(http.expect().status().contains(status), good, "{status}");
     }
-    let body = http.body().unwrap();
+    let body = http.expect().body().unwrap();
     assert!(body.matches(br#"{"version": "7"}"#));
     assert!(body.matches(b"\xff\"version\":\"7"), "not UTF-8");
     assert!(!body.matches(br#"{"version": "x"}"#));
-    let contains = BodyMatch::Contains(b"a\0b".to_vec());
+    let contains = BodyMatch::contains(b"a\0b");
     assert!(contains.matches(b"xa\0by"));
     assert!(!contains.matches(b"a"));
 }
@@ -857,10 +868,11 @@ fn the_example_says_what_the_reference_says() {
     );
     assert_eq!(
         service.check().to_string(),
-        "GET /status every 10ms, timeout 100ms, rise 2, fall 3, status 200, body `version`"
+        "GET /status, status 200, body `version`, fresh connection every 10, every 10ms, timeout \
+         100ms, rise 2, fall 3"
     );
-    assert_eq!(service.check().http().port(), Some(8079));
-    assert_eq!(service.check().http().host(), Some("react.domain.com"));
+    assert_eq!(http(&config).reach().port(), Some(8079));
+    assert_eq!(http(&config).host(), Some("react.domain.com"));
     assert!(service.sentinel());
     assert_eq!(service.observe(), Observe::Trigger);
     // What it calls defaults are the defaults.

@@ -524,7 +524,7 @@ impl Service {
             name,
             listeners,
             endpoints,
-            check: Check::parse(&format!("{field}.check"), &raw.check)?,
+            check: Check::parse(field, raw)?,
             failback: Failback::parse(&format!("{field}.failback"), &raw.failback)?,
             all_down: word(
                 &format!("{field}.all_down"),

@@ -34,8 +34,7 @@ use crate::{
     },
     failover::{NoFailback, Reason},
     health::{
-        Signal, State, Verdict,
-        http::Probe,
+        Probe, Signal, State, Verdict,
         scheduler::{Report, Rhythm, Triggered},
     },
     interfaces::Change,

@@ -15,7 +15,7 @@ use crate::{
         XdpWay,
     },
     failover::NoFailback,
-    health::Kind,
+    health::{Kind, Saw},
     interfaces::Interface,
     resolve::literal,
 };
@@ -299,6 +299,7 @@ impl Bench {
                 status: Some(200),
                 latency: Duration::from_micros(400),
                 note: "".into(),
+                saw: Saw::NOTHING,
             },
             skipped: 0,
         };

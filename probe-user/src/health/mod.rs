@@ -2,20 +2,23 @@
 //!
 //! - [`verdict`]: what one check concluded, typed.
 //! - [`rise_fall`]: what a run of verdicts makes of the endpoint (pure).
-//! - [`http`]: the HTTP check.
-//! - [`protocol`]: all other kinds of check.
+//! - [`protocol`]: what is said to an endpoint, one file a kind of check.
+//! - [`transport`]: the connection that it is said over.
+//! - [`probe`]: the checks of one endpoint, and the one verdict of them.
 //! - [`scheduler`]: when a check is made.
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
-pub mod http;
+pub mod probe;
 pub mod protocol;
 pub mod rise_fall;
 pub mod scheduler;
 pub mod sentinel;
 pub mod signal;
+pub mod transport;
 pub mod verdict;
 
+pub use probe::Probe;
 pub use rise_fall::{RiseFall, State};
 pub use signal::Signal;
-pub use verdict::{Kind, Verdict};
+pub use verdict::{Finding, Kind, Saw, Verdict};

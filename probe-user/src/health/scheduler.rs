@@ -218,7 +218,7 @@ mod tests {
     use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 
     use super::*;
-    use crate::health::{State, http::Probe, http::Repeated, verdict::Kind};
+    use crate::health::{Probe, State, verdict::Finding, verdict::Kind};
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -245,7 +245,7 @@ mod tests {
         )
         .unwrap();
         let check = config.services()[0].check();
-        let probe = Repeated::new(Probe::new(check, target, "a"));
+        let probe = Probe::new(check, target, "a");
         let (tx, mut rx) = mpsc::channel(16);
         let (_trigger, triggered) = Trigger::new();
         let task = tokio::spawn(run((), probe, rhythm(check.inter()), triggered, tx));
@@ -291,12 +291,7 @@ mod tests {
                 (mood.kind, mood.takes)
             };
             sleep(takes).await;
-            Verdict {
-                kind,
-                status: None,
-                latency: takes,
-                note: "".into(),
-            }
+            Finding::new(kind, "").after(takes)
         }
     }
 

@@ -1,6 +1,6 @@
 //! What one check concluded.
 
-use std::{borrow::Cow, io, time::Duration};
+use std::{borrow::Cow, fmt, io, time::Duration};
 
 /// The kind of a verdict, as status, logs and metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,11 +17,16 @@ pub enum Kind {
     Reset,
     /// An answer with another status.
     BadStatus,
-    /// An answer with the right status whose body lacks what it should hold.
+    /// An answer with the right status that lacks a header, or has one that it must not have.
+    HeaderMismatch,
+    /// An answer with the right status whose body lacks what it should hold, or holds what it
+    /// must not.
     BodyMismatch,
-    /// What came is not an HTTP answer, or breaks off.
+    /// What came is not an answer of the protocol, or breaks off.
     Protocol,
-    /// The command of the check says no.
+    /// There is no encrypted connection: no TLS there, or a certificate that does not do.
+    Tls,
+    /// The command of a check failed.
     Exec,
     /// The network says that the endpoint cannot be reached.
     Unreachable,
@@ -35,15 +40,17 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that a check can conclude.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Ok,
         Self::Refused,
         Self::ConnectTimeout,
         Self::ResponseTimeout,
         Self::Reset,
         Self::BadStatus,
+        Self::HeaderMismatch,
         Self::BodyMismatch,
         Self::Protocol,
+        Self::Tls,
         Self::Exec,
         Self::Unreachable,
         Self::Local,
@@ -58,8 +65,10 @@ impl Kind {
             Self::ResponseTimeout => "response-timeout",
             Self::Reset => "reset",
             Self::BadStatus => "bad-status",
+            Self::HeaderMismatch => "header-mismatch",
             Self::BodyMismatch => "body-mismatch",
             Self::Protocol => "protocol",
+            Self::Tls => "tls",
             Self::Exec => "exec",
             Self::Unreachable => "unreachable",
             Self::Local => "local",
@@ -97,6 +106,136 @@ impl Kind {
     }
 }
 
+/// The beginning of what came and was not what was wanted; no more than a person looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Saw {
+    bytes: [u8; Self::LENGTH],
+    length: u8,
+    more: bool,
+}
+
+impl Saw {
+    /// Bytes that are kept.
+    pub const LENGTH: usize = 48;
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        bytes: [0; Self::LENGTH],
+        length: 0,
+        more: false,
+    };
+
+    /// The beginning of this.
+    pub fn beginning(of: &[u8]) -> Self {
+        let mut saw = Self::NOTHING;
+        let kept = &of[..of.len().min(Self::LENGTH)];
+        saw.bytes[..kept.len()].copy_from_slice(kept);
+        // At most `LENGTH`.
+        saw.length = kept.len() as u8;
+        saw.more = of.len() > kept.len();
+        saw
+    }
+
+    /// Is there nothing to show?
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+/// As text: what is not visible is escaped, `...` stands for more.
+impl fmt::Display for Saw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.bytes[..usize::from(self.length)].utf8_chunks() {
+            write!(f, "{}", chunk.valid().escape_debug())?;
+            write!(f, "{}", chunk.invalid().escape_ascii())?;
+        }
+        f.write_str(if self.more { "..." } else { "" })
+    }
+}
+
+impl fmt::Debug for Saw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+/// What a check found, without the time that it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Its kind.
+    pub kind: Kind,
+    /// The answer's status, if it came that far.
+    pub status: Option<u16>,
+    /// What a person wants to know beyond the kind; may be empty.
+    pub note: Cow<'static, str>,
+    /// The beginning of what did not match, if something did not.
+    pub saw: Saw,
+}
+
+impl Finding {
+    /// All is well.
+    pub const OK: Self = Self {
+        kind: Kind::Ok,
+        status: None,
+        note: Cow::Borrowed(""),
+        saw: Saw::NOTHING,
+    };
+
+    /// A finding with an explanation.
+    pub fn new(kind: Kind, note: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            note: note.into(),
+            ..Self::OK
+        }
+    }
+
+    /// An I/O error, while connecting or later.
+    pub fn of_io(error: &io::Error, connecting: bool) -> Self {
+        let text = error.to_string();
+        // The number says nothing that the kind does not.
+        let note = match text.split_once(" (os error") {
+            Some((text, _)) => text.to_owned(),
+            None => text,
+        };
+        Self::new(Kind::of_io(error, connecting), note)
+    }
+
+    /// With the answer's status.
+    #[must_use]
+    pub fn with_status(self, status: impl Into<Option<u16>>) -> Self {
+        Self {
+            status: status.into(),
+            ..self
+        }
+    }
+
+    /// With the beginning of what came.
+    #[must_use]
+    pub fn that_saw(self, bytes: &[u8]) -> Self {
+        Self {
+            saw: Saw::beginning(bytes),
+            ..self
+        }
+    }
+
+    /// Timed.
+    pub fn after(self, latency: Duration) -> Verdict {
+        let Self {
+            kind,
+            status,
+            note,
+            saw,
+        } = self;
+        Verdict {
+            kind,
+            status,
+            latency,
+            note,
+            saw,
+        }
+    }
+}
+
 /// One check's conclusion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -108,19 +247,28 @@ pub struct Verdict {
     pub latency: Duration,
     /// What a person wants to know beyond the kind; may be empty.
     pub note: Cow<'static, str>,
+    /// The beginning of what did not match, if something did not.
+    pub saw: Saw,
 }
 
 impl Verdict {
     /// One line for people, as `200 in 0.4 ms`.
     pub fn detail(&self) -> String {
+        // Nothing was timed.
+        if self.kind == Kind::Observed {
+            return self.note.clone().into_owned();
+        }
         let ms = self.latency.as_secs_f64() * 1000.0;
+        let saw = if self.saw.is_empty() {
+            String::new()
+        } else {
+            format!(", it begins `{}`", self.saw)
+        };
         match (self.status, self.note.as_ref()) {
-            // Nothing was timed.
-            (_, note) if self.kind == Kind::Observed => note.to_owned(),
             (Some(status), "") => format!("{status} in {ms:.1} ms"),
-            (Some(status), note) => format!("{status}, {note}, in {ms:.1} ms"),
+            (Some(status), note) => format!("{status}, {note}{saw}, in {ms:.1} ms"),
             (None, "") => format!("{} after {ms:.1} ms", self.kind.label()),
-            (None, note) => format!("{note} after {ms:.1} ms"),
+            (None, note) => format!("{note}{saw} after {ms:.1} ms"),
         }
     }
 }

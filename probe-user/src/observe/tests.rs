@@ -16,7 +16,7 @@ use crate::{
         XdpWay,
     },
     failover::Reason,
-    health::{Kind, Signal, State, Verdict},
+    health::{Kind, Saw, Signal, State, Verdict},
     http1::{Decoder, Limits, Progress},
 };
 
@@ -70,6 +70,7 @@ fn what_is_scraped() {
         status: None,
         latency: Duration::from_micros(300),
         note: "".into(),
+        saw: Saw::NOTHING,
     };
     recorder.checked("sense", "sen2", &verdict, 4);
     recorder.switched("sense", Reason::MasterDown);

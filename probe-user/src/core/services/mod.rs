@@ -17,8 +17,7 @@ use crate::{
     },
     failover::{Failover, Member, Reason, Switch, Target, drain::Drains},
     health::{
-        RiseFall, State, Verdict,
-        http::Probe,
+        Probe, RiseFall, State, Verdict,
         scheduler::{Report, Rhythm, Trigger},
         signal::{Counts, ErrorLimit},
     },
@@ -572,21 +571,16 @@ impl Service {
             generation: endpoint.generation,
         };
         // One check an endpoint: of its IPv4 address, if it has one.
-        let Some(mut target) = endpoint.at.addresses().next() else {
+        let Some(at) = endpoint.at.addresses().next() else {
             return;
         };
-        if let Some(port) = check.http().port() {
-            target.set_port(port);
-        }
         let authority = match config.address() {
-            config::Address::Literal { .. } => {
-                std::net::SocketAddr::new(target.ip(), config.address().port()).to_string()
-            }
+            config::Address::Literal { .. } => at.to_string(),
             name @ config::Address::Name { .. } => name.to_string(),
         };
         let (trigger, triggered) = Trigger::new();
         let plan = CheckPlan {
-            probe: Probe::new(check, target, &authority),
+            probe: Probe::new(check, at, &authority).of(self.config.name(), config.name()),
             rhythm: Rhythm {
                 inter: check.inter(),
                 offset,

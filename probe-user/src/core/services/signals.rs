@@ -13,7 +13,7 @@ use crate::{
     config::Observe,
     core::{Observer, Signalled, Whose},
     datapath::Steering,
-    health::{Signal, State, Verdict, verdict::Kind},
+    health::{Kind, Saw, Signal, State, Verdict},
 };
 
 impl Services {
@@ -103,6 +103,7 @@ impl Service {
                 last.label()
             )
             .into(),
+            saw: Saw::NOTHING,
         };
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let state = endpoint.health.state();

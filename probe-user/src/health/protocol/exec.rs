@@ -21,7 +21,7 @@ use std::{
         unix::process::{CommandExt as _, ExitStatusExt as _},
     },
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Once},
+    sync::{Arc, LazyLock, Once},
 };
 
 use tokio::{
@@ -30,7 +30,17 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{Failure, Outcome, readable};
+use super::{
+    failure::{Failure, Outcome},
+    inbox::readable,
+};
+use crate::{
+    config::ExecCheck,
+    health::{
+        transport::Stage,
+        verdict::{Finding, Kind},
+    },
+};
 
 /// Bytes of a command's output that are kept.
 pub const LIMIT: usize = 4096;
@@ -48,30 +58,47 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// `command` is the program's absolute path and its arguments. Its environment names
-    /// the endpoint.
-    pub fn new(
-        program: &str,
-        args: &[String],
-        target: SocketAddr,
-        service: &str,
-        endpoint: &str,
-    ) -> Self {
+    /// Of an endpoint; its environment names it.
+    pub fn new(check: &ExecCheck, endpoint: SocketAddr) -> Self {
         Self {
-            program: program.to_owned(),
-            args: args.to_vec(),
+            program: check.program().to_owned(),
+            args: check.args().to_vec(),
             environment: vec![
                 ("PATH", SEARCHED.to_owned()),
-                ("PROBE_ADDRESS", target.ip().to_string()),
-                ("PROBE_PORT", target.port().to_string()),
-                ("PROBE_SERVICE", service.to_owned()),
-                ("PROBE_ENDPOINT", endpoint.to_owned()),
+                ("PROBE_ADDRESS", endpoint.ip().to_string()),
+                ("PROBE_PORT", endpoint.port().to_string()),
             ],
         }
     }
 
+    /// Names the service and the endpoint.
+    pub fn tell(&mut self, service: &str, endpoint: &str) {
+        self.environment.extend([
+            ("PROBE_SERVICE", service.to_owned()),
+            ("PROBE_ENDPOINT", endpoint.to_owned()),
+        ]);
+    }
+
+    /// Makes the check.
+    pub async fn run(&self, stage: &mut Stage) -> Finding {
+        static ROOM: LazyLock<Room> = LazyLock::new(|| Room::new(AT_ONCE));
+        *stage = Stage {
+            kind: Kind::Local,
+            ..Stage::waiting("no room: so many other commands run")
+        };
+        let Some(place) = ROOM.enter().await else {
+            return stage.over();
+        };
+        // One that has waited has less time than is its due.
+        if !place.waited {
+            *stage = Stage::waiting("the command has not ended");
+        }
+        let outcome = self.command(&place).await;
+        outcome.err().map_or(Finding::OK, Finding::from)
+    }
+
     /// Runs it to its end. Dropped before, it kills it.
-    pub async fn run(&self, _place: &Place) -> Outcome {
+    async fn command(&self, _place: &Place) -> Outcome {
         let (output, mut running) = self.start().map_err(|error| {
             Failure::Local(format!("cannot run {}: {error}", self.program).into())
         })?;
@@ -261,25 +288,35 @@ impl Drop for Running {
 }
 
 /// Room for so many commands at once.
-#[derive(Clone, Debug)]
-pub struct Room(Arc<Semaphore>);
+#[derive(Debug)]
+struct Room(Arc<Semaphore>);
 
 /// A place in it.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+struct Place {
+    waited: bool,
+    _held: OwnedSemaphorePermit,
+}
 
 impl Room {
-    /// For so many.
-    pub fn new(most: usize) -> Self {
+    fn new(most: usize) -> Self {
         Self(Arc::new(Semaphore::new(most)))
     }
 
     /// Waits for a place, in turn.
-    pub async fn enter(&self) -> Result<Place, Failure> {
-        let place = Arc::clone(&self.0).acquire_owned().await;
-        place
-            .map(Place)
-            .map_err(|_| Failure::Local("commands are no longer run".into()))
+    async fn enter(&self) -> Option<Place> {
+        if let Ok(held) = Arc::clone(&self.0).try_acquire_owned() {
+            return Some(Place {
+                waited: false,
+                _held: held,
+            });
+        }
+        // It is never closed.
+        let held = Arc::clone(&self.0).acquire_owned().await.ok()?;
+        Some(Place {
+            waited: true,
+            _held: held,
+        })
     }
 }
 

@@ -13,8 +13,18 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn exec(program: &str, args: &[&str]) -> Exec {
     let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
-    let target = "[2001:db8::7]:6379".parse().unwrap();
-    Exec::new(program, &args, target, "sense", "sen2")
+    let endpoint: SocketAddr = "[2001:db8::7]:6379".parse().unwrap();
+    let mut exec = Exec {
+        program: program.to_owned(),
+        args,
+        environment: vec![
+            ("PATH", SEARCHED.to_owned()),
+            ("PROBE_ADDRESS", endpoint.ip().to_string()),
+            ("PROBE_PORT", endpoint.port().to_string()),
+        ],
+    };
+    exec.tell("sense", "sen2");
+    exec
 }
 
 fn shell(script: &str) -> Exec {
@@ -23,7 +33,7 @@ fn shell(script: &str) -> Exec {
 
 async fn run(exec: &Exec) -> Outcome {
     let place = Room::new(1).enter().await.unwrap();
-    timeout(LONG, exec.run(&place)).await.expect("it ends")
+    timeout(LONG, exec.command(&place)).await.expect("it ends")
 }
 
 async fn told(exec: &Exec) -> String {
@@ -54,9 +64,11 @@ async fn written(path: &Path) -> String {
 #[tokio::test]
 async fn the_exit_status_decides() {
     run(&exec("/bin/true", &[])).await.unwrap();
-    let failure = run(&exec("/bin/false", &[])).await.unwrap_err();
-    assert_eq!(failure.kind(), crate::health::Kind::Exec);
-    assert_eq!(failure.to_string(), "exit status 1");
+    let finding = exec("/bin/false", &[]).run(&mut Stage::waiting("")).await;
+    assert_eq!(
+        (finding.kind, finding.note.as_ref()),
+        (Kind::Exec, "exit status 1")
+    );
     assert_eq!(
         told(&shell("echo out; echo err >&2; exit 7")).await,
         "exit status 7: out err"
@@ -66,12 +78,10 @@ async fn the_exit_status_decides() {
 
 #[tokio::test]
 async fn a_command_that_is_not_there_judges_nobody() {
-    let failure = run(&exec("/nonexistent/check", &[])).await.unwrap_err();
-    assert_eq!(failure.kind(), crate::health::Kind::Local);
-    assert!(
-        failure.to_string().contains("/nonexistent/check"),
-        "{failure}"
-    );
+    let missing = exec("/nonexistent/check", &[]);
+    let finding = missing.run(&mut Stage::waiting("")).await;
+    assert_eq!(finding.kind, Kind::Local);
+    assert!(finding.note.contains("/nonexistent/check"), "{finding:?}");
 }
 
 #[tokio::test]
@@ -115,7 +125,7 @@ async fn it_does_not_hold_our_descriptors() {
             "echo $$ > {0}/pid; sleep 1000",
             folder.path().display()
         ));
-        let cut = timeout(Duration::from_millis(50), hangs.run(&place)).await;
+        let cut = timeout(Duration::from_millis(50), hangs.command(&place)).await;
         assert!(cut.is_err());
     }
     let begun = Instant::now();
@@ -155,7 +165,7 @@ async fn dropped_it_is_killed_with_all_its_children() {
          & echo $$ > {at}/outer; sleep 1000"
     ));
     let place = Room::new(1).enter().await.unwrap();
-    let running = tokio::spawn(async move { hangs.run(&place).await });
+    let running = tokio::spawn(async move { hangs.command(&place).await });
     let inner = written(&file("inner")).await;
     let outer = written(&file("outer")).await;
     assert_ne!(inner, outer);
@@ -188,7 +198,7 @@ async fn a_fork_bomb_of_a_check_ends_with_its_deadline() {
         pids.display()
     ));
     let place = Room::new(1).enter().await.unwrap();
-    let running = tokio::spawn(async move { forks.run(&place).await });
+    let running = tokio::spawn(async move { forks.command(&place).await });
     let begun = Instant::now();
     let children: BTreeSet<String> = loop {
         let text = fs::read_to_string(&pids).unwrap_or_default();
@@ -211,6 +221,10 @@ async fn only_so_many_run_at_once() {
     let _second = room.enter().await.unwrap();
     let third = timeout(Duration::from_millis(50), room.enter()).await;
     assert!(third.is_err(), "there is no room");
-    drop(first);
-    timeout(LONG, room.enter()).await.unwrap().unwrap();
+    assert!(!first.waited);
+    let (third, ()) = tokio::join!(timeout(LONG, room.enter()), async {
+        tokio::task::yield_now().await;
+        drop(first);
+    });
+    assert!(third.unwrap().unwrap().waited);
 }

@@ -10,8 +10,13 @@
 //! are the answer ([`LIMIT`]) and its headers ([`HEADERS`]); the flow-control window is no
 //! larger than the answer may be, so an endless one stands still.
 
-use std::future::{Future, poll_fn};
-use std::{pin::pin, task::Poll};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::Poll,
+};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::{
@@ -21,7 +26,15 @@ use h2::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Failure, Outcome, Quote, Reason, readable};
+use super::{
+    failure::{Failure, Outcome, Reason},
+    inbox::readable,
+    kept::Speak,
+};
+use crate::health::{
+    transport::{Stage, Stream, Transport},
+    verdict::{Finding, Saw},
+};
 
 /// Bytes of an answer. The message takes two, and five for its frame.
 pub const LIMIT: usize = 4096;
@@ -35,19 +48,16 @@ const SERVING: u64 = 1;
 /// Which service is asked for.
 #[derive(Clone, Debug)]
 pub struct Grpc {
-    request: Request<()>,
+    /// None if the endpoint's name is not one that a URI can have.
+    request: Option<Request<()>>,
     message: Bytes,
 }
-
-/// The authority is no part of a URI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoAuthority;
 
 impl Grpc {
     /// `service` is the name as the server registered it, empty for the server as a
     /// whole; `authority` what HTTP/1 calls the Host.
-    pub fn new(service: &str, authority: &str, tls: bool) -> Result<Self, NoAuthority> {
-        let scheme = if tls { "https" } else { "http" };
+    pub fn new(service: &str, authority: &str, encrypted: bool) -> Self {
+        let scheme = if encrypted { "https" } else { "http" };
         let request = Request::builder()
             .version(Version::HTTP_2)
             .method(Method::POST)
@@ -55,12 +65,34 @@ impl Grpc {
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("user-agent", concat!("probe/", env!("CARGO_PKG_VERSION")))
-            .body(())
-            .map_err(|_| NoAuthority)?;
-        Ok(Self {
-            request,
+            .body(());
+        Self {
+            request: request.ok(),
             message: framed(service),
-        })
+        }
+    }
+}
+
+impl Speak for Grpc {
+    type Connection = Session<Stream>;
+
+    async fn connect(
+        &self,
+        transport: &Transport,
+        stage: &mut Stage,
+    ) -> Result<Session<Stream>, Finding> {
+        let stream = transport.connect(stage).await?;
+        *stage = Stage::waiting("no HTTP/2 connection");
+        Ok(Session::new(stream).await?)
+    }
+
+    async fn ask(
+        &self,
+        session: &mut Session<Stream>,
+        _fresh: bool,
+        _scratch: &mut BytesMut,
+    ) -> Outcome {
+        session.ask(self).await
     }
 }
 
@@ -68,6 +100,12 @@ impl Grpc {
 pub struct Session<S: AsyncRead + AsyncWrite + Unpin> {
     requests: SendRequest<Bytes>,
     connection: Connection<S, Bytes>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> fmt::Debug for Session<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -114,12 +152,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 }
 
 async fn call(requests: &mut SendRequest<Bytes>, grpc: &Grpc) -> Outcome {
+    let Some(request) = grpc.request.clone() else {
+        let note = "the endpoint's name is not one for HTTP/2: `host` can be another";
+        return Err(Failure::Local(note.into()));
+    };
     poll_fn(|context| requests.poll_ready(context))
         .await
         .map_err(failed)?;
-    let (response, mut body): (_, SendStream<Bytes>) = requests
-        .send_request(grpc.request.clone(), false)
-        .map_err(failed)?;
+    let (response, mut body): (_, SendStream<Bytes>) =
+        requests.send_request(request, false).map_err(failed)?;
     body.send_data(grpc.message.clone(), true).map_err(failed)?;
     let (head, body) = response.await.map_err(failed)?.into_parts();
     let head = Response::from_parts(head, ());
@@ -187,10 +228,10 @@ fn judge(status: u32, headers: &HeaderMap, message: &[u8]) -> Outcome {
                 },
                 b"",
             )),
-            None => Err(Failure::protocol(format!(
-                "not a health answer: {}",
-                Quote::of(message)
-            ))),
+            None => Err(Failure::garbage(
+                "not an answer of the health service",
+                message,
+            )),
         };
     }
     let reason = match status {
@@ -236,14 +277,26 @@ fn code(status: u32) -> &'static str {
 }
 
 fn failed(error: h2::Error) -> Failure {
-    if error.is_io() {
-        let text = error.to_string();
-        return match error.into_io() {
-            Some(error) => Failure::Io(error),
-            None => Failure::Protocol(text.into()),
-        };
+    let ended =
+        error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+    if ended || error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+        return Failure::Closed;
     }
-    Failure::Protocol(format!("HTTP/2: {error}").into())
+    let text = error.to_string();
+    match error.into_io() {
+        Some(error) if error.raw_os_error().is_some() => Failure::Io(error),
+        Some(error)
+            if error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+        {
+            Failure::Io(error)
+        }
+        // What h2 says of a stream that ends where it must not.
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::Closed,
+        Some(_) => Failure::Protocol(text.into(), Saw::NOTHING),
+        None => Failure::protocol(format!("HTTP/2: {text}")),
+    }
 }
 
 /// `HealthCheckRequest { service }` behind gRPC's head of five bytes.

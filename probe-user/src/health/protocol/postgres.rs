@@ -7,7 +7,7 @@
 //! With a user the check logs in (trust, a password in clear, MD5, SCRAM-SHA-256) and asks
 //! `SELECT pg_is_in_recovery()`: a primary is not, a standby is. That takes a process of
 //! the server and a hash of some 4,096 rounds on each side, so a connection is worth
-//! keeping ([`Postgres::ask`]); a dead one says nothing more for itself.
+//! keeping (see [`super::kept`]).
 //!
 //! Messages and SCRAM are those of the crate postgres-protocol
 //! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>). Bounded are a
@@ -31,7 +31,19 @@ use postgres_protocol::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Failure, Inbox, Outcome, Quote, Reason, Secret, readable};
+use super::{
+    failure::{Failure, Outcome, Reason},
+    inbox::{Inbox, readable},
+    kept::Speak,
+    secret,
+};
+use crate::{
+    config::{PostgresLogin as Login, PostgresRole as Role},
+    health::{
+        transport::{Stage, Stream, Transport},
+        verdict::{Finding, Saw},
+    },
+};
 
 /// Bytes of all that an endpoint says in one check.
 pub const LIMIT: usize = 64 * 1024;
@@ -39,6 +51,7 @@ pub const LIMIT: usize = 64 * 1024;
 pub const LONGEST: usize = 16 * 1024;
 /// Who asks without a user. It need not exist.
 const NOBODY: &str = "probe";
+const MALFORMED: &str = "not a message of PostgreSQL";
 /// How the server's list of connections names us.
 const APPLICATION: &str = "probe";
 
@@ -49,57 +62,14 @@ pub struct Postgres {
     role: Role,
 }
 
-/// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// A user who may connect; none of its rights is needed.
-    pub user: String,
-    /// None where the server trusts us.
-    pub password: Option<Secret>,
-    /// A database that it may connect to.
-    pub database: String,
-}
-
-/// What the endpoint must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Anything that takes connections, and queries if there is a user.
-    Any,
-    /// Not in recovery.
-    Primary,
-    /// In recovery.
-    Standby,
-}
-
-impl Role {
-    /// The role's word.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Any => "any",
-            Self::Primary => "primary",
-            Self::Standby => "standby",
-        }
-    }
-}
-
 impl Postgres {
-    /// Asks nothing yet. `None`: only who logs in can ask for the role.
-    pub fn new(login: Option<Login>, role: Role) -> Option<Self> {
-        (login.is_some() || role == Role::Any).then_some(Self { login, role })
-    }
-
-    /// What the endpoint must be.
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
-    /// Can a connection be asked again? Not where nobody logs in.
-    pub fn can_reuse(&self) -> bool {
-        self.login.is_some()
+    /// Asks nothing yet. Only who logs in asks for the role.
+    pub fn new(login: Option<Login>, role: Role) -> Self {
+        Self { login, role }
     }
 
     /// Holds the conversation on a new connection. `scratch` is worth keeping.
-    pub async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         scratch: &mut BytesMut,
@@ -114,7 +84,7 @@ impl Postgres {
     }
 
     /// Asks on a connection that was logged in on.
-    pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         scratch: &mut BytesMut,
@@ -134,39 +104,69 @@ impl Postgres {
             _ => Ok(()),
         }
     }
+}
 
-    /// Takes leave, and waits until the server has gone: it would note a connection that is
-    /// reset in its log.
-    pub async fn leave<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut S) {
-        if self.login.is_some() {
-            let mut message = BytesMut::with_capacity(5);
-            frontend::terminate(&mut message);
-            if stream.write_all(&message).await.is_err() {
-                return;
-            }
+impl Speak for Postgres {
+    type Connection = Stream;
+
+    async fn connect(&self, transport: &Transport, stage: &mut Stage) -> Result<Stream, Finding> {
+        let mut tcp = transport.open(stage).await?;
+        if transport.is_encrypted() {
+            *stage = Stage::waiting("no answer to the question for TLS");
+            request_tls(&mut tcp).await?;
         }
-        if stream.shutdown().await.is_err() {
+        transport.encrypt(tcp, stage).await
+    }
+
+    async fn ask(&self, stream: &mut Stream, fresh: bool, scratch: &mut BytesMut) -> Outcome {
+        if fresh {
+            self.hold(stream, scratch).await
+        } else {
+            self.ask(stream, scratch).await
+        }
+    }
+
+    fn can_keep(&self) -> bool {
+        self.login.is_some()
+    }
+
+    fn leave(
+        &self,
+        mut stream: Stream,
+    ) -> Option<impl Future<Output = ()> + Send + use<> + 'static> {
+        let logged_in = self.login.is_some();
+        Some(async move { leave(&mut stream, logged_in).await })
+    }
+}
+
+/// Takes leave, and waits until the server has gone: it would write a line to its log about a
+/// connection that is reset.
+async fn leave<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, logged_in: bool) {
+    let said = if logged_in {
+        let mut message = BytesMut::with_capacity(5);
+        frontend::terminate(&mut message);
+        stream.write_all(&message).await
+    } else {
+        // It asks for a password, and is told that there will be none.
+        stream.shutdown().await
+    };
+    let mut rest = [0; 64];
+    for _ in 0..LIMIT / rest.len() {
+        if said.is_err() || !matches!(stream.read(&mut rest).await, Ok(1..)) {
             return;
-        }
-        let mut rest = [0; 64];
-        for _ in 0..LIMIT / rest.len() {
-            match stream.read(&mut rest).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
         }
     }
 }
 
 /// Asks whether TLS may begin, and only that: what follows its answer is TLS already.
-pub async fn request_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Outcome {
+async fn request_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Outcome {
     let mut question = BytesMut::with_capacity(8);
     frontend::ssl_request(&mut question);
     stream.write_all(&question).await?;
     stream.flush().await?;
     let mut answer = [0; 1];
     if stream.read(&mut answer).await? == 0 {
-        return Err(Failure::protocol("the connection is closed, nothing came"));
+        return Err(Failure::Closed);
     }
     match answer {
         [b'S'] => Ok(()),
@@ -177,10 +177,7 @@ pub async fn request_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> O
             "it cannot do TLS now",
             b"",
         )),
-        other => {
-            let note = format!("not PostgreSQL, the answer begins {}", Quote::of(&other));
-            Err(Failure::protocol(note))
-        }
+        other => Err(Failure::garbage("not PostgreSQL", &other)),
     }
 }
 
@@ -260,28 +257,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
     async fn next(&mut self) -> Result<Message, Failure> {
         loop {
             let header = Header::parse(self.inbox.bytes).map_err(|_| self.malformed())?;
-            // Its first message must be one of two: so other protocols are told from a
-            // length that has not come.
+            // So other protocols are told from messages that have not come.
             if header
                 .is_some_and(|header| usize::try_from(header.len()).is_ok_and(|len| len > LONGEST))
             {
                 return Err(self.malformed());
             }
-            let quote = Quote::of(self.inbox.bytes);
+            let saw = Saw::beginning(self.inbox.bytes);
             match Message::parse(self.inbox.bytes) {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => self.inbox.rest(self.stream).await?,
-                Err(_) => {
-                    let note = format!("not a message of PostgreSQL, it begins {quote}");
-                    return Err(Failure::protocol(note));
-                }
+                Err(_) => return Err(Failure::Protocol(MALFORMED.into(), saw)),
             }
         }
     }
 
     fn malformed(&self) -> Failure {
-        let quote = Quote::of(self.inbox.bytes);
-        Failure::protocol(format!("not a message of PostgreSQL, it begins {quote}"))
+        Failure::garbage(MALFORMED, self.inbox.bytes)
     }
 
     async fn start_up(&mut self, user: &str, database: &str) -> Result<(), Failure> {
@@ -396,7 +388,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
 
 async fn password(login: &Login) -> Result<Vec<u8>, Failure> {
     match &login.password {
-        Some(secret) => secret.read().await,
+        Some(secret) => secret::password(secret).await,
         None => Err(Failure::mismatch(
             Reason::Credentials,
             "it wants a password, and none is configured",

@@ -2,6 +2,7 @@ use bytes::BufMut as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Secret;
 use crate::health::protocol::tests::{Act, drips, hears, reason, repeats, says, told, with};
 
 /// A message of the server's.
@@ -74,13 +75,13 @@ async fn hold(postgres: Postgres, acts: impl Into<Vec<Act>>) -> Option<Outcome> 
 
 /// Without a user.
 async fn is_up(acts: impl Into<Vec<Act>>) -> String {
-    let postgres = Postgres::new(None, Role::Any).unwrap();
+    let postgres = Postgres::new(None, Role::Any);
     told(hold(postgres, acts).await.expect("it ends"))
 }
 
 /// With one; `acts` follow the start-up message.
 async fn logs_in(role: Role, password: Option<&str>, acts: &[Act]) -> String {
-    let postgres = Postgres::new(Some(login(password)), role).unwrap();
+    let postgres = Postgres::new(Some(login(password)), role);
     let acts = [&[start_up("probe", "app")], acts].concat();
     told(hold(postgres, acts).await.expect("it ends"))
 }
@@ -105,7 +106,6 @@ async fn without_a_user_any_answer_will_do() {
         is_up([start_up("probe", "postgres"), says(starting)]).await,
         "bad-status: not ready: FATAL 57P03 the database system is starting up"
     );
-    assert!(Postgres::new(None, Role::Primary).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,7 +174,10 @@ async fn what_the_server_refuses() {
     ] {
         let end = format!("bad-status: {end}: FATAL {code} {text}");
         let refusal = says(error("FATAL", code, text));
-        assert_eq!(logs_in(Role::Any, None, std::slice::from_ref(&refusal)).await, end);
+        assert_eq!(
+            logs_in(Role::Any, None, std::slice::from_ref(&refusal)).await,
+            end
+        );
         let later = [says(authentication(0, b"")), refusal.clone()];
         assert_eq!(logs_in(Role::Any, None, &later).await, end);
         let last = [says(ready()), query(), refusal];
@@ -194,7 +197,7 @@ async fn what_the_server_refuses() {
         (
             99,
             b"",
-            "protocol: not a message of PostgreSQL, it begins `R\\x00\\x00\\x00\\x08\\x00\\x00\\x00c`",
+            "protocol: not a message of PostgreSQL, it begins `R\\0\\0\\0\\u{8}\\0\\0\\0c`",
         ),
     ] {
         let acts = [says(authentication(kind, body))];
@@ -238,11 +241,14 @@ async fn garbage_and_endless_answers() {
     let http = "protocol: not a message of PostgreSQL, it begins `HTTP/1.1 400 Bad Request\\r\\n`";
     for (acts, end) in [
         (vec![], "protocol: the connection is closed, nothing came"),
-        (vec![says(b"R\0\0")], "protocol: the answer breaks off"),
+        (
+            vec![says(b"R\0\0")],
+            r"protocol: the answer breaks off, it begins `R\0\0`",
+        ),
         (vec![says("HTTP/1.1 400 Bad Request\r\n")], http),
         (
             vec![says([b'R', 0, 0, 0, 3])],
-            r"protocol: not a message of PostgreSQL, it begins `R\x00\x00\x00\x03`",
+            r"protocol: not a message of PostgreSQL, it begins `R\0\0\0\u{3}`",
         ),
         (
             vec![says(message(b'Z', b"I"))],
@@ -250,11 +256,11 @@ async fn garbage_and_endless_answers() {
         ),
         (
             vec![repeats(message(b'S', b"a\0b\0"))],
-            "protocol: it never ends",
+            "protocol: the answer never ends",
         ),
         (
             vec![repeats(message(b'N', &[b'x'; 8000]))],
-            "protocol: it never ends",
+            "protocol: the answer never ends",
         ),
     ] {
         assert_eq!(is_up(acts.clone()).await, end);
@@ -269,7 +275,7 @@ async fn garbage_and_endless_answers() {
         logs_in(Role::Any, None, &endless).await,
         "protocol: a second row out of turn"
     );
-    let postgres = Postgres::new(None, Role::Any).unwrap();
+    let postgres = Postgres::new(None, Role::Any);
     assert!(
         hold(postgres, [says(b"R\0\0\0\x08"), Act::Waits])
             .await
@@ -279,8 +285,9 @@ async fn garbage_and_endless_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_asked_again_and_left_politely() {
-    let postgres = Postgres::new(Some(login(None)), Role::Primary).unwrap();
-    assert!(postgres.can_reuse());
+    let postgres = Postgres::new(Some(login(None)), Role::Primary);
+    assert!(postgres.can_keep());
+    assert!(!Postgres::new(None, Role::Any).can_keep());
     let acts = [
         start_up("probe", "app"),
         says(ready()),
@@ -293,7 +300,7 @@ async fn a_connection_is_asked_again_and_left_politely() {
     let outcomes = with(acts, async |stream, scratch| {
         let first = postgres.hold(stream, scratch).await;
         let second = postgres.ask(stream, scratch).await;
-        postgres.leave(stream).await;
+        leave(stream, true).await;
         (first, second)
     });
     let (first, second) = outcomes.await.expect("it ends");
@@ -308,7 +315,7 @@ async fn tls_is_asked_for_and_never_done_without() {
         (&b"S"[..], "ok"),
         (b"N", "body-mismatch: unexpected answer: it does no TLS"),
         (b"E", "bad-status: error: it cannot do TLS now"),
-        (b"H", "protocol: not PostgreSQL, the answer begins `H`"),
+        (b"H", "protocol: not PostgreSQL, it begins `H`"),
         (b"", "protocol: the connection is closed, nothing came"),
     ] {
         let acts = [question.clone(), says(answer)];
@@ -336,7 +343,7 @@ proptest! {
             .build()
             .unwrap();
         for login in [None, Some(login(Some("hunter2")))] {
-            let postgres = Postgres::new(login, Role::Any).unwrap();
+            let postgres = Postgres::new(login, Role::Any);
             let outcome = runtime.block_on(hold(postgres, [says(&bytes)]));
             prop_assert!(outcome.is_some());
         }

@@ -7,76 +7,80 @@
 //! never certain: on a connection that stays open `min_recv` says after how many bytes it
 //! is. A regular expression sees what has come so far, so `$` matches there.
 
-use std::fmt;
+use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
-use regex::bytes::Regex;
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Failure, Inbox, Outcome, Reason};
+use super::{
+    failure::{Failure, Outcome, Reason},
+    inbox::Inbox,
+};
+use crate::{
+    config::{BodyMatch, Looked, ScriptCheck, Step},
+    health::{
+        transport::{Stage, Transport},
+        verdict::Finding,
+    },
+};
 
 /// Bytes of answers between two sends that are looked at, HAProxy's `tune.bufsize`.
 pub const LIMIT: usize = 16 * 1024;
 
-/// Several steps, made in order.
-#[derive(Clone, Debug)]
-pub struct Script(Vec<Step>);
-
-/// One of them.
-#[derive(Clone, Debug)]
-pub enum Step {
-    /// Says these bytes.
-    Send(Bytes),
-    /// Waits until this is true of what has come.
-    Expect(Expect),
+/// The script of one endpoint, held on a new connection each time: most protocols begin with
+/// a greeting.
+#[derive(Debug)]
+pub struct Script {
+    transport: Transport,
+    steps: Vec<Step>,
+    scratch: BytesMut,
 }
 
-/// What must be true of what has come.
-#[derive(Clone, Debug)]
-pub struct Expect {
-    /// What is looked for.
-    pub pattern: Pattern,
-    /// It must not be there.
-    pub negated: bool,
-    /// With so many bytes its absence is certain. `None`: more may always come.
-    pub min_recv: Option<usize>,
-}
-
-/// What is looked for.
-#[derive(Clone, Debug)]
-pub enum Pattern {
-    /// These bytes, anywhere.
-    Bytes(Bytes),
-    /// Something that this expression matches.
-    Regex(Regex),
-}
-
-impl Pattern {
-    /// Is it there?
-    pub fn is_in(&self, answer: &[u8]) -> bool {
-        match self {
-            Self::Bytes(bytes) if bytes.is_empty() => true,
-            Self::Bytes(bytes) => answer.windows(bytes.len()).any(|window| window == bytes),
-            Self::Regex(regex) => regex.is_match(answer),
+impl Script {
+    /// With an endpoint that is called `authority`.
+    pub fn new(check: &ScriptCheck, endpoint: SocketAddr, authority: &str) -> Self {
+        Self {
+            transport: Transport::new(check.reach(), endpoint, authority),
+            steps: check.steps().to_vec(),
+            scratch: BytesMut::new(),
         }
     }
 
-    /// Fewer bytes cannot hold it.
-    fn least(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Regex(_) => 0,
-        }
+    /// Makes the check.
+    pub async fn run(&mut self, stage: &mut Stage) -> Finding {
+        let mut stream = match self.transport.connect(stage).await {
+            Ok(stream) => stream,
+            Err(finding) => return finding,
+        };
+        *stage = Stage::waiting("what is expected has not come");
+        let outcome = hold(&self.steps, &mut stream, &mut self.scratch).await;
+        outcome.err().map_or(Finding::OK, Finding::from)
     }
 }
 
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bytes(bytes) => write!(f, "`{}`", bytes.escape_ascii()),
-            Self::Regex(regex) => write!(f, "regex `{regex}`"),
+/// Makes all steps.
+async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
+    steps: &[Step],
+    stream: &mut S,
+    scratch: &mut BytesMut,
+) -> Outcome {
+    let mut inbox = Inbox::new(scratch, LIMIT);
+    let mut rest = steps;
+    let mut closed = false;
+    while let Some(first) = rest.first() {
+        if let Step::Send(bytes) = first {
+            stream.write_all(bytes).await?;
+            stream.flush().await?;
+            inbox = Inbox::new(inbox.bytes, LIMIT);
+            rest = &rest[1..];
+        } else {
+            let expects = rest.iter().map_while(Expect::of);
+            let number = steps.len() - rest.len() + 1;
+            rest = &rest[expects.clone().count()..];
+            judge_all(expects, number, stream, &mut inbox, &mut closed).await?;
         }
     }
+    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,78 +91,54 @@ enum Judgement {
     Failed,
 }
 
-impl Expect {
+/// A step that expects something.
+#[derive(Clone, Copy)]
+struct Expect<'a> {
+    looked: &'a Looked,
+    min_recv: Option<usize>,
+}
+
+impl<'a> Expect<'a> {
+    fn of(step: &'a Step) -> Option<Self> {
+        match step {
+            Step::Send(_) => None,
+            Step::Expect { looked, min_recv } => Some(Self {
+                looked,
+                min_recv: *min_recv,
+            }),
+        }
+    }
+
+    /// Fewer bytes decide nothing.
+    fn least(&self) -> usize {
+        let least = match &self.looked.pattern {
+            BodyMatch::Contains(needle) => needle.needle().len(),
+            BodyMatch::Regex(_) => 0,
+        };
+        least.max(self.min_recv.unwrap_or(0))
+    }
+
     /// `last`: nothing more will come.
     fn judge(&self, answer: &[u8], last: bool) -> Judgement {
-        if !last {
-            let least = self.min_recv.unwrap_or(0).max(self.pattern.least());
-            if answer.len() < least {
-                return Judgement::Open;
-            }
+        if !last && answer.len() < self.least() {
+            return Judgement::Open;
         }
-        let found = self.pattern.is_in(answer);
+        let is_met = self.looked.is_met(answer);
+        let found = is_met != self.looked.negated;
         if !found && !last && self.min_recv.is_none() {
             return Judgement::Open;
         }
-        if found == self.negated {
-            Judgement::Failed
-        } else {
+        if is_met {
             Judgement::Met
+        } else {
+            Judgement::Failed
         }
-    }
-}
-
-impl fmt::Display for Expect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let not = if self.negated { "not " } else { "" };
-        write!(f, "{not}{}", self.pattern)
-    }
-}
-
-impl Script {
-    /// These steps, of which one at least expects something.
-    pub fn new(steps: Vec<Step>) -> Option<Self> {
-        let expects = |step: &Step| matches!(step, Step::Expect(_));
-        steps.iter().any(expects).then_some(Self(steps))
-    }
-
-    /// Its steps.
-    pub fn steps(&self) -> &[Step] {
-        &self.0
-    }
-
-    /// Holds the conversation. `scratch` is worth keeping.
-    pub async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: &mut S,
-        scratch: &mut BytesMut,
-    ) -> Outcome {
-        let mut inbox = Inbox::new(scratch, LIMIT);
-        let mut steps = &self.0[..];
-        let mut closed = false;
-        while let Some(first) = steps.first() {
-            if let Step::Send(bytes) = first {
-                stream.write_all(bytes).await?;
-                stream.flush().await?;
-                inbox = Inbox::new(inbox.bytes, LIMIT);
-                steps = &steps[1..];
-            } else {
-                let expects = steps.iter().map_while(|step| match step {
-                    Step::Expect(expect) => Some(expect),
-                    Step::Send(_) => None,
-                });
-                let number = self.0.len() - steps.len() + 1;
-                steps = &steps[expects.clone().count()..];
-                judge_all(expects, number, stream, &mut inbox, &mut closed).await?;
-            }
-        }
-        Ok(())
     }
 }
 
 /// Waits until all of them are met, or one has failed. `number` is the first one's.
 async fn judge_all<'a, S: AsyncRead + Unpin>(
-    expects: impl Iterator<Item = &'a Expect> + Clone,
+    expects: impl Iterator<Item = Expect<'a>> + Clone,
     number: usize,
     stream: &mut S,
     inbox: &mut Inbox<'_>,
@@ -177,60 +157,15 @@ async fn judge_all<'a, S: AsyncRead + Unpin>(
         match open {
             None => return Ok(()),
             Some((_, _, Judgement::Failed)) if *closed && inbox.bytes.is_empty() => {
-                return Err(Failure::protocol("the connection is closed, nothing came"));
+                return Err(Failure::Closed);
             }
             Some((step, expect, Judgement::Failed)) => {
-                let note = format!("step {step} expects {expect}");
+                let note = format!("step {step} expects {}", expect.looked);
                 return Err(Failure::mismatch(Reason::Answer, note, inbox.bytes));
             }
             Some(_) => *closed = inbox.more(stream).await? == 0,
         }
     }
-}
-
-/// Bytes as people write them: text with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and
-/// `\xNN`; what is wrong with them otherwise.
-pub fn unescape(text: &str) -> Result<Bytes, &'static str> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes().iter();
-    while let Some(&byte) = rest.next() {
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        bytes.push(match rest.next() {
-            Some(b'r') => b'\r',
-            Some(b'n') => b'\n',
-            Some(b't') => b'\t',
-            Some(b'0') => 0,
-            Some(b'\\') => b'\\',
-            Some(b'x') => match (rest.next(), rest.next()) {
-                (Some(&high), Some(&low)) => {
-                    byte_of(high, low).ok_or("\\x takes two hexadecimal digits")?
-                }
-                _ => return Err("\\x takes two hexadecimal digits"),
-            },
-            _ => return Err("not an escape"),
-        });
-    }
-    Ok(bytes.into())
-}
-
-/// Bytes in pairs of hexadecimal digits, which blanks may stand between.
-pub fn unhex(text: &str) -> Result<Bytes, &'static str> {
-    let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-    let (pairs, []) = digits.as_chunks::<2>() else {
-        return Err("an odd number of digits");
-    };
-    pairs
-        .iter()
-        .map(|[high, low]| byte_of(*high, *low).ok_or("not a hexadecimal digit"))
-        .collect()
-}
-
-fn byte_of(high: u8, low: u8) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
 #[cfg(test)]

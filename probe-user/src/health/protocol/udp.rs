@@ -14,42 +14,56 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::net::UdpSocket;
 
-use super::{Failure, Outcome, Reason, script::Pattern};
+use super::failure::{Failure, Outcome, Reason};
+use crate::{
+    config::{Looked, UdpCheck},
+    health::{transport::Stage, verdict::Finding},
+};
 
 /// Bytes of a datagram that are looked at.
 pub const LIMIT: usize = 16 * 1024;
 
-/// What is said, and what must come back.
-#[derive(Clone, Debug)]
+/// The UDP check of one endpoint.
+#[derive(Debug)]
 pub struct Udp {
+    target: SocketAddr,
     send: Bytes,
-    expect: Option<(Pattern, bool)>,
+    expect: Option<Looked>,
+    scratch: BytesMut,
 }
 
 impl Udp {
-    /// Sends this and expects anything, or what is said with [`Udp::expecting`].
-    pub fn new(send: Bytes) -> Self {
-        Self { send, expect: None }
+    /// Of an endpoint.
+    pub fn new(check: &UdpCheck, endpoint: SocketAddr) -> Self {
+        Self {
+            target: check.target(endpoint),
+            send: check.send().clone(),
+            expect: check.expect().cloned(),
+            scratch: BytesMut::new(),
+        }
     }
 
-    /// The answer must hold the pattern, or must not.
-    #[must_use]
-    pub fn expecting(self, pattern: Pattern, negated: bool) -> Self {
-        let expect = Some((pattern, negated));
-        Self { expect, ..self }
+    /// Makes the check.
+    pub async fn run(&mut self, stage: &mut Stage) -> Finding {
+        *stage = Stage::waiting("no answer");
+        let socket = match connect(self.target).await {
+            Ok(socket) => socket,
+            Err(error) => return Finding::of_io(&error, true),
+        };
+        let outcome = self.hold(&socket).await;
+        outcome.err().map_or(Finding::OK, Finding::from)
     }
 
-    /// Holds the conversation. `scratch` is worth keeping.
-    pub async fn hold(&self, socket: &UdpSocket, scratch: &mut BytesMut) -> Outcome {
-        scratch.clear();
-        scratch.reserve(LIMIT);
+    async fn hold(&mut self, socket: &UdpSocket) -> Outcome {
+        self.scratch.clear();
+        self.scratch.reserve(LIMIT);
         socket.send(&self.send).await?;
-        socket.recv_buf(&mut (&mut *scratch).limit(LIMIT)).await?;
+        let mut room = (&mut self.scratch).limit(LIMIT);
+        socket.recv_buf(&mut room).await?;
         match &self.expect {
-            Some((pattern, negated)) if pattern.is_in(scratch) == *negated => {
-                let not = if *negated { "not " } else { "" };
-                let note = format!("expects {not}{pattern}");
-                Err(Failure::mismatch(Reason::Answer, note, scratch))
+            Some(looked) if !looked.is_met(&self.scratch) => {
+                let note = format!("expects {looked}");
+                Err(Failure::mismatch(Reason::Answer, note, &self.scratch))
             }
             _ => Ok(()),
         }
@@ -74,7 +88,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::health::{protocol::script::unescape, verdict::Kind};
+    use crate::{
+        config::BodyMatch,
+        health::{protocol::tests::told, verdict::Kind},
+    };
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -91,30 +108,37 @@ mod tests {
         at
     }
 
-    async fn ask(udp: &Udp, at: SocketAddr) -> Outcome {
-        let socket = connect(at).await.unwrap();
-        let mut scratch = BytesMut::new();
-        timeout(LONG, udp.hold(&socket, &mut scratch))
-            .await
-            .unwrap()
+    fn ping(target: SocketAddr, expect: Option<(&[u8], bool)>) -> Udp {
+        let looked = |(bytes, negated)| Looked {
+            pattern: BodyMatch::contains(bytes),
+            negated,
+        };
+        Udp {
+            target,
+            send: Bytes::from_static(b"ping"),
+            expect: expect.map(looked),
+            scratch: BytesMut::new(),
+        }
+    }
+
+    async fn ask(mut udp: Udp) -> Outcome {
+        let socket = connect(udp.target).await.unwrap();
+        timeout(LONG, udp.hold(&socket)).await.unwrap()
     }
 
     #[tokio::test]
     async fn the_answer_must_hold_what_is_expected() {
-        let ping = Udp::new(Bytes::from_static(b"ping"));
-        ask(&ping, server(b"").await).await.unwrap();
-        let pong = Pattern::Bytes(unescape(r"po\x6eg").unwrap());
-        let expects = ping.clone().expecting(pong.clone(), false);
-        ask(&expects, server(b"a pong").await).await.unwrap();
-        let failure = ask(&expects, server(b"pang\0").await).await.unwrap_err();
-        assert_eq!(failure.kind(), Kind::BodyMismatch);
+        ask(ping(server(b"").await, None)).await.unwrap();
+        let pong = Some((&b"pong"[..], false));
+        ask(ping(server(b"a pong").await, pong)).await.unwrap();
+        let outcome = ask(ping(server(b"pang\0").await, pong)).await;
         assert_eq!(
-            failure.to_string(),
-            r"unexpected answer: expects `pong`, the answer begins `pang\x00`"
+            told(outcome),
+            r"body-mismatch: unexpected answer: expects `pong`, it begins `pang\0`"
         );
-        let not = ping.expecting(pong, true);
-        ask(&not, server(b"pang").await).await.unwrap();
-        ask(&not, server(b"pong").await).await.unwrap_err();
+        let not = Some((&b"pong"[..], true));
+        ask(ping(server(b"pang").await, not)).await.unwrap();
+        ask(ping(server(b"pong").await, not)).await.unwrap_err();
     }
 
     #[tokio::test]
@@ -123,10 +147,8 @@ mod tests {
             let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             socket.local_addr().unwrap()
         };
-        let failure = ask(&Udp::new(Bytes::from_static(b"ping")), at)
-            .await
-            .unwrap_err();
-        assert_eq!(failure.kind(), Kind::Refused);
+        let finding = ping(at, None).run(&mut Stage::waiting("")).await;
+        assert_eq!(finding.kind, Kind::Refused);
     }
 
     /// The socket is deaf to others.
@@ -137,14 +159,10 @@ mod tests {
         let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let me = socket.local_addr().unwrap();
         stranger.send_to(b"pong", me).await.unwrap();
-        let mut scratch = BytesMut::new();
-        let udp = Udp::new(Bytes::from_static(b"ping"));
-        let hold = udp.hold(&socket, &mut scratch);
-        timeout(Duration::from_millis(100), hold).await.unwrap_err();
+        let mut udp = ping(endpoint.local_addr().unwrap(), None);
+        let early = timeout(Duration::from_millis(100), udp.hold(&socket)).await;
+        assert!(early.is_err(), "it waits for the endpoint");
         endpoint.send_to(b"pong", me).await.unwrap();
-        timeout(LONG, udp.hold(&socket, &mut scratch))
-            .await
-            .unwrap()
-            .unwrap();
+        timeout(LONG, udp.hold(&socket)).await.unwrap().unwrap();
     }
 }

@@ -17,7 +17,19 @@ use std::io;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Failure, Inbox, Outcome, Reason, Secret, readable};
+use super::{
+    failure::{Failure, Outcome, Reason},
+    inbox::{Inbox, readable},
+    kept::Speak,
+    secret::password,
+};
+use crate::{
+    config::{RedisLogin as Login, RedisRole as Role},
+    health::{
+        transport::{Stage, Stream, Transport},
+        verdict::Finding,
+    },
+};
 use resp::{Kind, Reply, Walk};
 
 /// Bytes of all answers of one check. `INFO replication` takes some 500, and 80 for each
@@ -31,43 +43,12 @@ pub struct Redis {
     role: Role,
 }
 
-/// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// One of the ACL (Redis 6); else the password alone, of the user `default`.
-    pub user: Option<String>,
-    /// Its password.
-    pub password: Secret,
-}
-
-/// What the endpoint must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Anything that answers PING.
-    Any,
-    /// One that takes writes.
-    Master,
-    /// One that follows a master.
-    Replica,
-}
-
-impl Role {
-    /// The role's word.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Any => "any",
-            Self::Master => "master",
-            Self::Replica => "replica",
-        }
-    }
-
-    /// As Redis says it.
-    fn is(self, told: &[u8]) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Master => told == b"master",
-            Self::Replica => told == b"slave" || told == b"replica",
-        }
+/// Is it this, as Redis says it?
+fn plays(role: Role, told: &[u8]) -> bool {
+    match role {
+        Role::Any => true,
+        Role::Master => told == b"master",
+        Role::Replica => told == b"slave" || told == b"replica",
     }
 }
 
@@ -77,14 +58,9 @@ impl Redis {
         Self { login, role }
     }
 
-    /// What the endpoint must be.
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
     /// Holds the conversation. On a connection that was held one before, `fresh` is false
     /// and nobody logs in. `scratch` is worth keeping.
-    pub async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         fresh: bool,
@@ -93,7 +69,7 @@ impl Redis {
         let login = self.login.as_ref().filter(|_| fresh);
         scratch.clear();
         if let Some(login) = login {
-            let password = login.password.read().await?;
+            let password = password(&login.password).await?;
             match &login.user {
                 Some(user) => command(scratch, &[b"AUTH", user.as_bytes(), &password]),
                 None => command(scratch, &[b"AUTH", &password]),
@@ -108,7 +84,7 @@ impl Redis {
         let mut inbox = Inbox::new(scratch, LIMIT);
         let answers = self.hear(stream, login.is_some(), &mut inbox).await;
         match (answers, said) {
-            (Err(Failure::Io(_) | Failure::Protocol(_)), Err(error)) => Err(error.into()),
+            (Err(Failure::Io(_) | Failure::Closed), Err(error)) => Err(error.into()),
             (answers, _) => answers,
         }
     }
@@ -144,7 +120,7 @@ impl Redis {
             }
             _ => return Err(unlike("ROLE", &inbox.bytes[..end])),
         };
-        if self.role.is(&role) {
+        if plays(self.role, &role) {
             return Ok(());
         }
         let note = format!("{}, not {}", readable(&role), self.role.label());
@@ -173,6 +149,18 @@ impl Redis {
             } => Err(told(error)),
             _ => Err(unlike("INFO", &inbox.bytes[..end])),
         }
+    }
+}
+
+impl Speak for Redis {
+    type Connection = Stream;
+
+    async fn connect(&self, transport: &Transport, stage: &mut Stage) -> Result<Stream, Finding> {
+        transport.connect(stage).await
+    }
+
+    async fn ask(&self, stream: &mut Stream, fresh: bool, scratch: &mut BytesMut) -> Outcome {
+        self.hold(stream, fresh, scratch).await
     }
 }
 
@@ -213,9 +201,8 @@ async fn reply<S: AsyncRead + Unpin>(
     loop {
         match walk.on(inbox.bytes) {
             Err(malformed) => {
-                let got = super::Quote::of(inbox.bytes);
-                let note = format!("not Redis' protocol: {malformed}, the answer begins {got}");
-                return Err(Failure::protocol(note));
+                let note = format!("not Redis' protocol: {malformed}");
+                return Err(Failure::garbage(note, inbox.bytes));
             }
             Ok(Some(end)) => return Ok(end),
             Ok(None) => inbox.rest(stream).await?,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::Secret;
 use crate::health::protocol::tests::{Act, drips, hears, reason, repeats, says, told, with};
 
 const PING: &str = "*1\r\n$4\r\nPING\r\n";
@@ -35,7 +36,7 @@ async fn ping() {
     for (answer, end) in [
         (
             "+PANG\r\n",
-            "body-mismatch: unexpected answer: to PING, the answer begins `+PANG\\r\\n`",
+            "body-mismatch: unexpected answer: to PING, it begins `+PANG\\r\\n`",
         ),
         (
             "-LOADING Redis is loading the dataset in memory\r\n",
@@ -55,11 +56,10 @@ async fn ping() {
         ),
         (
             "HTTP/1.1 400 Bad Request\r\n",
-            "protocol: not Redis' protocol: no such type, the answer begins \
-          `HTTP/1.1 400 Bad Request\\r\\n`",
+            "protocol: not Redis' protocol: no such type, it begins `HTTP/1.1 400 Bad Request\\r\\n`",
         ),
         ("", "protocol: the connection is closed, nothing came"),
-        ("+PON", "protocol: the answer breaks off"),
+        ("+PON", "protocol: the answer breaks off, it begins `+PON`"),
     ] {
         assert_eq!(ends(Role::Any, [hears(PING), says(answer)]).await, end);
     }
@@ -97,12 +97,12 @@ async fn roles() {
         (
             Role::Master,
             "*0\r\n",
-            "body-mismatch: unexpected answer: to ROLE, the answer begins `*0\\r\\n`",
+            "body-mismatch: unexpected answer: to ROLE, it begins `*0\\r\\n`",
         ),
         (
             Role::Master,
             "*3\r\n$6\r\nmaster\r\n",
-            "protocol: the answer breaks off",
+            "protocol: the answer breaks off, it begins `*3\\r\\n$6\\r\\nmaster\\r\\n`",
         ),
         (
             Role::Master,
@@ -202,7 +202,7 @@ async fn endless_and_slow_answers_are_bounded() {
         vec![repeats([0; 100])],
     ] {
         let outcome = ask(&redis, true, endless).await.expect("it is cut");
-        assert!(matches!(outcome, Err(Failure::Protocol(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(Failure::Protocol(..))), "{outcome:?}");
     }
     assert!(
         ask(&redis, true, [hears(&both), says("+PO"), Act::Waits])

@@ -1,13 +1,18 @@
 //! Each kind of verdict, from a real TCP server.
 
-use std::future::Future;
+use std::{future::Future, io, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };
 
 use super::*;
+use crate::{
+    config::Check,
+    health::{Probe, Verdict},
+};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{version:1}";
 
@@ -40,8 +45,7 @@ where
 }
 
 async fn verdict(expect: &str, target: SocketAddr) -> Verdict {
-    let probe = Probe::new(&check(expect), target, "b:80");
-    probe.run(&mut BytesMut::new()).await
+    Probe::new(&check(expect), target, "b:80").run().await
 }
 
 async fn read_request(stream: &mut TcpStream) -> String {
@@ -202,7 +206,12 @@ async fn body_mismatch_quotes_what_came() {
     )
     .await;
     assert_eq!(verdict.kind, Kind::BodyMismatch);
-    assert_eq!(verdict.note, "no `version`, the body begins `start`");
+    assert_eq!(verdict.note, "no `version` in the body");
+    let detail = verdict.detail();
+    assert!(
+        detail.starts_with("200, no `version` in the body, it begins `start`, in "),
+        "{detail}"
+    );
     let regex = "{status: 200, body: {regex: '^a+$'}}";
     let good = answered(regex, b"HTTP/1.1 200 OK\r\n\r\naaa").await;
     assert_eq!(good.kind, Kind::Ok);
@@ -348,10 +357,9 @@ async fn many_checks_leak_nothing() {
             stream.write_all(OK).await.unwrap();
         }
     });
-    let probe = Probe::new(&check(VERSION), target, "b");
-    let mut buffer = BytesMut::new();
+    let mut probe = Probe::new(&check(VERSION), target, "b");
     for _ in 0..500 {
-        let verdict = probe.run(&mut buffer).await;
+        let verdict = probe.run().await;
         assert_eq!(verdict.kind, Kind::Ok, "{verdict:?}");
     }
     // /proc/net/tcp names the states of this network namespace; 06 is TIME_WAIT.
