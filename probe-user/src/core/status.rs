@@ -101,12 +101,22 @@ pub struct Endpoint {
     pub verdict: Option<String>,
     /// The same for people.
     pub detail: Option<String>,
+    /// Since when each check's verdict was of that kind.
+    #[serde(default)]
+    pub verdict_since_unix_ms: Option<u64>,
+    /// The first bytes of what did not match, if something did not; what is not visible is
+    /// escaped.
+    #[serde(default)]
+    pub saw: Option<String>,
     /// Since when it is in this state.
     pub since_unix_ms: u64,
     pub checks: u64,
     pub failures: u64,
     /// The last check's duration.
     pub latency_us: Option<u64>,
+    /// Durations of the last checks, once there was one.
+    #[serde(default)]
+    pub durations: Option<Durations>,
     /// Signs of failure beside the checks, by kind: [`crate::health::Signal`]'s words.
     #[serde(default)]
     pub signals: BTreeMap<String, u64>,
@@ -118,6 +128,17 @@ pub struct Endpoint {
     /// For looking up its traffic.
     #[serde(skip)]
     pub id: Option<EndpointId>,
+}
+
+/// How long an endpoint's last checks took, good and bad ones.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Durations {
+    /// How many they are of; [`crate::health::window::LENGTH`] at most.
+    pub checks: usize,
+    pub p50_us: u32,
+    pub p95_us: u32,
+    pub p99_us: u32,
+    pub max_us: u32,
 }
 
 /// An endpoint that is up and was left for a better one, and the flows it still has.

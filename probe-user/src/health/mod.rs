@@ -1,6 +1,7 @@
 //! Is an endpoint fit? Checks are made here, and judged.
 //!
 //! - [`verdict`]: what one check concluded, typed.
+//! - [`window`]: how long the last checks took (pure).
 //! - [`rise_fall`]: what a run of verdicts makes of the endpoint (pure).
 //! - [`protocol`]: what is said to an endpoint, one file a kind of check.
 //! - [`transport`]: the connection that it is said over.
@@ -17,6 +18,7 @@ pub mod sentinel;
 pub mod signal;
 pub mod transport;
 pub mod verdict;
+pub mod window;
 
 pub use probe::Probe;
 pub use rise_fall::{RiseFall, State};

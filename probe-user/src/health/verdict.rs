@@ -272,3 +272,31 @@ impl Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_numbered_in_order_and_have_words_of_their_own() {
+        for (i, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, i);
+            let same = |other: &Kind| other.label() == kind.label();
+            assert_eq!(Kind::ALL.iter().filter(|other| same(other)).count(), 1);
+        }
+        assert_eq!(Kind::Observed as usize, Kind::ALL.len());
+    }
+
+    #[test]
+    fn what_was_seen_is_short_and_visible() {
+        let saw = |bytes: &[u8]| Saw::beginning(bytes).to_string();
+        assert_eq!(saw(b"ok\r\n\0\xff`"), r"ok\r\n\0\xff`");
+        assert_eq!(saw("gr\u{fc}n".as_bytes()), "gr\u{fc}n");
+        assert_eq!(saw(&[b'x'; 48]), "x".repeat(48));
+        assert_eq!(saw(&[b'x'; 49]), "x".repeat(48) + "...");
+        // Cut within a character.
+        let cut = [&[b'x'; 47][..], "\u{fc}".as_bytes()].concat();
+        assert_eq!(saw(&cut), "x".repeat(47) + r"\xc3...");
+        assert!(Saw::beginning(b"").is_empty());
+    }
+}

@@ -97,6 +97,19 @@ type Ids = Arc<Mutex<BTreeMap<(String, String), EndpointId>>>;
 /// Ids by service name, for the same.
 type ServiceIds = Arc<Mutex<BTreeMap<String, ServiceId>>>;
 
+/// What checks of an endpoint are counted by, found without making labels: checks are many,
+/// and none of them should allocate.
+#[derive(Clone)]
+struct Meter {
+    /// In the order of [`Kind::ALL`].
+    checks: [Counter; Kind::ALL.len()],
+    skipped: Counter,
+    duration: Histogram,
+}
+
+/// Meters by service and endpoint name.
+type Meters = Arc<Mutex<BTreeMap<String, BTreeMap<String, Meter>>>>;
+
 /// All of them.
 pub struct Metrics {
     registry: Registry,
@@ -120,6 +133,7 @@ pub struct Recorder {
     signals: Family<OfSignal, Counter>,
     own: Family<OfOwnState, Gauge>,
     own_ended: Family<OfOutcome, Counter>,
+    meters: Meters,
     ids: Ids,
     services: ServiceIds,
 }
@@ -142,6 +156,7 @@ impl Metrics {
             signals: Family::default(),
             own: Family::default(),
             own_ended: Family::default(),
+            meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
         };
@@ -291,20 +306,19 @@ fn of_endpoint(service: &str, endpoint: &str) -> OfEndpoint {
 
 impl Observer for Recorder {
     fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64) {
-        let of = of_endpoint(service, endpoint);
-        self.duration
-            .get_or_create(&of)
-            .observe(verdict.latency.as_secs_f64());
+        let meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever is checked was identified before.
+        let Some(meter) = meters.get(service).and_then(|of| of.get(endpoint)) else {
+            return;
+        };
+        meter.duration.observe(verdict.latency.as_secs_f64());
         if skipped > 0 {
-            self.skipped.get_or_create(&of).inc_by(skipped);
+            meter.skipped.inc_by(skipped);
         }
-        self.checks
-            .get_or_create(&OfVerdict {
-                service: of.service,
-                endpoint: of.endpoint,
-                verdict: verdict.kind.label(),
-            })
-            .inc();
+        // Of the one kind that no check concludes there is none.
+        if let Some(counter) = meter.checks.get(verdict.kind as usize) {
+            counter.inc();
+        }
     }
 
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal) {
@@ -375,14 +389,23 @@ impl Observer for Recorder {
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId) {
         // Created at zero: rates need the value before the first increment.
         let of = of_endpoint(service, endpoint);
-        drop(self.skipped.get_or_create(&of));
-        for kind in Kind::ALL {
-            drop(self.checks.get_or_create(&OfVerdict {
+        let checks = Kind::ALL.map(|kind| {
+            let of = OfVerdict {
                 service: of.service.clone(),
                 endpoint: of.endpoint.clone(),
                 verdict: kind.label(),
-            }));
-        }
+            };
+            self.checks.get_or_create(&of).clone()
+        });
+        let meter = Meter {
+            checks,
+            skipped: self.skipped.get_or_create(&of).clone(),
+            duration: self.duration.get_or_create(&of).clone(),
+        };
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_service = meters.entry(of.service.clone()).or_default();
+        of_service.insert(of.endpoint.clone(), meter);
+        drop(meters);
         for signal in Signal::ALL {
             drop(self.signals.get_or_create(&OfSignal {
                 service: of.service.clone(),

@@ -20,6 +20,7 @@ use crate::{
         Probe, RiseFall, State, Verdict,
         scheduler::{Report, Rhythm, Trigger},
         signal::{Counts, ErrorLimit},
+        window::Window,
     },
     resolve::{Families, Resolved, choose},
 };
@@ -48,6 +49,9 @@ struct Endpoint {
     /// What the kernel holds.
     mark: Mark,
     verdict: Option<Verdict>,
+    /// Since when verdicts are of its kind.
+    verdict_since: SystemTime,
+    durations: Window,
     /// A check has judged it since the agent started.
     judged: bool,
     checks: u64,
@@ -352,6 +356,8 @@ impl Service {
                 since: SystemTime::now(),
                 mark: mark(i),
                 verdict: None,
+                verdict_since: SystemTime::now(),
+                durations: Window::default(),
                 judged: false,
                 checks: 0,
                 failures: 0,

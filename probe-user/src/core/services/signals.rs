@@ -117,6 +117,6 @@ impl Service {
             state.label(),
             verdict.detail()
         );
-        endpoint.verdict = Some(verdict);
+        endpoint.conclude(verdict);
     }
 }

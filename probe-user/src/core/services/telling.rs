@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Observer, Service, status};
+use super::{Endpoint, Observer, Service, status};
 use crate::{
     config::Failback,
     failover::{Reason, Switch, Target},
@@ -24,7 +24,10 @@ impl Service {
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let endpoint = &mut self.endpoints[e];
         endpoint.checks += 1;
-        endpoint.judged |= verdict.kind.success().is_some();
+        if verdict.kind.success().is_some() {
+            endpoint.judged = true;
+            endpoint.durations.note(verdict.latency);
+        }
         if verdict.kind.success() == Some(false) {
             endpoint.failures += 1;
             debug!(
@@ -61,7 +64,7 @@ impl Service {
                 verdict.detail()
             );
         }
-        endpoint.verdict = Some(verdict);
+        endpoint.conclude(verdict);
     }
 
     /// Says what is so at the start.
@@ -195,12 +198,27 @@ impl Service {
                         state: endpoint.health.state().label().to_owned(),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
+                        verdict_since_unix_ms: verdict
+                            .map(|_| status::unix_ms(endpoint.verdict_since)),
+                        saw: verdict
+                            .filter(|v| !v.saw.is_empty())
+                            .map(|v| v.saw.to_string()),
                         since_unix_ms: status::unix_ms(endpoint.since),
                         checks: endpoint.checks,
                         failures: endpoint.failures,
                         latency_us: verdict
                             .filter(|v| v.kind != Kind::Observed)
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
+                        durations: endpoint
+                            .durations
+                            .percentiles()
+                            .map(|of| status::Durations {
+                                checks: of.checks,
+                                p50_us: of.p50,
+                                p95_us: of.p95,
+                                p99_us: of.p99,
+                                max_us: of.max,
+                            }),
                         signals: Signal::ALL
                             .iter()
                             .map(|signal| (signal.label().to_owned(), endpoint.signals.of(*signal)))
@@ -219,6 +237,17 @@ impl Service {
                 })
                 .collect(),
         }
+    }
+}
+
+impl Endpoint {
+    /// Keeps what a check concluded.
+    pub(super) fn conclude(&mut self, verdict: Verdict) {
+        let before = self.verdict.as_ref().map(|before| before.kind);
+        if before != Some(verdict.kind) {
+            self.verdict_since = SystemTime::now();
+        }
+        self.verdict = Some(verdict);
     }
 }
 

@@ -1,5 +1,9 @@
 //! Each kind of verdict, from a real TCP server.
 
+mod answers;
+mod kept;
+mod tls;
+
 use std::{future::Future, io, time::Duration};
 
 use tokio::{
@@ -17,10 +21,19 @@ use crate::{
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{version:1}";
 
 fn check(expect: &str) -> Check {
+    check_by(&format!("{{path: /status, expect: {expect}}}"))
+}
+
+/// A check by HTTP with these settings.
+fn check_by(http: &str) -> Check {
+    checked(&format!("check: {{http: {http}, timeout: 500ms}}"))
+}
+
+/// The check of a service with these settings.
+fn checked(settings: &str) -> Check {
     let text = format!(
         "interfaces: {{edge: [a]}}\nservices: [{{name: a, listeners: ['10.0.0.1:80'], endpoints: \
-         [{{name: b, address: '10.0.0.2:80'}}], check: {{http: {{path: /status, expect: {expect}}}, \
-         timeout: 500ms}}}}]"
+         [{{name: b, address: '10.0.0.2:80'}}], {settings}}}]"
     );
     crate::config::parse(&text).unwrap().services()[0]
         .check()
