@@ -4,17 +4,31 @@
 //! [`Kind`]; a new kind is a variant here, a structure that parses itself from its
 //! raw one, and a conversation in [`crate::health::protocol`].
 
+mod exec;
 mod expect;
+mod grpc;
 mod http;
+mod postgres;
 mod reach;
+mod redis;
+mod script;
+mod secret;
 mod tls;
+mod udp;
 
 use std::{fmt, time::Duration};
 
 pub use self::http::{HttpCheck, HttpVersion, Keep, Method};
+pub use exec::ExecCheck;
 pub use expect::{BodyMatch, Expect, HeaderMatch, StatusSet, ValueMatch};
+pub use grpc::GrpcCheck;
+pub use postgres::{PostgresCheck, PostgresLogin, PostgresRole};
 pub use reach::{ProxyVersion, Reach};
+pub use redis::{RedisCheck, RedisLogin, RedisRole};
+pub use script::{Looked, ScriptCheck, Step};
+pub use secret::{LONGEST_PASSWORD, Secret};
 pub use tls::Tls;
+pub use udp::UdpCheck;
 
 use super::{
     error::Fault,
@@ -30,7 +44,7 @@ const DEFAULT_FALL: u32 = 3;
 pub const MOST_IN_A_ROW: u32 = 1000;
 /// Checks that one endpoint may have.
 const MOST_CHECKS: usize = 16;
-const KINDS: &str = "one of tcp, http";
+const KINDS: &str = "one of tcp, http, script, redis, postgres, grpc, udp, exec";
 
 /// How the health of a service's endpoints is probed.
 #[derive(Clone, Debug)]
@@ -57,6 +71,18 @@ pub enum Kind {
     Tcp(TcpCheck),
     /// A request and its answer.
     Http(Box<HttpCheck>),
+    /// Steps of send and expect.
+    Script(ScriptCheck),
+    /// PING, and the role.
+    Redis(RedisCheck),
+    /// A connection, and the role.
+    Postgres(PostgresCheck),
+    /// The health service.
+    Grpc(GrpcCheck),
+    /// A datagram and its answer.
+    Udp(UdpCheck),
+    /// A command.
+    Exec(ExecCheck),
 }
 
 /// When an endpoint with several checks is healthy.
@@ -232,6 +258,11 @@ impl Kind {
         match self {
             Self::Tcp(tcp) => Some(tcp.reach()),
             Self::Http(http) => Some(http.reach()),
+            Self::Script(script) => Some(script.reach()),
+            Self::Redis(redis) => Some(redis.reach()),
+            Self::Postgres(postgres) => Some(postgres.reach()),
+            Self::Grpc(grpc) => Some(grpc.reach()),
+            Self::Udp(_) | Self::Exec(_) => None,
         }
     }
 
@@ -244,6 +275,31 @@ impl Kind {
         if let Some(http) = &raw.http {
             let http = HttpCheck::parse(&format!("{field}.http"), http, inter)?;
             kinds.push(Self::Http(Box::new(http)));
+        }
+        if let Some(script) = &raw.script {
+            let script = ScriptCheck::parse(&format!("{field}.script"), script)?;
+            kinds.push(Self::Script(script));
+        }
+        if let Some(redis) = &raw.redis {
+            let redis = RedisCheck::parse(&format!("{field}.redis"), redis, inter)?;
+            kinds.push(Self::Redis(redis));
+        }
+        if let Some(postgres) = &raw.postgres {
+            let postgres = PostgresCheck::parse(&format!("{field}.postgres"), postgres, inter)?;
+            kinds.push(Self::Postgres(postgres));
+        }
+        if let Some(grpc) = &raw.grpc {
+            let grpc = GrpcCheck::parse(&format!("{field}.grpc"), grpc, inter)?;
+            kinds.push(Self::Grpc(grpc));
+        }
+        if let Some(udp) = &raw.udp {
+            kinds.push(Self::Udp(UdpCheck::parse(&format!("{field}.udp"), udp)?));
+        }
+        if let Some(exec) = &raw.exec {
+            kinds.push(Self::Exec(ExecCheck::parse(
+                &format!("{field}.exec"),
+                exec,
+            )?));
         }
         let (first, more) = (kinds.pop(), kinds.len());
         match first {
@@ -263,6 +319,12 @@ impl fmt::Display for Kind {
         match self {
             Self::Tcp(tcp) => write!(f, "TCP{}", tcp.reach),
             Self::Http(http) => http.fmt(f),
+            Self::Script(script) => script.fmt(f),
+            Self::Redis(redis) => redis.fmt(f),
+            Self::Postgres(postgres) => postgres.fmt(f),
+            Self::Grpc(grpc) => grpc.fmt(f),
+            Self::Udp(udp) => udp.fmt(f),
+            Self::Exec(exec) => exec.fmt(f),
         }
     }
 }

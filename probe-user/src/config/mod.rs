@@ -19,8 +19,10 @@ use std::path::Path;
 
 pub use address::Address;
 pub use check::{
-    BodyMatch, Check, Combine, Each, Expect, HeaderMatch, HttpCheck, HttpVersion, Keep, Kind,
-    Method, ProxyVersion, Reach, StatusSet, TcpCheck, Tls, ValueMatch,
+    BodyMatch, Check, Combine, Each, ExecCheck, Expect, GrpcCheck, HeaderMatch, HttpCheck,
+    HttpVersion, Keep, Kind, LONGEST_PASSWORD, Looked, Method, PostgresCheck, PostgresLogin,
+    PostgresRole, ProxyVersion, Reach, RedisCheck, RedisLogin, RedisRole, ScriptCheck, Secret,
+    StatusSet, Step, TcpCheck, Tls, UdpCheck, ValueMatch,
 };
 pub use error::{Error, Fault};
 pub(crate) use scalar::{is_host_name, show};

@@ -13,7 +13,10 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
-pub use check::{Body, Check, Checks, Expect, Header, Http, Tcp, Timing, Tls};
+pub use check::{
+    Body, Check, Checks, Exec, Expect, Grpc, Header, Http, Postgres, Redis, Script, Step, Tcp,
+    Timing, Tls, Udp,
+};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]

@@ -40,7 +40,7 @@ fn http(config: &Config) -> &HttpCheck {
     match config.services()[0].check().each() {
         [each] => match each.kind() {
             Kind::Http(http) => http,
-            Kind::Tcp(_) => panic!("by TCP"),
+            other => panic!("by {other}"),
         },
         each => panic!("{} checks", each.len()),
     }
@@ -267,7 +267,7 @@ fn each_bad_input_has_its_one_message() {
             "rise: 2",
             "rize: 2",
             "services[0].check.rize: `rize: 2`: unknown field `rize` at line 17, column 7; \
-             accepted: tcp, http, inter, timeout, rise, fall",
+             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, timeout, rise, fall",
         ),
         (
             "services:",

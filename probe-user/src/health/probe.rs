@@ -56,6 +56,15 @@ impl Probe {
         }
     }
 
+    /// Tells the checks whose endpoint they are about.
+    #[must_use]
+    pub fn of(mut self, service: &str, endpoint: &str) -> Self {
+        for one in &mut self.each {
+            one.conversation.tell(service, endpoint);
+        }
+        self
+    }
+
     /// Where connections of it go.
     pub fn target(&self) -> SocketAddr {
         self.target

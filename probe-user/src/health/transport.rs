@@ -114,6 +114,12 @@ impl Transport {
 
     /// Makes one.
     pub async fn connect(&self, stage: &mut Stage) -> Result<Stream, Finding> {
+        let tcp = self.open(stage).await?;
+        self.encrypt(tcp, stage).await
+    }
+
+    /// Makes one, before TLS: some protocols speak in clear first.
+    pub async fn open(&self, stage: &mut Stage) -> Result<TcpStream, Finding> {
         *stage = Stage::CONNECTING;
         let mut tcp = plain(self.target)
             .await
@@ -124,6 +130,11 @@ impl Transport {
                 .await
                 .map_err(|error| Finding::of_io(&error, false))?;
         }
+        Ok(tcp)
+    }
+
+    /// Begins TLS, if that is configured.
+    pub async fn encrypt(&self, tcp: TcpStream, stage: &mut Stage) -> Result<Stream, Finding> {
         let Some((connector, name)) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };

@@ -356,7 +356,7 @@ fn body_match(field: &str, raw: &raw::Body) -> Result<BodyMatch, Fault> {
 }
 
 /// Bytes as pairs of hexadecimal digits; blanks may stand between them.
-fn hex(field: &str, text: &str) -> Result<Vec<u8>, Fault> {
+pub(super) fn hex(field: &str, text: &str) -> Result<Vec<u8>, Fault> {
     let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
     let value = |digit: u8| char::from(digit).to_digit(16);
     let bytes = digits.chunks(2).map(|pair| match pair {
@@ -376,7 +376,7 @@ fn hex(field: &str, text: &str) -> Result<Vec<u8>, Fault> {
         })
 }
 
-fn regex(field: &str, text: &str) -> Result<Regex, Fault> {
+pub(super) fn regex(field: &str, text: &str) -> Result<Regex, Fault> {
     regex::bytes::RegexBuilder::new(text)
         .size_limit(REGEX_BYTES)
         .build()

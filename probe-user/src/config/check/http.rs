@@ -157,7 +157,7 @@ impl HttpCheck {
             host: host(field, raw)?,
             headers: headers(field, raw)?,
             body: body(field, raw, method)?,
-            keep: keep(field, raw, inter)?,
+            keep: Keep::parse(field, &raw.connection, &raw.fresh_every, inter)?,
             redirects: match &raw.redirects {
                 Some(text) => number(&format!("{field}.redirects"), text, 0..=MOST_REDIRECTS)?,
                 None => 0,
@@ -292,47 +292,64 @@ fn body(field: &str, raw: &raw::Http, method: Method) -> Result<Vec<u8>, Fault> 
     Ok(body.clone().into_bytes())
 }
 
-fn keep(field: &str, raw: &raw::Http, inter: Duration) -> Result<Keep, Fault> {
-    let every_field = format!("{field}.fresh_every");
-    let every = match &raw.fresh_every {
-        Some(text) => Some(number(&every_field, text, 2..=100_000)?),
-        None => None,
-    };
-    let mixed = Keep::Mixed {
-        fresh_every: every.unwrap_or(DEFAULT_FRESH_EVERY),
-    };
-    let keep = match &raw.connection {
-        Some(text) => word(
-            &format!("{field}.connection"),
-            text,
-            &[
-                ("fresh", Keep::Fresh),
-                ("reuse", Keep::Reuse),
-                ("mixed", mixed),
-            ],
-        )?,
-        None if every.is_some() || inter < OFTEN => mixed,
-        None => Keep::Fresh,
-    };
-    match (every, keep) {
-        (Some(every), Keep::Fresh | Keep::Reuse) => Err(Fault::new(
-            every_field,
-            every,
-            "only mixed connections are replaced now and then",
-            "no `fresh_every`, or connection: mixed",
-        )),
-        _ => Ok(keep),
+impl Keep {
+    /// `inter` decides what is not said.
+    pub(super) fn parse(
+        field: &str,
+        connection: &Option<String>,
+        fresh_every: &Option<String>,
+        inter: Duration,
+    ) -> Result<Self, Fault> {
+        let every_field = format!("{field}.fresh_every");
+        let every = match fresh_every {
+            Some(text) => Some(number(&every_field, text, 2..=100_000)?),
+            None => None,
+        };
+        let mixed = Self::Mixed {
+            fresh_every: every.unwrap_or(DEFAULT_FRESH_EVERY),
+        };
+        let keep = match connection {
+            Some(text) => word(
+                &format!("{field}.connection"),
+                text,
+                &[
+                    ("fresh", Self::Fresh),
+                    ("reuse", Self::Reuse),
+                    ("mixed", mixed),
+                ],
+            )?,
+            None if every.is_some() || inter < OFTEN => mixed,
+            None => Self::Fresh,
+        };
+        match (every, keep) {
+            (Some(every), Self::Fresh | Self::Reuse) => Err(Fault::new(
+                every_field,
+                every,
+                "only mixed connections are replaced now and then",
+                "no `fresh_every`, or connection: mixed",
+            )),
+            _ => Ok(keep),
+        }
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fresh => Ok(()),
+            Self::Reuse => f.write_str(", connection reused"),
+            Self::Mixed { fresh_every } => write!(f, ", fresh connection every {fresh_every}"),
+        }
     }
 }
 
 impl fmt::Display for HttpCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (method, path) = (self.method.as_str(), &self.path);
-        write!(f, "{method} {path}{}, {}", self.reach, self.expect)?;
-        match self.keep {
-            Keep::Fresh => Ok(()),
-            Keep::Reuse => f.write_str(", connection reused"),
-            Keep::Mixed { fresh_every } => write!(f, ", fresh connection every {fresh_every}"),
-        }
+        write!(
+            f,
+            "{method} {path}{}, {}{}",
+            self.reach, self.expect, self.keep
+        )
     }
 }

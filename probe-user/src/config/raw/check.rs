@@ -16,6 +16,18 @@ pub struct Check {
     pub tcp: Option<Tcp>,
     #[serde(default, deserialize_with = "there")]
     pub http: Option<Http>,
+    #[serde(default, deserialize_with = "there")]
+    pub script: Option<Script>,
+    #[serde(default, deserialize_with = "there")]
+    pub redis: Option<Redis>,
+    #[serde(default, deserialize_with = "there")]
+    pub postgres: Option<Postgres>,
+    #[serde(default, deserialize_with = "there")]
+    pub grpc: Option<Grpc>,
+    #[serde(default, deserialize_with = "there")]
+    pub udp: Option<Udp>,
+    #[serde(default, deserialize_with = "there")]
+    pub exec: Option<Exec>,
     pub inter: Option<String>,
     pub timeout: Option<String>,
     pub rise: Option<String>,
@@ -164,4 +176,102 @@ pub struct Body {
     pub contains: Option<String>,
     pub hex: Option<String>,
     pub regex: Option<String>,
+}
+
+/// `script`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    pub port: Option<String>,
+    pub address: Option<String>,
+    pub send_proxy: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    pub tls: Option<Tls>,
+    #[serde(default)]
+    pub steps: Vec<Step>,
+}
+
+/// One of `script.steps`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    pub send: Option<String>,
+    pub send_hex: Option<String>,
+    pub expect: Option<String>,
+    pub expect_hex: Option<String>,
+    pub expect_regex: Option<String>,
+    pub not: Option<String>,
+    pub min_recv: Option<String>,
+}
+
+/// `redis`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    pub port: Option<String>,
+    pub address: Option<String>,
+    pub send_proxy: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    pub tls: Option<Tls>,
+    pub connection: Option<String>,
+    pub fresh_every: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    pub password_file: Option<String>,
+    pub role: Option<String>,
+}
+
+/// `postgres`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    pub port: Option<String>,
+    pub address: Option<String>,
+    pub send_proxy: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    pub tls: Option<Tls>,
+    pub connection: Option<String>,
+    pub fresh_every: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    pub password_file: Option<String>,
+    pub database: Option<String>,
+    pub role: Option<String>,
+}
+
+/// `grpc`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grpc {
+    pub port: Option<String>,
+    pub address: Option<String>,
+    pub send_proxy: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    pub tls: Option<Tls>,
+    pub connection: Option<String>,
+    pub fresh_every: Option<String>,
+    pub service: Option<String>,
+    pub host: Option<String>,
+}
+
+/// `udp`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Udp {
+    pub port: Option<String>,
+    pub address: Option<String>,
+    pub send: Option<String>,
+    pub send_hex: Option<String>,
+    pub expect: Option<String>,
+    pub expect_hex: Option<String>,
+    pub expect_regex: Option<String>,
+    pub not: Option<String>,
+}
+
+/// `exec`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    #[serde(default)]
+    pub command: Vec<String>,
 }

@@ -586,7 +586,7 @@ impl Service {
         };
         let (trigger, triggered) = Trigger::new();
         let plan = CheckPlan {
-            probe: Probe::new(check, at, &authority),
+            probe: Probe::new(check, at, &authority).of(self.config.name(), config.name()),
             rhythm: Rhythm {
                 inter: check.inter(),
                 offset,

@@ -11,11 +11,36 @@
 //! verdict if the time is over; whoever drops it in the middle has its connections closed.
 //! What it reads it bounds. What it keeps from one conversation to the next (connections,
 //! room) is its own.
+//!
+//! - [`tcp`]: nothing is said, a connection is enough; [`http`];
+//! - [`script`]: HAProxy's tcp-check, several steps of send and expect;
+//! - [`redis`]: PING, and who is master;
+//! - [`postgres`]: does it take connections, and is it in recovery?
+//! - [`grpc`]: the health service of gRPC;
+//! - [`udp`]: one datagram there, one back;
+//! - [`exec`]: a command decides.
+//!
+//! Most of them are functions over any stream, so plain TCP, TLS and a connection that is
+//! kept ([`kept`]) are all the same to them; they end with an [`Outcome`](failure::Outcome).
 
+pub mod exec;
+pub mod failure;
+pub mod grpc;
 pub mod http;
+mod inbox;
+mod kept;
+pub mod postgres;
+pub mod redis;
+pub mod script;
+mod secret;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
+pub mod udp;
 
 use std::net::SocketAddr;
+
+use kept::Kept;
 
 use super::{transport::Stage, verdict::Finding};
 use crate::config::Kind;
@@ -27,6 +52,18 @@ pub enum Conversation {
     Tcp(tcp::Tcp),
     /// See [`http`].
     Http(Box<http::Http>),
+    /// See [`script`].
+    Script(script::Script),
+    /// See [`redis`].
+    Redis(Kept<redis::Redis>),
+    /// See [`postgres`].
+    Postgres(Kept<postgres::Postgres>),
+    /// See [`grpc`].
+    Grpc(Box<Kept<grpc::Grpc>>),
+    /// See [`udp`].
+    Udp(udp::Udp),
+    /// See [`exec`].
+    Exec(exec::Exec),
 }
 
 impl Conversation {
@@ -35,6 +72,32 @@ impl Conversation {
         match kind {
             Kind::Tcp(check) => Self::Tcp(tcp::Tcp::new(check, endpoint, authority)),
             Kind::Http(check) => Self::Http(Box::new(http::Http::new(check, endpoint, authority))),
+            Kind::Script(check) => Self::Script(script::Script::new(check, endpoint, authority)),
+            Kind::Redis(check) => {
+                let redis = redis::Redis::new(check.login().cloned(), check.role());
+                let (reach, keep) = (check.reach(), check.keep());
+                Self::Redis(Kept::new(redis, reach, keep, endpoint, authority))
+            }
+            Kind::Postgres(check) => {
+                let postgres = postgres::Postgres::new(check.login().cloned(), check.role());
+                let (reach, keep) = (check.reach(), check.keep());
+                Self::Postgres(Kept::new(postgres, reach, keep, endpoint, authority))
+            }
+            Kind::Grpc(check) => {
+                let (reach, keep) = (check.reach(), check.keep());
+                let host = check.host().unwrap_or(authority);
+                let grpc = grpc::Grpc::new(check.service(), host, reach.tls().is_some());
+                Self::Grpc(Box::new(Kept::new(grpc, reach, keep, endpoint, host)))
+            }
+            Kind::Udp(check) => Self::Udp(udp::Udp::new(check, endpoint)),
+            Kind::Exec(check) => Self::Exec(exec::Exec::new(check, endpoint)),
+        }
+    }
+
+    /// Tells it whose endpoint it is about, which a command may want to know.
+    pub fn tell(&mut self, service: &str, endpoint: &str) {
+        if let Self::Exec(exec) = self {
+            exec.tell(service, endpoint);
         }
     }
 
@@ -43,6 +106,12 @@ impl Conversation {
         match self {
             Self::Tcp(tcp) => tcp.run(stage).await,
             Self::Http(http) => http.run(stage).await,
+            Self::Script(script) => script.run(stage).await,
+            Self::Redis(redis) => redis.run(stage).await,
+            Self::Postgres(postgres) => postgres.run(stage).await,
+            Self::Grpc(grpc) => grpc.run(stage).await,
+            Self::Udp(udp) => udp.run(stage).await,
+            Self::Exec(exec) => exec.run(stage).await,
         }
     }
 }
