@@ -59,14 +59,14 @@ const CASES: &[Case] = &[
         file: "redis.cfg",
         backend: None,
         vips: &[],
-        end: End::Usable,
+        end: End::Complete,
     },
     Case {
         name: "postgres",
         file: "postgres.cfg",
         backend: None,
         vips: &["10.96.0.9"],
-        end: End::Usable,
+        end: End::Complete,
     },
     Case {
         name: "web",

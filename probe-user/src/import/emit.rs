@@ -10,8 +10,8 @@ use super::{
     Source,
     features::{Feature, missing},
     plan::{
-        Address, Check, Endpoint, Expect, HeaderValue, Http, Kind, Match, Observe, Plan, Service,
-        Sourced, Tls,
+        Address, Bytes, Check, Endpoint, Expect, HeaderValue, Http, Kind, Match, Observe, Plan,
+        Redis, Service, Sourced, Step, Tls,
     },
     report::{Note, Report, short},
 };
@@ -257,16 +257,9 @@ impl Writer<'_> {
         let whole = match &check.kind.value {
             Kind::Http(http) => self.http(http, check),
             Kind::Tcp => self.tcp(check, "connects only"),
-            Kind::Script(steps) => {
-                let mut whole = true;
-                for step in steps {
-                    whole &= self.can(Feature::Script, step.line, "");
-                }
-                whole &= self.can(Feature::Script, check.kind.line, "");
-                whole
-            }
-            Kind::Redis => self.instead(Feature::Redis, check),
-            Kind::Postgres(_) => self.instead(Feature::Postgres, check),
+            Kind::Script(steps) => self.script(steps, check),
+            Kind::Redis(redis) => self.redis(redis, check),
+            Kind::Postgres(user) => self.postgres(user.as_deref(), check),
             Kind::Other(name) => {
                 self.report.note(
                     check.kind.line,
@@ -279,29 +272,104 @@ impl Writer<'_> {
         whole
     }
 
-    /// A check that only asks whether the server lives: to connect is better than nothing.
-    fn instead(&mut self, feature: Feature, check: &Check) -> bool {
-        self.can(feature, check.kind.line, "");
-        missing(Feature::Tcp).is_none() && self.tcp(check, "connects only, instead")
+    /// A kind with the way to the endpoint and fields of its own; `false` if it cannot be written.
+    fn kind(&mut self, name: &str, fields: &[String], comment: &str, check: &Check) -> bool {
+        let Some(mut lines) = self.reach(check) else {
+            return false;
+        };
+        lines.extend_from_slice(fields);
+        let comment = match comment {
+            "" => String::new(),
+            comment => format!("  # {comment}"),
+        };
+        if lines.is_empty() {
+            self.out.line(3, &format!("{name}: {{}}{comment}"));
+        } else {
+            self.out.line(3, &format!("{name}:{comment}"));
+            lines.iter().for_each(|line| self.out.line(4, line));
+        }
+        true
     }
 
     fn tcp(&mut self, check: &Check, comment: &str) -> bool {
+        if self.can(Feature::Tcp, check.kind.line, "a check that connects") {
+            return self.kind("tcp", &[], comment, check);
+        }
+        self.out.comment(3, "tcp: {}");
+        false
+    }
+
+    fn redis(&mut self, redis: &Redis, check: &Check) -> bool {
         let line = check.kind.line;
-        if !self.can(Feature::Tcp, line, "a check that connects") {
-            self.out.comment(3, "tcp: {}");
-            return false;
+        if !self.can(Feature::Redis, line, "") {
+            // A connection tells as much as PING does, but nothing about the role.
+            return redis.role.is_none()
+                && missing(Feature::Tcp).is_none()
+                && self.tcp(check, "connects only, instead");
         }
-        let reach = self.reach(check);
-        let Some(reach) = reach else { return false };
-        if reach.is_empty() {
-            self.out.line(3, &format!("tcp: {{}}  # {comment}"));
-        } else {
-            self.out.line(3, &format!("tcp:  # {comment}"));
-            for line in reach {
-                self.out.line(4, &line);
+        self.report.note(line, Note::carried("", ""));
+        for line in &redis.lines {
+            let why = "what the check of Redis does by itself: PING, who asks, the role";
+            self.report.note(*line, Note::carried("", why));
+        }
+        let mut fields = Vec::new();
+        if let Some((user, password)) = &redis.login {
+            fields.extend(user.iter().map(|user| format!("user: {}", quoted(user))));
+            fields.push(format!("password: {}  # or password_file", quoted(password)));
+        }
+        fields.extend(redis.role.map(|role| format!("role: {role}")));
+        self.kind("redis", &fields, "", check)
+    }
+
+    fn postgres(&mut self, user: Option<&str>, check: &Check) -> bool {
+        let line = check.kind.line;
+        if !self.can(Feature::Postgres, line, "") {
+            return missing(Feature::Tcp).is_none() && self.tcp(check, "connects only, instead");
+        }
+        let user = user.unwrap_or("haproxy");
+        let why = format!(
+            "sees that connections are taken, without user {user}; with user and password_file it \
+             logs in, and role: primary sees which one is"
+        );
+        self.report.note(line, Note::changed("", why));
+        self.kind("postgres", &[], "with user, password_file and role: primary it sees more", check)
+    }
+
+    fn script(&mut self, steps: &[Sourced<Step>], check: &Check) -> bool {
+        let mut whole = self.can(Feature::Script, check.kind.line, "");
+        let mut fields = vec!["steps:".to_owned()];
+        for step in steps {
+            let field = match &step.value {
+                Step::Send(bytes) => format!("send: {}", escaped(bytes)),
+                Step::Expect { not, what } => {
+                    let what = match what {
+                        Bytes::Exact(bytes) => format!("expect: {}", escaped(bytes)),
+                        Bytes::Regex(text) => format!("expect_regex: {}", quoted(text)),
+                        Bytes::HexRegex(_) => {
+                            let why = "expressions for digits of bytes: expect_hex, or expect_regex";
+                            self.report.note(step.line, Note::lost("", why));
+                            whole = false;
+                            continue;
+                        }
+                    };
+                    what + if *not { ", not: true" } else { "" }
+                }
+                Step::Connect { .. } => {
+                    self.report
+                        .note(step.line, Note::lost("", "a script has one connection"));
+                    whole = false;
+                    continue;
+                }
+            };
+            if self.can(Feature::Script, step.line, "") {
+                self.report.note(step.line, Note::carried("", ""));
             }
+            fields.push(format!("  - {{{field}}}  # line {}", step.line));
         }
-        true
+        if whole {
+            self.report.note(check.kind.line, Note::carried("", ""));
+        }
+        self.kind("script", &fields, "", check) && whole
     }
 
     /// Port, address, header, TLS; nothing if the check cannot be made without one of them.
@@ -510,7 +578,7 @@ impl Writer<'_> {
         }
         if matches!(
             service.check.kind.value,
-            Kind::Redis | Kind::Postgres(_) | Kind::Other("MySQL")
+            Kind::Redis(_) | Kind::Postgres(_) | Kind::Other("MySQL")
         ) {
             self.out.comment(2, "A silent connection is dear to this kind of server.");
             self.out.line(2, "sentinel: off");
@@ -567,6 +635,12 @@ impl Found {
             out.line(depth, &format!("body: {body}"));
         }
     }
+}
+
+/// Bytes as a script takes them, in quotes.
+fn escaped(bytes: &[u8]) -> String {
+    let text = bytes.escape_ascii().to_string();
+    quoted(&text.replace("\\'", "'").replace("\\\"", "\""))
 }
 
 fn status(range: &std::ops::RangeInclusive<u16>) -> String {

@@ -47,9 +47,9 @@ pub enum Feature {
 /// Feature; a service's fields that show it, if its shape is known; what to do without.
 const FEATURES: &[(Feature, Option<&str>, &str)] = &[
     (Feature::Tcp, Some("check: {tcp: {port: 1}}"), "let the server answer HTTP at a port of its own"),
-    (Feature::Script, None, "let the server answer HTTP at a port of its own"),
-    (Feature::Redis, None, "let a helper answer HTTP at a port of its own"),
-    (Feature::Postgres, None, "let a helper (as Patroni's REST API) answer HTTP"),
+    (Feature::Script, Some("check: {script: {steps: [{expect: a}]}}"), "let the server answer HTTP at a port of its own"),
+    (Feature::Redis, Some("check: {redis: {}}"), "let a helper answer HTTP at a port of its own"),
+    (Feature::Postgres, Some("check: {postgres: {}}"), "let a helper (as Patroni's REST API) answer HTTP"),
     (Feature::Tls, Some("check: {http: {tls: {verify: off}}}"), "check a plain port"),
     (Feature::CheckAddress, Some("check: {http: {address: 10.0.0.1}}"), "checks go to the endpoint's own address"),
     (Feature::ProxyHeader, Some("check: {http: {send_proxy: v1}}"), "check a port that demands no header"),

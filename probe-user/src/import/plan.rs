@@ -179,12 +179,23 @@ pub enum Kind {
     Http(Http),
     /// Sent and expected bytes.
     Script(Vec<Sourced<Step>>),
-    /// `PING`.
-    Redis,
+    /// `PING`, and what else is asked.
+    Redis(Redis),
     /// The beginning of a session.
     Postgres(Option<String>),
     /// Something that probe has no kind for, by its name there.
     Other(&'static str),
+}
+
+/// What Redis is asked beside `PING`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redis {
+    /// Who asks: a user, perhaps, and a password.
+    pub login: Option<(Option<String>, String)>,
+    /// `master` or `replica`.
+    pub role: Option<&'static str>,
+    /// The lines of the script that it stands for.
+    pub lines: Vec<usize>,
 }
 
 /// An HTTP request and what must come back.

@@ -12,7 +12,7 @@ use super::{
     settings::{Settings, time},
 };
 use crate::import::{
-    plan::{Agent, Check, Kind, Match, Sourced, Step, Timing, Tls},
+    plan::{Agent, Bytes, Check, Kind, Match, Redis, Sourced, Step, Timing, Tls},
     report::Note,
 };
 
@@ -255,7 +255,7 @@ fn ask(settings: &Settings, tls: &Tls, check: &mut Check, say: Say) {
             http(settings, &request, tls, check, say);
         }
         Asked::Script => script(settings, asked.line, tls, check, say),
-        Asked::Redis => check.kind = Sourced::new(Kind::Redis, asked.line),
+        Asked::Redis => check.kind = Sourced::new(Kind::Redis(Redis::default()), asked.line),
         Asked::Postgres(user) => {
             check.kind = Sourced::new(Kind::Postgres(user.clone()), asked.line);
         }
@@ -378,7 +378,48 @@ fn script(settings: &Settings, line: usize, tls: &Tls, check: &mut Check, say: S
     if steps.is_empty() {
         say(line, Note::carried("", "a check that connects"));
         check.kind = Sourced::new(Kind::Tcp, line);
+    } else if let Some(redis) = redis(&steps) {
+        check.kind = Sourced::new(Kind::Redis(redis), line);
     } else {
         check.kind = Sourced::new(Kind::Script(steps), line);
     }
+}
+
+/// Is a script nothing but what the check of Redis does by itself: AUTH, PING, the role?
+fn redis(steps: &[Sourced<Step>]) -> Option<Redis> {
+    let mut redis = Redis::default();
+    let mut pings = false;
+    for step in steps {
+        redis.lines.push(step.line);
+        match &step.value {
+            Step::Send(bytes) => {
+                let text = std::str::from_utf8(bytes).ok()?;
+                let words: Vec<_> = text.split_ascii_whitespace().collect();
+                let upper: Vec<_> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
+                let upper: Vec<_> = upper.iter().map(String::as_str).collect();
+                match (upper.as_slice(), words.as_slice()) {
+                    (["PING"], _) => pings = true,
+                    (["QUIT"] | ["ROLE"] | ["INFO", "REPLICATION"], _) => {}
+                    (["AUTH", _], [_, password]) => {
+                        redis.login = Some((None, (*password).to_owned()));
+                    }
+                    (["AUTH", ..], [_, user, password]) => {
+                        redis.login = Some((Some((*user).to_owned()), (*password).to_owned()));
+                    }
+                    _ => return None,
+                }
+            }
+            Step::Expect {
+                not: false,
+                what: Bytes::Exact(bytes),
+            } => match bytes.as_slice() {
+                b"+OK" | b"+PONG" => {}
+                b"role:master" => redis.role = Some("master"),
+                b"role:slave" => redis.role = Some("replica"),
+                _ => return None,
+            },
+            _ => return None,
+        }
+    }
+    (pings || redis.role.is_some()).then_some(redis)
 }
