@@ -16,6 +16,7 @@ mod life;
 mod names;
 mod narrow;
 mod own;
+mod primaries;
 mod protocols;
 mod refusals;
 mod restart;
