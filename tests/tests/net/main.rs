@@ -3,6 +3,7 @@
 
 mod beside;
 mod bystander;
+mod checks;
 mod detach;
 mod dsr;
 mod failback;
