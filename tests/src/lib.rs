@@ -9,6 +9,7 @@ pub mod agent;
 pub mod capture;
 pub mod cgroup;
 pub mod client;
+pub mod database;
 pub mod dns;
 pub mod faults;
 pub mod folder;

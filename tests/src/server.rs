@@ -32,6 +32,8 @@ pub struct Server {
     kind: Kind,
     host: Arc<Namespace>,
     dir: PathBuf,
+    /// What nginx's configuration says beside the lab's own server.
+    more: String,
     process: Option<Process>,
 }
 
@@ -43,10 +45,20 @@ impl Server {
 
     /// Starts a server of this kind.
     pub fn start_kind(lab: &Lab, host: &Arc<Namespace>, kind: Kind) -> Result<Self> {
+        Self::start_with(lab, host, kind, String::new())
+    }
+
+    /// Starts nginx with more in its `http` block.
+    pub fn nginx(lab: &Lab, host: &Arc<Namespace>, more: String) -> Result<Self> {
+        Self::start_with(lab, host, Kind::Nginx, more)
+    }
+
+    fn start_with(lab: &Lab, host: &Arc<Namespace>, kind: Kind, more: String) -> Result<Self> {
         let mut server = Self {
             kind,
             host: Arc::clone(host),
             dir: lab.file(host.name()),
+            more,
             process: None,
         };
         fs::create_dir_all(&server.dir).context("cannot make the server's folder")?;
@@ -91,7 +103,7 @@ impl Server {
 
     fn nginx_config(&self) -> String {
         let dir = self.dir.display();
-        let name = self.host.name();
+        let (name, more) = (self.host.name(), &self.more);
         // One process, so that a kill leaves no worker behind.
         format!(
             "daemon off; master_process off; pid {dir}/pid;\n\
@@ -107,6 +119,7 @@ impl Server {
                  location = /status {{ return 200 '{{\"version\":\"1.0\"}}'; }}\n\
                  location / {{ add_header X-Peer $remote_addr; return 200 {name}; }}\n\
                }}\n\
+               {more}\n\
              }}\n"
         )
     }

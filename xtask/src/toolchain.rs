@@ -54,6 +54,27 @@ pub const LAB: &[Program] = &[
         name: "iptables",
         package: "iptables",
     },
+    Program {
+        name: "redis-server",
+        package: "redis-server",
+    },
+    Program {
+        name: "redis-cli",
+        package: "redis-tools",
+    },
+    // The server itself is in a folder of its version, which PATH does not name.
+    Program {
+        name: "pg_createcluster",
+        package: "postgresql",
+    },
+    Program {
+        name: "psql",
+        package: "postgresql-client",
+    },
+    Program {
+        name: "setpriv",
+        package: "util-linux",
+    },
 ];
 
 /// What the demo runs besides what cargo builds.

@@ -139,6 +139,14 @@ impl Check {
         self.fall
     }
 
+    /// Is a silent connection to the endpoint a good idea, unless the configuration says? Not
+    /// where it may not listen on TCP, nor where each costs it a process.
+    pub(super) fn bears_sentinel(&self) -> bool {
+        let mut kinds = self.each.iter().map(Each::kind);
+        kinds.clone().any(|kind| kind.reach().is_some())
+            && !kinds.any(|kind| matches!(kind, Kind::Postgres(_)))
+    }
+
     /// `field` is the service's.
     pub(super) fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
         const ONE: &str = "either `check` or `checks`";

@@ -901,3 +901,276 @@ fn the_configmap_is_good() {
     assert_eq!(config.services()[0].name(), "sense");
     assert!(config.metrics().is_some(), "its probes ask /healthz");
 }
+
+/// A service with this check, or these checks.
+fn with_check(check: &str) -> Result<Config, String> {
+    let text = format!(
+        "interfaces: {{edge: [a]}}\nservices:\n- name: a\n  listeners: ['10.0.0.1:80']\n  \
+         endpoints: [{{name: b, address: '10.0.0.2:80'}}]\n{check}"
+    );
+    parse(&text).map_err(|fault| fault.to_string())
+}
+
+/// The message about a check by HTTP, without what it is about.
+fn about_http(http: &str) -> String {
+    let message = with_check(&format!("  check: {{http: {http}}}")).unwrap_err();
+    let rest = message.strip_prefix("services[0].check.http");
+    rest.unwrap_or(&message).to_owned()
+}
+
+/// A CA, and a key with its certificate, as files.
+fn pki(folder: &Path) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::new(["a".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    for (name, text) in [
+        ("ca.pem", made.pem()),
+        ("client.pem", made.pem()),
+        ("client.key", key.serialize_pem()),
+        (
+            "other.key",
+            rcgen::KeyPair::generate().unwrap().serialize_pem(),
+        ),
+        ("none.pem", "nothing\n".to_owned()),
+    ] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+}
+
+/// What the example shows of checks is good too.
+#[test]
+fn the_examples_of_checks_are_good() {
+    let folder = tempfile::tempdir().unwrap();
+    pki(folder.path());
+    let text = include_str!("../../../deploy/probe.yaml");
+    let mut examples: Vec<String> = Vec::new();
+    for line in text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("#| "))
+    {
+        if line.starts_with("check") {
+            examples.push(String::new());
+        }
+        let example = examples.last_mut().expect("it begins with check");
+        *example += &format!("  {line}\n");
+    }
+    assert_eq!(examples.len(), 4);
+    let shown: Vec<_> = examples
+        .iter()
+        .map(|example| {
+            let folder = folder.path().display().to_string();
+            let config = with_check(&example.replace("/etc/probe", &folder)).unwrap();
+            config.services()[0].check().to_string()
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "TCP, every 2s, timeout 1s, rise 2, fall 3",
+            "GET / over TLS, status 200-399, every 2s, timeout 1s, rise 2, fall 3",
+            "POST /rpc at 10.0.0.9, status 200-299, 404 but 204, header x-ready, header x-role: \
+             `primary`, no header x-maintenance, body `version`, body without regex `(?i)error`, \
+             fresh connection every 20, every 100ms, timeout 1s, rise 2, fall 3",
+            "all of GET /status, status 200-399, fresh connection every 10; TCP, every 10ms, \
+             timeout 100ms, rise 2, fall 3",
+        ]
+    );
+}
+
+#[test]
+fn a_check_is_of_one_kind_or_several_of_one_each() {
+    for (check, message) in [
+        (
+            "  check: {inter: 1s}",
+            "services[0].check: what is checked is not said; accepted: one of tcp, http",
+        ),
+        (
+            "  check: {tcp: , http: }",
+            "services[0].check: two kinds of check; accepted: one of tcp, http; for several see \
+             `checks`",
+        ),
+        (
+            "  check: {tcp: }\n  checks: {all: [{tcp: }]}",
+            "services[0]: both `check` and `checks` are given; accepted: either `check` or `checks`",
+        ),
+        (
+            "  checks: {inter: 1s}",
+            "services[0].checks: nothing is checked; accepted: either `all` or `any`, with a list \
+             of checks",
+        ),
+        (
+            "  checks: {all: [{tcp: }], any: [{tcp: }]}",
+            "services[0].checks: both `all` and `any` are given; accepted: either `all` or `any`, \
+             with a list of checks",
+        ),
+        (
+            "  checks: {any: []}",
+            "services[0].checks.any: `0`: not so many checks; accepted: 1 to 16 checks",
+        ),
+        (
+            "  checks: {all: [{tcp: , rise: 3}]}",
+            "services[0].checks.all[0].rise: `3`: belongs to all checks of the endpoint, which are \
+             made at the same time; accepted: `rise` beside `all` or `any`",
+        ),
+        (
+            "  checks: {all: [{tcp: }, {tcp: {port: 70000}}]}",
+            "services[0].checks.all[1].tcp.port: `70000`: not a number in range; accepted: a whole \
+             number from 1 to 65535",
+        ),
+        (
+            "  check: {tcp: {address: 0.0.0.0}}",
+            "services[0].check.tcp.address: `0.0.0.0`: not an address that one can connect to; \
+             accepted: an IP address, without a port",
+        ),
+        (
+            "  check: {tcp: {send_proxy: v3}}",
+            "services[0].check.tcp.send_proxy: `v3`: not known; accepted: off, v1, v2",
+        ),
+    ] {
+        assert_eq!(with_check(check).unwrap_err(), message);
+    }
+    let config = with_check("  checks: {any: [{tcp: , timeout: 3s}, {http: }], timeout: 2s}");
+    let config = config.unwrap();
+    let check = config.services()[0].check();
+    assert_eq!(check.combine(), Combine::Any);
+    let timeouts = check.each().iter().map(|each| each.timeout().as_secs());
+    assert!(timeouts.eq([3, 2]));
+    assert_eq!(check.timeout().as_secs(), 3);
+}
+
+#[test]
+fn http_checks_that_cannot_be_are_refused() {
+    for (http, message) in [
+        (
+            "{expect: {body: {hex: 0}}}",
+            ".expect.body.hex: `0`: not bytes in hexadecimal; accepted: pairs of hexadecimal \
+             digits as 00ff or `00 ff`, at least one",
+        ),
+        (
+            "{expect: {body: {hex: 00, contains: a}}}",
+            ".expect.body: two things to look for are given; accepted: one of `contains: TEXT`, \
+             `hex: BYTES` and `regex: EXPRESSION`",
+        ),
+        (
+            "{expect: {status: 200, not: {status: 100-300}}}",
+            ".expect.not.status: `100-300`: no status would be good; accepted: a set that leaves \
+             some of `expect.status`",
+        ),
+        (
+            "{expect: {body_replaces_status: on}}",
+            ".expect.body_replaces_status: `on`: the body is to be judged instead of the status; \
+             accepted: a `body` and no `status` beside it, or off",
+        ),
+        (
+            "{expect: {headers: [{name: 'a b'}]}}",
+            ".expect.headers[0].name: `a b`: not the name of a header; accepted: letters, digits \
+             and - as in Content-Type",
+        ),
+        (
+            "{expect: {headers: [{name: a, equals: b, regex: c}]}}",
+            ".expect.headers[0]: two ways to match one value; accepted: at most one of `equals`, \
+             `contains` and `regex`",
+        ),
+        (
+            "{expect: {not: {headers: [{name: a, regex: '('}]}}}",
+            ".expect.not.headers[0].regex: `(`: invalid regex: unclosed group; accepted: a regular \
+             expression without look-around and back-references",
+        ),
+        (
+            "{headers: {Host: a}}",
+            ".headers.Host: `a`: is set by the check itself; accepted: another header; see `host`, \
+             `connection` and `body`",
+        ),
+        (
+            "{headers: {A: \"b\\r\\nC: d\"}}",
+            ".headers.A: `b\r\nC: d`: not the value of a header; accepted: visible ASCII and \
+             blanks",
+        ),
+        (
+            "{body: a}",
+            ".method: `GET`: such a request has no body, and `body` is given; accepted: POST or \
+             PUT, or no `body`",
+        ),
+        (
+            "{connection: reuse, fresh_every: 5}",
+            ".fresh_every: `5`: only mixed connections are replaced now and then; accepted: no \
+             `fresh_every`, or connection: mixed",
+        ),
+        (
+            "{connection: keep}",
+            ".connection: `keep`: not known; accepted: fresh, reuse, mixed",
+        ),
+        (
+            "{redirects: 11}",
+            ".redirects: `11`: not a number in range; accepted: a whole number from 0 to 10",
+        ),
+        (
+            "{version: 3}",
+            ".version: `3`: not known; accepted: auto, 1, 1.1, 2",
+        ),
+    ] {
+        assert_eq!(about_http(http), message, "{http}");
+    }
+}
+
+#[test]
+fn files_of_tls_are_read_and_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    pki(folder.path());
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let about = |tls: &str| about_http(&format!("{{tls: {{{tls}}}}}"));
+    let (ca, none, missing) = (at("ca.pem"), at("none.pem"), at("missing.pem"));
+    let (client, key, other) = (at("client.pem"), at("client.key"), at("other.key"));
+    assert_eq!(
+        about(&format!("ca: '{missing}'")),
+        format!(
+            ".tls.ca: `{missing}`: cannot be read: No such file or directory (os error 2); \
+             accepted: a file in PEM"
+        )
+    );
+    assert_eq!(
+        about(&format!("ca: '{none}'")),
+        format!(".tls.ca: `{none}`: holds no certificate; accepted: certificates, PEM")
+    );
+    assert_eq!(
+        about("ca: ca.pem"),
+        ".tls.ca: `ca.pem`: not an absolute path; accepted: an absolute path as /etc/probe/ca.pem"
+    );
+    assert_eq!(
+        about(&format!("ca: '{ca}', certificate: '{client}'")),
+        ".tls: one of `certificate` and `key` without the other; accepted: both, or neither"
+    );
+    let wrong = about(&format!(
+        "ca: '{ca}', certificate: '{client}', key: '{other}'"
+    ));
+    assert!(
+        wrong.starts_with(&format!(".tls.key: `{other}`: "))
+            && wrong.ends_with("; accepted: the private key of `certificate`"),
+        "{wrong}"
+    );
+    assert_eq!(
+        about(&format!("ca: '{ca}', verify: false")),
+        format!(
+            ".tls.ca: `{ca}`: with verify: false nothing is verified; accepted: no `ca`, or \
+             verify: true"
+        )
+    );
+    assert_eq!(
+        about("verify: false, sni: 'a b'"),
+        ".tls.sni: `a b`: not a name that a certificate could have; accepted: a DNS name or an IP \
+         address"
+    );
+    let good = format!(
+        "  check: {{http: {{tls: {{ca: '{ca}', certificate: '{client}', key: '{key}'}}}}}}"
+    );
+    let config = with_check(&good).unwrap();
+    assert!(http(&config).reach().tls().is_some_and(Tls::verify));
+    // The key is nobody's business.
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("Tls { sni: None, verify: true, .. }"),
+        "{shown}"
+    );
+}

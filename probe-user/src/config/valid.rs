@@ -518,13 +518,13 @@ impl Service {
             ("full-nat", Forward::FullNat),
             ("dsr", Forward::Dsr),
         ];
+        let check = Check::parse(field, raw)?;
         let on_marked_down = [("reset", false), ("keep", true)];
         let all_down = [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)];
         Ok(Self {
             name,
             listeners,
             endpoints,
-            check: Check::parse(field, raw)?,
             failback: Failback::parse(&format!("{field}.failback"), &raw.failback)?,
             all_down: word(
                 &format!("{field}.all_down"),
@@ -554,11 +554,15 @@ impl Service {
                     Duration::from_secs(1),
                 )?),
             },
-            sentinel: word(
-                &format!("{field}.sentinel"),
-                raw.sentinel.as_deref().unwrap_or("on"),
-                &[("on", true), ("off", false)],
-            )?,
+            sentinel: match &raw.sentinel {
+                Some(text) => word(
+                    &format!("{field}.sentinel"),
+                    text,
+                    &[("on", true), ("off", false)],
+                )?,
+                None => check.bears_sentinel(),
+            },
+            check,
             observe: Observe::parse(field, raw)?,
         })
     }

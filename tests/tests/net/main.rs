@@ -3,6 +3,7 @@
 
 mod beside;
 mod bystander;
+mod checks;
 mod detach;
 mod dsr;
 mod failback;
@@ -16,6 +17,7 @@ mod life;
 mod names;
 mod narrow;
 mod own;
+mod primaries;
 mod protocols;
 mod refusals;
 mod restart;

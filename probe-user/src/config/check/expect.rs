@@ -59,7 +59,7 @@ impl fmt::Display for StatusSet {
 #[derive(Clone, Debug)]
 pub enum BodyMatch {
     /// These bytes, anywhere.
-    Contains(Finder<'static>),
+    Contains(Box<Finder<'static>>),
     /// Something that this expression matches. `.` does not match line ends, and
     /// the body need not be UTF-8.
     Regex(Regex),
@@ -68,7 +68,7 @@ pub enum BodyMatch {
 impl BodyMatch {
     /// These bytes, anywhere.
     pub fn contains(bytes: &[u8]) -> Self {
-        Self::Contains(Finder::new(bytes).into_owned())
+        Self::Contains(Box::new(Finder::new(bytes).into_owned()))
     }
 
     /// Is it there?
