@@ -93,11 +93,7 @@ const CASES: &[Case] = &[
         name: "many",
         file: "many.cfg",
         backend: None,
-        vips: &[
-            "10.96.0.9",
-            "wiki=10.96.0.21:80",
-            "billing=10.96.0.22:80",
-        ],
+        vips: &["10.96.0.9", "wiki=10.96.0.21:80", "billing=10.96.0.22:80"],
         end: End::Usable,
     },
     Case {
@@ -247,6 +243,21 @@ fn every_line_that_matters_is_reported_once() {
             let line = text.lines().nth(entry.line - 1).unwrap_or_default();
             assert_eq!(line.trim(), entry.text, "{}", case.name);
         }
+    }
+}
+
+/// What the guide shows is what comes out.
+#[test]
+fn the_guide_is_true() {
+    let guide = folder().join("../../../deploy/MIGRATION.md");
+    let guide = fs::read_to_string(guide).expect("the guide");
+    let file = |name: &str| fs::read_to_string(folder().join(name)).expect("a file");
+    for part in [
+        "reference.cfg",
+        "expected/reference.txt",
+        "expected/reference.yaml",
+    ] {
+        assert!(guide.contains(&file(part)), "{part} is not in it");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::OpenOptions,
     io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -62,10 +63,12 @@ fn read(file: &Path) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// For its owner alone: checks may have brought passwords along.
 fn write_new(file: &Path, yaml: &str) -> anyhow::Result<()> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
+        .mode(0o600)
         .open(file)
         .and_then(|mut out| out.write_all(yaml.as_bytes()))
         .with_context(|| format!("{}: cannot be written", file.display()))

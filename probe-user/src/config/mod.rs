@@ -25,8 +25,8 @@ pub use check::{
     StatusSet, Step, TcpCheck, Tls, UdpCheck, ValueMatch,
 };
 pub use error::{Error, Fault};
-pub(crate) use scalar::{is_host_name, show};
 pub use scalar::unsteerable;
+pub(crate) use scalar::{is_host_name, show};
 pub use valid::{
     AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Observe, Service,
 };

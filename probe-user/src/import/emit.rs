@@ -38,10 +38,16 @@ pub fn yaml(source: Source, file: &str, plan: &Plan, report: &mut Report) -> Str
     };
     let mut out = Text::default();
     out.comment(0, &format!("Made from {file} by `probe import {program}`."));
-    out.comment(0, "Judge it with `probe check-config`; what became of each line is in the import's report.");
+    out.comment(
+        0,
+        "Judge it with `probe check-config`; what became of each line is in the import's report.",
+    );
     out.blank();
     out.comment(0, "Where clients are; the source does not tell. edge: the host's side of pods' links; uplink: the");
-    out.comment(0, "way to clients outside this node; node: processes of the node itself.");
+    out.comment(
+        0,
+        "way to clients outside this node; node: processes of the node itself.",
+    );
     out.line(0, "interfaces:");
     out.line(1, "edge: [\"veth*\", \"cali*\"]");
     out.line(1, "# uplink: [\"eth0\"]");
@@ -50,7 +56,10 @@ pub fn yaml(source: Source, file: &str, plan: &Plan, report: &mut Report) -> Str
         out.blank();
         out.line(0, "datapath:");
         out.line(1, "timeouts:");
-        out.line(2, &format!("established: {}  # line {}", show(idle.value), idle.line));
+        out.line(
+            2,
+            &format!("established: {}  # line {}", show(idle.value), idle.line),
+        );
     }
     out.blank();
     let mut any = false;
@@ -65,7 +74,10 @@ pub fn yaml(source: Source, file: &str, plan: &Plan, report: &mut Report) -> Str
         services.blank();
         services.comment(1, &format!("{} (line {})", service.title, service.line));
         if !whole {
-            services.comment(1, "Its check cannot be written for this version of probe, so all of it is a comment:");
+            services.comment(
+                1,
+                "Its check cannot be written for this version of probe, so all of it is a comment:",
+            );
         }
         services.text += &if whole {
             writer.out.text
@@ -168,7 +180,8 @@ impl Writer<'_> {
 
     /// Writes a service; `false` if its check cannot be written.
     fn service(&mut self, service: &Service) -> bool {
-        self.out.line(1, &format!("- name: {}", scalar(&service.name)));
+        self.out
+            .line(1, &format!("- name: {}", scalar(&service.name)));
         self.listeners(service);
         self.out.line(2, "endpoints:");
         for endpoint in &service.endpoints {
@@ -181,9 +194,16 @@ impl Writer<'_> {
 
     fn listeners(&mut self, service: &Service) {
         for name in &service.names {
-            self.out.comment(2, &format!("clients chose it by the name {name}: point it here"));
+            self.out.comment(
+                2,
+                &format!("clients chose it by the name {name}: point it here"),
+            );
         }
-        if service.listeners.iter().any(|listener| listener.address.is_none()) {
+        if service
+            .listeners
+            .iter()
+            .any(|listener| listener.address.is_none())
+        {
             self.out.comment(
                 2,
                 &format!(
@@ -196,13 +216,16 @@ impl Writer<'_> {
             .listeners
             .iter()
             .map(|listener| {
-                let port = listener.port.map_or_else(|| "PORT".to_owned(), |p| p.to_string());
+                let port = listener
+                    .port
+                    .map_or_else(|| "PORT".to_owned(), |p| p.to_string());
                 let address = listener.address.clone();
                 let udp = if listener.udp { "/udp" } else { "" };
                 quoted(&(address.unwrap_or_else(|| format!("<VIP>:{port}")) + udp))
             })
             .collect();
-        self.out.line(2, &format!("listeners: [{}]", listeners.join(", ")));
+        self.out
+            .line(2, &format!("listeners: [{}]", listeners.join(", ")));
     }
 
     fn endpoint(&mut self, endpoint: &Endpoint) {
@@ -315,7 +338,10 @@ impl Writer<'_> {
         let mut fields = Vec::new();
         if let Some((user, password)) = &redis.login {
             fields.extend(user.iter().map(|user| format!("user: {}", quoted(user))));
-            fields.push(format!("password: {}  # or password_file", quoted(password)));
+            fields.push(format!(
+                "password: {}  # or password_file",
+                quoted(password)
+            ));
         }
         fields.extend(redis.role.map(|role| format!("role: {role}")));
         self.kind("redis", &fields, "", check)
@@ -332,7 +358,12 @@ impl Writer<'_> {
              logs in, and role: primary sees which one is"
         );
         self.report.note(line, Note::changed("", why));
-        self.kind("postgres", &[], "with user, password_file and role: primary it sees more", check)
+        self.kind(
+            "postgres",
+            &[],
+            "with user, password_file and role: primary it sees more",
+            check,
+        )
     }
 
     fn script(&mut self, steps: &[Sourced<Step>], check: &Check) -> bool {
@@ -346,7 +377,8 @@ impl Writer<'_> {
                         Bytes::Exact(bytes) => format!("expect: {}", escaped(bytes)),
                         Bytes::Regex(text) => format!("expect_regex: {}", quoted(text)),
                         Bytes::HexRegex(_) => {
-                            let why = "expressions for digits of bytes: expect_hex, or expect_regex";
+                            let why =
+                                "expressions for digits of bytes: expect_hex, or expect_regex";
                             self.report.note(step.line, Note::lost("", why));
                             whole = false;
                             continue;
@@ -379,7 +411,11 @@ impl Writer<'_> {
             lines.push(format!("port: {}", port.value));
         }
         if let Some(address) = &check.address {
-            if !self.can(Feature::CheckAddress, address.line, &format!("addr {}", address.value)) {
+            if !self.can(
+                Feature::CheckAddress,
+                address.line,
+                &format!("addr {}", address.value),
+            ) {
                 return None;
             }
             self.report.note(address.line, Note::carried("addr", ""));
@@ -389,14 +425,16 @@ impl Writer<'_> {
             if !self.can(Feature::ProxyHeader, line, "check-send-proxy") {
                 return None;
             }
-            self.report.note(line, Note::carried("check-send-proxy", ""));
+            self.report
+                .note(line, Note::carried("check-send-proxy", ""));
             lines.push("send_proxy: v1".to_owned());
         }
         if let Some(tls) = &check.tls {
             if !self.can(Feature::Tls, tls.line, "TLS in checks") {
                 return None;
             }
-            self.report.note(tls.line, Note::carried("TLS in checks", ""));
+            self.report
+                .note(tls.line, Note::carried("TLS in checks", ""));
             lines.push(format!("tls: {{{}}}", tls_fields(tls).join(", ")));
         }
         Some(lines)
@@ -410,14 +448,20 @@ impl Writer<'_> {
             let known = matches!(http.method.as_str(), "POST" | "PUT");
             whole &= known && self.can(Feature::Methods, line, &http.method);
             if !known {
-                self.report.note(line, Note::lost(&http.method, "a method that checks do not use"));
+                self.report.note(
+                    line,
+                    Note::lost(&http.method, "a method that checks do not use"),
+                );
             }
         }
-        self.out.line(4, &format!("method: {}", scalar(&http.method)));
+        self.out
+            .line(4, &format!("method: {}", scalar(&http.method)));
         self.out.line(4, &format!("path: {}", scalar(&http.path)));
         match &http.host {
             Some(host) => self.out.line(4, &format!("host: {}", scalar(host))),
-            None => self.out.comment(4, "host: without it the endpoint's address"),
+            None => self
+                .out
+                .comment(4, "host: without it the endpoint's address"),
         }
         match self.reach(check) {
             Some(reach) => reach.iter().for_each(|line| self.out.line(4, line)),
@@ -434,10 +478,17 @@ impl Writer<'_> {
             let (name, value) = &header.value;
             let lower = name.to_ascii_lowercase();
             if FRAMING.contains(&lower.as_str()) {
-                self.report.note(header.line, Note::changed(name, "is set by the check itself"));
+                self.report.note(
+                    header.line,
+                    Note::changed(name, "is set by the check itself"),
+                );
                 continue;
             }
-            if self.can(Feature::RequestHeaders, header.line, &format!("{name}: {value}")) {
+            if self.can(
+                Feature::RequestHeaders,
+                header.line,
+                &format!("{name}: {value}"),
+            ) {
                 headers.push(format!("{}: {}", scalar(name), quoted(value)));
             }
         }
@@ -447,7 +498,8 @@ impl Writer<'_> {
         }
         let bodied = matches!(http.method.as_str(), "POST" | "PUT");
         if let Some(body) = http.body.as_ref().filter(|_| !bodied) {
-            self.report.note(body.line, Note::lost("body", "only POST and PUT have one"));
+            self.report
+                .note(body.line, Note::lost("body", "only POST and PUT have one"));
         } else if let Some(body) = &http.body
             && self.can(Feature::RequestBody, body.line, "body")
         {
@@ -490,7 +542,9 @@ impl Writer<'_> {
                         Some(HeaderValue::Contains(text)) => format!("contains: {}", quoted(text)),
                         Some(HeaderValue::Regex(text)) => format!("regex: {}", quoted(text)),
                     };
-                    found.headers.push(format!("{{name: {}, {value}}}", scalar(name)));
+                    found
+                        .headers
+                        .push(format!("{{name: {}, {value}}}", scalar(name)));
                 }
             }
             self.report.note(expect.line, Note::carried("", ""));
@@ -527,11 +581,18 @@ impl Writer<'_> {
         let inter = check.inter;
         if inter.value >= SLOW {
             self.out.comment(3, "A check costs little here: inter: 10ms and timeout: 100ms are meant. A crash is known at");
-            self.out.comment(3, "once either way (sentinel, observe), a hang after fall times inter.");
+            self.out.comment(
+                3,
+                "once either way (sentinel, observe), a hang after fall times inter.",
+            );
         }
         self.out.line(
             3,
-            &format!("inter: {}  # {}", show(inter.value), from(inter.line, "the default there")),
+            &format!(
+                "inter: {}  # {}",
+                show(inter.value),
+                from(inter.line, "the default there")
+            ),
         );
         for (name, value, feature) in [
             ("fastinter", &check.fastinter, Feature::Fastinter),
@@ -544,7 +605,10 @@ impl Writer<'_> {
                 self.report.note(value.line, Note::changed(name, why));
             } else {
                 self.report.note(value.line, Note::carried(name, ""));
-                self.out.line(3, &format!("{name}: {}  # line {}", show(value.value), value.line));
+                self.out.line(
+                    3,
+                    &format!("{name}: {}  # line {}", show(value.value), value.line),
+                );
             }
         }
         self.out.line(
@@ -558,8 +622,10 @@ impl Writer<'_> {
         for (name, value, default) in [("rise", &check.rise, 2), ("fall", &check.fall, 3)] {
             let number = value.as_ref().map_or(default, |value| value.value);
             let line = value.as_ref().map(|value| value.line);
-            self.out
-                .line(3, &format!("{name}: {number}  # {}", from(line, "the default there")));
+            self.out.line(
+                3,
+                &format!("{name}: {number}  # {}", from(line, "the default there")),
+            );
         }
     }
 
@@ -567,20 +633,28 @@ impl Writer<'_> {
         let several = |tier| service.endpoints.iter().filter(|e| e.tier == tier).count() > 1;
         if let Some(affinity) = &service.affinity {
             let time = show(affinity.value);
-            if service.endpoints.iter().any(|endpoint| several(endpoint.tier)) {
+            if service
+                .endpoints
+                .iter()
+                .any(|endpoint| several(endpoint.tier))
+            {
                 self.out.line(
                     2,
                     &format!("affinity: {{client_ip: {time}}}  # line {}", affinity.line),
                 );
             } else {
-                self.out.comment(2, "affinity: with one endpoint in each tier there is nothing to choose");
+                self.out.comment(
+                    2,
+                    "affinity: with one endpoint in each tier there is nothing to choose",
+                );
             }
         }
         if matches!(
             service.check.kind.value,
             Kind::Redis(_) | Kind::Postgres(_) | Kind::Other("MySQL")
         ) {
-            self.out.comment(2, "A silent connection is dear to this kind of server.");
+            self.out
+                .comment(2, "A silent connection is dear to this kind of server.");
             self.out.line(2, "sentinel: off");
         }
         match &service.observe {
@@ -588,11 +662,13 @@ impl Writer<'_> {
                 value: Observe::MarkDown(limit),
                 line,
             }) => {
-                self.out.line(2, &format!("observe: mark-down  # line {line}"));
+                self.out
+                    .line(2, &format!("observe: mark-down  # line {line}"));
                 self.out.line(2, &format!("error_limit: {limit}"));
             }
             Some(Sourced { line, .. }) => {
-                self.out.line(2, &format!("observe: trigger  # line {line}"));
+                self.out
+                    .line(2, &format!("observe: trigger  # line {line}"));
             }
             None => {}
         }
@@ -608,10 +684,17 @@ impl Writer<'_> {
         }
         match service.cut_backup {
             Some(line) => self.out.line(2, &format!("drain: 0s  # line {line}")),
-            None => self.out.line(2, "drain: unlimited  # connections stay on the backup until they end"),
+            None => self.out.line(
+                2,
+                "drain: unlimited  # connections stay on the backup until they end",
+            ),
         }
-        self.out.line(2, "on_marked_down: reset  # clients are told at once; keep: they stay");
-        self.out.line(2, "all_down: refuse  # keep: the last choice stays");
+        self.out.line(
+            2,
+            "on_marked_down: reset  # clients are told at once; keep: they stay",
+        );
+        self.out
+            .line(2, "all_down: refuse  # keep: the last choice stays");
     }
 }
 
@@ -686,7 +769,10 @@ mod tests {
             ("10.0.0.1:80", "\"10.0.0.1:80\""),
             ("on", "\"on\""),
             ("a: b", "\"a: b\""),
-            ("a\n\u{7f}\"\\\u{1f600}", "\"a\\n\\u007f\\\"\\\\\\U0001f600\""),
+            (
+                "a\n\u{7f}\"\\\u{1f600}",
+                "\"a\\n\\u007f\\\"\\\\\\U0001f600\"",
+            ),
             ("", "\"\""),
         ] {
             assert_eq!(scalar(text), expected, "{text:?}");

@@ -46,16 +46,56 @@ pub enum Feature {
 
 /// Feature; a service's fields that show it, if its shape is known; what to do without.
 const FEATURES: &[(Feature, Option<&str>, &str)] = &[
-    (Feature::Tcp, Some("check: {tcp: {port: 1}}"), "let the server answer HTTP at a port of its own"),
-    (Feature::Script, Some("check: {script: {steps: [{expect: a}]}}"), "let the server answer HTTP at a port of its own"),
-    (Feature::Redis, Some("check: {redis: {}}"), "let a helper answer HTTP at a port of its own"),
-    (Feature::Postgres, Some("check: {postgres: {}}"), "let a helper (as Patroni's REST API) answer HTTP"),
-    (Feature::Tls, Some("check: {http: {tls: {verify: off}}}"), "check a plain port"),
-    (Feature::CheckAddress, Some("check: {http: {address: 10.0.0.1}}"), "checks go to the endpoint's own address"),
-    (Feature::ProxyHeader, Some("check: {http: {send_proxy: v1}}"), "check a port that demands no header"),
-    (Feature::RequestHeaders, Some("check: {http: {headers: {a: b}}}"), "checks send a Host header only"),
-    (Feature::RequestBody, Some("check: {http: {body: a}}"), "checks send no body"),
-    (Feature::Methods, Some("check: {http: {method: POST}}"), "GET, HEAD or OPTIONS"),
+    (
+        Feature::Tcp,
+        Some("check: {tcp: {port: 1}}"),
+        "let the server answer HTTP at a port of its own",
+    ),
+    (
+        Feature::Script,
+        Some("check: {script: {steps: [{expect: a}]}}"),
+        "let the server answer HTTP at a port of its own",
+    ),
+    (
+        Feature::Redis,
+        Some("check: {redis: {}}"),
+        "let a helper answer HTTP at a port of its own",
+    ),
+    (
+        Feature::Postgres,
+        Some("check: {postgres: {}}"),
+        "let a helper (as Patroni's REST API) answer HTTP",
+    ),
+    (
+        Feature::Tls,
+        Some("check: {http: {tls: {verify: off}}}"),
+        "check a plain port",
+    ),
+    (
+        Feature::CheckAddress,
+        Some("check: {http: {address: 10.0.0.1}}"),
+        "checks go to the endpoint's own address",
+    ),
+    (
+        Feature::ProxyHeader,
+        Some("check: {http: {send_proxy: v1}}"),
+        "check a port that demands no header",
+    ),
+    (
+        Feature::RequestHeaders,
+        Some("check: {http: {headers: {a: b}}}"),
+        "checks send a Host header only",
+    ),
+    (
+        Feature::RequestBody,
+        Some("check: {http: {body: a}}"),
+        "checks send no body",
+    ),
+    (
+        Feature::Methods,
+        Some("check: {http: {method: POST}}"),
+        "GET, HEAD or OPTIONS",
+    ),
     (
         Feature::Not,
         Some("check: {http: {expect: {not: {body: {contains: a}}}}}"),
@@ -66,10 +106,26 @@ const FEATURES: &[(Feature, Option<&str>, &str)] = &[
         Some("check: {http: {expect: {headers: [{name: a, equals: b}]}}}"),
         "expect a status or a body",
     ),
-    (Feature::Fastinter, Some("check: {http: {}, fastinter: 1s}"), "one interval for all: inter"),
-    (Feature::Downinter, Some("check: {http: {}, downinter: 1s}"), "one interval for all: inter"),
-    (Feature::Slowstart, None, "an endpoint gets its whole share at once; failback's hold waits before"),
-    (Feature::Agent, None, "the check has to fail while the server wants no clients"),
+    (
+        Feature::Fastinter,
+        Some("check: {http: {}, fastinter: 1s}"),
+        "one interval for all: inter",
+    ),
+    (
+        Feature::Downinter,
+        Some("check: {http: {}, downinter: 1s}"),
+        "one interval for all: inter",
+    ),
+    (
+        Feature::Slowstart,
+        None,
+        "an endpoint gets its whole share at once; failback's hold waits before",
+    ),
+    (
+        Feature::Agent,
+        None,
+        "the check has to fail while the server wants no clients",
+    ),
 ];
 
 /// Why the configuration does not know it, or nothing where it does.

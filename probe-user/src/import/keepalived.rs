@@ -91,10 +91,14 @@ fn tokens(line: &str) -> Vec<Token> {
     tokens
 }
 
+/// Blocks within each other that keepalived could mean; deeper ones lie flat in the last.
+const DEEPEST: usize = 16;
+
 /// Blocks, as a tree. A block that is not closed ends with the text; a `}` too many is
 /// nothing.
 fn parse(text: &str) -> Vec<Item> {
     let mut open: Vec<Vec<Item>> = vec![Vec::new()];
+    let mut flat = 0_usize;
     for (i, line) in text.lines().enumerate() {
         let mut words = Vec::new();
         let flush = |words: &mut Vec<String>, open: &mut Vec<Vec<Item>>| {
@@ -112,11 +116,19 @@ fn parse(text: &str) -> Vec<Item> {
                 Token::Word(word) => words.push(word),
                 Token::Open => {
                     flush(&mut words, &mut open);
-                    open.push(Vec::new());
+                    if open.len() < DEEPEST {
+                        open.push(Vec::new());
+                    } else {
+                        flat += 1;
+                    }
                 }
                 Token::Close => {
                     flush(&mut words, &mut open);
-                    close(&mut open);
+                    if flat > 0 {
+                        flat -= 1;
+                    } else {
+                        close(&mut open);
+                    }
                 }
             }
         }
@@ -193,7 +205,11 @@ pub fn translate(text: &str, options: &Options, report: &mut Report) -> Result<P
             "virtual_server" => {}
             "virtual_server_group" => whole(item, &Note::carried("", "listeners"), report),
             "global_defs" | "static_ipaddress" | "static_routes" | "static_rules" => {
-                whole(item, &Note::left("", "about keepalived's process or its machine"), report);
+                whole(
+                    item,
+                    &Note::left("", "about keepalived's process or its machine"),
+                    report,
+                );
             }
             "vrrp_instance" | "vrrp_sync_group" | "vrrp_script" | "vrrp_track_process" => {
                 let why = "which machine has an address: keep keepalived for it, where clients outside \
@@ -208,13 +224,21 @@ pub fn translate(text: &str, options: &Options, report: &mut Report) -> Result<P
         }
     }
     for (name, item) in &servers {
-        if options.backend.as_ref().is_some_and(|wanted| wanted != name) {
+        if options
+            .backend
+            .as_ref()
+            .is_some_and(|wanted| wanted != name)
+        {
             whole(item, &Note::left("", "not asked for"), report);
             continue;
         }
         let service = service(name, item, &groups, &vips, report);
         if service.endpoints.is_empty() {
-            whole(item, &Note::left("", "no real_server: nothing to steer"), report);
+            whole(
+                item,
+                &Note::left("", "no real_server: nothing to steer"),
+                report,
+            );
         } else {
             plan.services.push(service);
         }
@@ -343,7 +367,10 @@ fn listeners(
         }
         "fwmark" => report.note(
             item.line,
-            Note::lost("fwmark", "packets that netfilter marks: say the addresses, --vip"),
+            Note::lost(
+                "fwmark",
+                "packets that netfilter marks: say the addresses, --vip",
+            ),
         ),
         address => found.extend(place(address, item.word(2)).map(|at| listener(at, item.line))),
     }
@@ -353,11 +380,15 @@ fn listeners(
         hint: None,
         alone: found.is_empty(),
     });
-    found.extend(given.into_iter().map(|text| Listener {
-        port: text.rsplit_once(':').and_then(|(_, port)| port.parse().ok()),
-        address: Some(text),
-        udp,
-        line: item.line,
+    found.extend(given.into_iter().map(|text| {
+        Listener {
+            port: text
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok()),
+            address: Some(text),
+            udp,
+            line: item.line,
+        }
     }));
     if found.is_empty() {
         let why = format!("nothing tells where clients connect to: --vip {name}=ADDRESS:PORT");
@@ -407,9 +438,10 @@ fn directive(item: &Item, service: &mut Service, report: &mut Report) {
             service.affinity = Some(Sourced::new(time, at));
             Note::carried("", "affinity by client address")
         }
-        "persistence_granularity" => {
-            Note::changed("", "affinity is by whole addresses of clients, not by their networks")
-        }
+        "persistence_granularity" => Note::changed(
+            "",
+            "affinity is by whole addresses of clients, not by their networks",
+        ),
         "protocol" => match item.word(1) {
             "TCP" | "UDP" => Note::carried("", ""),
             _ => Note::lost("", "TCP and UDP are steered"),
@@ -417,7 +449,10 @@ fn directive(item: &Item, service: &mut Service, report: &mut Report) {
         "virtualhost" => Note::carried("", "the Host header of checks"),
         "ops" | "hashed" | "flag-1" | "flag-2" | "sh-port" | "sh-fallback" | "mh-port"
         | "mh-fallback" => Note::changed("", "consistent hashing with fallback, always"),
-        "alpha" => Note::changed("", "the first check decides at once, and until then the last choice holds"),
+        "alpha" => Note::changed(
+            "",
+            "the first check decides at once, and until then the last choice holds",
+        ),
         "omega" | "ha_suspend" | "notify_quorum_up" | "quorum_up" | "notify_quorum_down"
         | "quorum_down" => Note::left("", "alerts come from metrics and events"),
         "quorum" | "hysteresis" => Note::lost(
@@ -466,7 +501,11 @@ fn endpoints(item: &Item, service: &mut Service, report: &mut Report) {
             }
         };
         let weight = server.one("weight").and_then(|weight| {
-            let value = weight.word(1).parse::<u16>().ok().filter(|value| *value <= 256);
+            let value = weight
+                .word(1)
+                .parse::<u16>()
+                .ok()
+                .filter(|value| *value <= 256);
             report.note(
                 weight.line,
                 match value {
@@ -478,9 +517,14 @@ fn endpoints(item: &Item, service: &mut Service, report: &mut Report) {
         });
         for line in &server.block {
             let note = match line.word(0) {
-                "inhibit_on_failure" => Note::changed("", "an endpoint that is down has no share at all"),
+                "inhibit_on_failure" => {
+                    Note::changed("", "an endpoint that is down has no share at all")
+                }
                 "notify_up" | "notify_down" | "smtp_alert" | "uthreshold" | "lthreshold" => {
-                    Note::left("", "alerts come from metrics and events; connections are not counted")
+                    Note::left(
+                        "",
+                        "alerts come from metrics and events; connections are not counted",
+                    )
                 }
                 "virtualhost" => Note::carried("", "the Host header of checks"),
                 "weight" => continue,
@@ -524,11 +568,18 @@ fn checks(item: &Item, service: &mut Service, report: &mut Report) {
                     taken = Some(shape);
                 }
                 Some(first) if *first == shape && !any => {
-                    whole(block, &Note::carried("", "the check of the service"), report);
+                    whole(
+                        block,
+                        &Note::carried("", "the check of the service"),
+                        report,
+                    );
                 }
                 Some(_) => whole(
                     block,
-                    &Note::lost("", "a service has one check: that of its first real server is made"),
+                    &Note::lost(
+                        "",
+                        "a service has one check: that of its first real server is made",
+                    ),
                     report,
                 ),
             }
@@ -610,8 +661,7 @@ fn option(line: &Item, service: &mut Service, report: &mut Report) {
             _ => Note::unknown("", "not a number"),
         },
         "delay_before_retry" => {
-            service.check.fastinter =
-                seconds(line.word(1)).map(|value| Sourced::new(value, at));
+            service.check.fastinter = seconds(line.word(1)).map(|value| Sourced::new(value, at));
             return;
         }
         "warmup" => Note::carried("", "starts of checks are spread by themselves"),
@@ -649,7 +699,8 @@ fn http(block: &Item, virtualhost: Option<&Item>, report: &mut Report) -> Http {
                     Note::carried("", "the Host header")
                 }
                 "status_code" => {
-                    let ranges: Option<Vec<_>> = line.words[1..].iter().map(|w| status(w)).collect();
+                    let ranges: Option<Vec<_>> =
+                        line.words[1..].iter().map(|w| status(w)).collect();
                     match ranges.filter(|ranges| !ranges.is_empty()) {
                         Some(ranges) => {
                             let expect = Expect {
@@ -708,10 +759,28 @@ mod tests {
         fn shown(items: &[Item]) -> String {
             let all: Vec<_> = items
                 .iter()
-                .map(|item| format!("{}:{}[{}]", item.line, item.words.join("|"), shown(&item.block)))
+                .map(|item| {
+                    format!(
+                        "{}:{}[{}]",
+                        item.line,
+                        item.words.join("|"),
+                        shown(&item.block)
+                    )
+                })
                 .collect();
             all.join(" ")
         }
         assert_eq!(shown(&items), "1:a[2:b|1[] 3:c[3:d[]]] 7:f|g h[8:i[]]");
+    }
+
+    #[test]
+    fn no_depth_is_too_deep() {
+        let items = parse(&format!(
+            "{} b\n{}\nc",
+            "a {\n".repeat(200_000),
+            "}\n".repeat(200_000)
+        ));
+        assert_eq!(items.len(), 2);
+        assert_eq!(items[1].words, ["c"]);
     }
 }

@@ -248,7 +248,9 @@ impl Report {
         }
         text += match (&self.fault, self.complete()) {
             (Some(_), _) => "\nnot usable yet: ",
-            (None, true) => "\ncomplete: all that health and the choice of a server depend on was carried over\n",
+            (None, true) => {
+                "\ncomplete: all that health and the choice of a server depend on was carried over\n"
+            }
             (None, false) => {
                 "\nusable, and not complete: what is marked ! was not carried over, and health or the \
                  choice of a server depends on it\n"
@@ -303,8 +305,7 @@ fn wrapped(text: &str, mark: &str) -> String {
 /// On one line, without control characters, of bounded width.
 pub fn short(text: &str, width: usize) -> String {
     let mut out = String::new();
-    let mut count = 0;
-    for c in text.chars() {
+    for (count, c) in text.chars().enumerate() {
         if count == width {
             out.pop();
             out.push('…');
@@ -315,7 +316,6 @@ pub fn short(text: &str, width: usize) -> String {
             c if c.is_control() || is_invisible(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
-        count += 1;
     }
     out
 }
@@ -348,7 +348,11 @@ mod tests {
         report.note(2, Note::lost("c", "why"));
         assert!(!report.complete());
         assert_eq!(report.counts().left, 2);
-        assert!(report.human("f").contains("!  left: c: why"), "{}", report.human("f"));
+        assert!(
+            report.human("f").contains("!  left: c: why"),
+            "{}",
+            report.human("f")
+        );
     }
 
     #[test]

@@ -140,8 +140,14 @@ mod tests {
             alone: false,
         };
         assert_eq!(vips.of(wanted(&["z"], &[443])), ["10.0.0.1:443"]);
-        assert_eq!(vips.unused().map(Vip::to_string).as_deref(), Some("10.0.0.2:80"));
-        assert_eq!(vips.of(wanted(&["z"], &[80])), ["10.0.0.1:80", "10.0.0.2:80"]);
+        assert_eq!(
+            vips.unused().map(Vip::to_string).as_deref(),
+            Some("10.0.0.2:80")
+        );
+        assert_eq!(
+            vips.of(wanted(&["z"], &[80])),
+            ["10.0.0.1:80", "10.0.0.2:80"]
+        );
         assert_eq!(vips.of(wanted(&["a"], &[])), ["10.0.0.3:81"]);
         let alone = Wanted {
             alone: true,
@@ -157,7 +163,15 @@ mod tests {
 
     #[test]
     fn bad_ones_are_refused() {
-        for bad in ["", "x", "10.0.0.1:0", "127.0.0.1:80", "a=", "0.0.0.0", "224.0.0.1:1"] {
+        for bad in [
+            "",
+            "x",
+            "10.0.0.1:0",
+            "127.0.0.1:80",
+            "a=",
+            "0.0.0.0",
+            "224.0.0.1:1",
+        ] {
             assert!(bad.parse::<Vip>().is_err(), "{bad}");
         }
     }

@@ -2,10 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{
-    config,
-    import::plan::Address,
-};
+use crate::{config, import::plan::Address};
 
 /// An address of `bind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +144,8 @@ mod tests {
 
     #[test]
     fn binds() {
-        let at = |ip: &str, ports: &[u16]| Bound::At(ip.parse().expect("an address"), ports.to_vec());
+        let at =
+            |ip: &str, ports: &[u16]| Bound::At(ip.parse().expect("an address"), ports.to_vec());
         for (text, expected) in [
             ("*:80", Bound::Any(vec![80])),
             (":80", Bound::Any(vec![80])),
@@ -161,7 +159,17 @@ mod tests {
         ] {
             assert_eq!(bound(text), expected, "{text}");
         }
-        for text in ["/run/x", "abns@x", "fd@3", "quic4@:443", ":0", ":1-9999", ":9-1", "x", ""] {
+        for text in [
+            "/run/x",
+            "abns@x",
+            "fd@3",
+            "quic4@:443",
+            ":0",
+            ":1-9999",
+            ":9-1",
+            "x",
+            "",
+        ] {
             assert!(matches!(bound(text), Bound::Other(_)), "{text}");
         }
     }

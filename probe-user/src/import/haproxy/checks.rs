@@ -338,7 +338,9 @@ const ALL: RangeInclusive<u16> = 100..=599;
 
 fn matched_statuses(pattern: &str) -> Result<Vec<RangeInclusive<u16>>, Note> {
     let regex = compile(pattern)?;
-    Ok(ranges(|status| regex.is_match(status.to_string().as_bytes())))
+    Ok(ranges(|status| {
+        regex.is_match(status.to_string().as_bytes())
+    }))
 }
 
 fn others(without: &[RangeInclusive<u16>]) -> Vec<RangeInclusive<u16>> {
@@ -427,7 +429,10 @@ fn expect_bytes(words: &[String]) -> Result<Step, Note> {
 }
 
 /// The request of `option httpchk` with what `http-check send` says instead.
-pub fn request(option: &Sourced<Request>, send: Option<&Sourced<Request>>) -> (Http, Option<String>) {
+pub fn request(
+    option: &Sourced<Request>,
+    send: Option<&Sourced<Request>>,
+) -> (Http, Option<String>) {
     let base = &option.value;
     let more = send.map(|send| &send.value);
     let said = |of: fn(&Request) -> &Option<String>| {
@@ -481,7 +486,10 @@ mod tests {
     #[test]
     fn statuses_become_ranges() {
         for (text, ranges) in [
-            ("status 200,201,300-310", vec![200..=200, 201..=201, 300..=310]),
+            (
+                "status 200,201,300-310",
+                vec![200..=200, 201..=201, 300..=310],
+            ),
             ("rstatus ^[23]", vec![200..=399]),
             ("rstatus (2|3)[0-9][0-9]", vec![200..=399]),
             ("! rstatus ^5", vec![100..=499]),
@@ -542,9 +550,9 @@ mod tests {
         let Some(Asked::Http(old)) = asked(&line("option httpchk GET /old")) else {
             panic!("httpchk");
         };
-        let Ok(HttpRule::Send(new)) =
-            http_rule(&line("http-check send uri /new ver HTTP/1.1 hdr Host www body x"))
-        else {
+        let Ok(HttpRule::Send(new)) = http_rule(&line(
+            "http-check send uri /new ver HTTP/1.1 hdr Host www body x",
+        )) else {
             panic!("send");
         };
         let (http, _) = request(&Sourced::new(old, 1), Some(&Sourced::new(new, 2)));
@@ -579,7 +587,11 @@ mod tests {
                 ..Connect::default()
             }))
         );
-        for bad in ["tcp-check send-binary 5", "tcp-check expect", "tcp-check jump"] {
+        for bad in [
+            "tcp-check send-binary 5",
+            "tcp-check expect",
+            "tcp-check jump",
+        ] {
             assert!(step(bad).is_err(), "{bad}");
         }
     }

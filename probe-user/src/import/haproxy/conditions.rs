@@ -33,7 +33,10 @@ pub fn hosts(words: &[String], acls: &[Vec<String>]) -> Vec<String> {
             }
             (word, Some(inside)) => inside.push(word.to_owned()),
             (word, None) => {
-                for acl in acls.iter().filter(|acl| acl.first().is_some_and(|n| n == word)) {
+                for acl in acls
+                    .iter()
+                    .filter(|acl| acl.first().is_some_and(|n| n == word))
+                {
                     values(&acl[1..], &mut hosts);
                 }
             }

@@ -131,7 +131,9 @@ fn same(first: &Server, servers: &[&Server], say: Say) {
                         format!(
                             "checked as {}: {}",
                             first.name,
-                            taken.map(super::server::ServerOption::text).unwrap_or_default()
+                            taken
+                                .map(super::server::ServerOption::text)
+                                .unwrap_or_default()
                         ),
                     ),
                 ),
@@ -176,10 +178,7 @@ pub fn duration_of(server: &Server, name: &str, say: Say) -> Option<Sourced<Dura
     }
 }
 
-fn number(
-    option: Option<&super::server::ServerOption>,
-    say: Say,
-) -> Option<Sourced<u32>> {
+fn number(option: Option<&super::server::ServerOption>, say: Say) -> Option<Sourced<u32>> {
     let option = option?;
     match option.argument().parse() {
         Ok(value) => Some(Sourced::new(value, option.line)),
@@ -234,7 +233,9 @@ fn below(base: &Option<String>, file: String) -> String {
 pub fn agent(server: &Server, say: Say) -> Option<Sourced<Agent>> {
     let option = server.option("agent-check")?;
     let inter = duration_of(server, "agent-inter", say).map(|inter| inter.value);
-    let port = server.option("agent-port").and_then(|o| o.argument().parse().ok());
+    let port = server
+        .option("agent-port")
+        .and_then(|o| o.argument().parse().ok());
     Some(Sourced::new(Agent { port, inter }, option.line))
 }
 
@@ -242,10 +243,16 @@ pub fn agent(server: &Server, say: Say) -> Option<Sourced<Agent>> {
 fn ask(settings: &Settings, tls: &Tls, check: &mut Check, say: Say) {
     let Some(asked) = &settings.asked else {
         for rule in settings.http_rules.iter().map(|rule| rule.line) {
-            say(rule, Note::left("", "without option httpchk it did nothing"));
+            say(
+                rule,
+                Note::left("", "without option httpchk it did nothing"),
+            );
         }
         for rule in settings.tcp_rules.iter().map(|rule| rule.line) {
-            say(rule, Note::left("", "without option tcp-check it did nothing"));
+            say(
+                rule,
+                Note::left("", "without option tcp-check it did nothing"),
+            );
         }
         return;
     };
@@ -330,7 +337,11 @@ fn http(
             "",
             format!(
                 "asked as HTTP/1.1, with a Host header; there {spoken}{}",
-                if http.host.is_some() { "" } else { " without one" }
+                if http.host.is_some() {
+                    ""
+                } else {
+                    " without one"
+                }
             ),
         )
     };

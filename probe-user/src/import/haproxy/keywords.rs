@@ -16,7 +16,8 @@ enum Fate {
 
 use Fate::{Carried, Changed, Left, Lost};
 
-const L7: &str = "layer 7: keep a proxy for it, before the VIP or at each endpoint, or the application";
+const L7: &str =
+    "layer 7: keep a proxy for it, before the VIP or at each endpoint, or the application";
 const PROCESS: &str = "about HAProxy's process";
 const LOGS: &str = "packets do not tell; the application logs its requests";
 const STATS: &str = "probe has its own: probe status, /metrics, /healthz";
@@ -27,13 +28,25 @@ const KERNEL: &str = "clients and servers have one connection: their kernels' se
 
 const DIRECTIVES: &[(&[&str], Fate, &str)] = &[
     // Layer 7.
-    (&["http-check", "disable-on-404"], Lost, "a 404 takes an endpoint down here; there it only kept new clients away"),
-    (&["http-check", "send-state"], Left, "checks do not tell the server about its state"),
+    (
+        &["http-check", "disable-on-404"],
+        Lost,
+        "a 404 takes an endpoint down here; there it only kept new clients away",
+    ),
+    (
+        &["http-check", "send-state"],
+        Left,
+        "checks do not tell the server about its state",
+    ),
     (&["http-request"], Left, L7),
     (&["http-response"], Left, L7),
     (&["http-after-response"], Left, L7),
     (&["http-error"], Left, L7),
-    (&["http-reuse"], Left, "a pool of the proxy's own connections: clients have theirs"),
+    (
+        &["http-reuse"],
+        Left,
+        "a pool of the proxy's own connections: clients have theirs",
+    ),
     (&["http-send-name-header"], Left, L7),
     (&["redirect"], Left, L7),
     (&["reqadd"], Left, L7),
@@ -63,12 +76,32 @@ const DIRECTIVES: &[(&[&str], Fate, &str)] = &[
     (&["appsession"], Left, L7),
     (&["dynamic-cookie-key"], Left, L7),
     (&["acl"], Left, ACL),
-    (&["monitor-uri"], Left, "a page of the proxy's; /healthz is the agent's own"),
-    (&["monitor-net"], Left, "connections of monitors are steered like any other"),
-    (&["monitor"], Left, "a page of the proxy's; /healthz is the agent's own"),
-    (&["option", "forwardfor"], Changed, "the client's own address arrives at the server, as the peer of its connection; the header is not added"),
+    (
+        &["monitor-uri"],
+        Left,
+        "a page of the proxy's; /healthz is the agent's own",
+    ),
+    (
+        &["monitor-net"],
+        Left,
+        "connections of monitors are steered like any other",
+    ),
+    (
+        &["monitor"],
+        Left,
+        "a page of the proxy's; /healthz is the agent's own",
+    ),
+    (
+        &["option", "forwardfor"],
+        Changed,
+        "the client's own address arrives at the server, as the peer of its connection; the header is not added",
+    ),
     (&["option", "originalto"], Left, L7),
-    (&["option", "forwarded"], Changed, "the client's own address arrives at the server, as the peer of its connection; the header is not added"),
+    (
+        &["option", "forwarded"],
+        Changed,
+        "the client's own address arrives at the server, as the peer of its connection; the header is not added",
+    ),
     (&["option", "http"], Left, L7),
     (&["option", "httpclose"], Left, L7),
     (&["option", "http-server-close"], Left, L7),
@@ -86,31 +119,103 @@ const DIRECTIVES: &[(&[&str], Fate, &str)] = &[
     (&["option", "h1-case-adjust-bogus-server"], Left, L7),
     (&["option", "accept-invalid-http-request"], Left, L7),
     (&["option", "accept-invalid-http-response"], Left, L7),
-    (&["option", "accept-unsafe-violations-in-http-request"], Left, L7),
-    (&["option", "accept-unsafe-violations-in-http-response"], Left, L7),
+    (
+        &["option", "accept-unsafe-violations-in-http-request"],
+        Left,
+        L7,
+    ),
+    (
+        &["option", "accept-unsafe-violations-in-http-response"],
+        Left,
+        L7,
+    ),
     (&["option", "checkcache"], Left, L7),
     (&["option", "disable-h2-upgrade"], Left, L7),
-    (&["option", "http_proxy"], Lost, "a server that each request names: a layer-7 proxy"),
+    (
+        &["option", "http_proxy"],
+        Lost,
+        "a server that each request names: a layer-7 proxy",
+    ),
     (&["option", "dispatch"], Lost, L7),
-    (&["option", "transparent"], Lost, "an address that each client names: nothing to choose from"),
-    (&["dispatch"], Lost, "one address without a check: write it as an endpoint"),
+    (
+        &["option", "transparent"],
+        Lost,
+        "an address that each client names: nothing to choose from",
+    ),
+    (
+        &["dispatch"],
+        Lost,
+        "one address without a check: write it as an endpoint",
+    ),
     // What holds here by itself.
-    (&["option", "log-health-checks"], Carried, "every change of health is logged"),
-    (&["option", "clitcpka"], Carried, "clients and servers have one connection, with their own keepalives"),
-    (&["option", "srvtcpka"], Carried, "clients and servers have one connection, with their own keepalives"),
-    (&["option", "tcpka"], Carried, "clients and servers have one connection, with their own keepalives"),
-    (&["option", "abortonclose"], Carried, "a client's close reaches the server itself"),
-    (&["option", "nolinger"], Carried, "clients and servers have one connection"),
-    (&["option", "independent-streams"], Carried, "clients and servers have one connection"),
+    (
+        &["option", "log-health-checks"],
+        Carried,
+        "every change of health is logged",
+    ),
+    (
+        &["option", "clitcpka"],
+        Carried,
+        "clients and servers have one connection, with their own keepalives",
+    ),
+    (
+        &["option", "srvtcpka"],
+        Carried,
+        "clients and servers have one connection, with their own keepalives",
+    ),
+    (
+        &["option", "tcpka"],
+        Carried,
+        "clients and servers have one connection, with their own keepalives",
+    ),
+    (
+        &["option", "abortonclose"],
+        Carried,
+        "a client's close reaches the server itself",
+    ),
+    (
+        &["option", "nolinger"],
+        Carried,
+        "clients and servers have one connection",
+    ),
+    (
+        &["option", "independent-streams"],
+        Carried,
+        "clients and servers have one connection",
+    ),
     (&["option", "splice-auto"], Carried, "no byte is copied"),
     (&["option", "splice-request"], Carried, "no byte is copied"),
     (&["option", "splice-response"], Carried, "no byte is copied"),
-    (&["option", "tcp-smart-accept"], Carried, "clients and servers have one connection"),
-    (&["option", "tcp-smart-connect"], Carried, "clients and servers have one connection"),
-    (&["option", "prefer-last-server"], Changed, "a connection stays with its endpoint; of new ones that is affinity: {client_ip: ...}"),
-    (&["option", "persist"], Changed, "clients of an endpoint that is down go to another"),
-    (&["option", "redispatch"], Changed, "a client that is refused connects again by itself; checks are made at once (observe), and its next try goes to an endpoint that is up"),
-    (&["option", "spop-check"], Lost, "a kind of check that probe has not"),
+    (
+        &["option", "tcp-smart-accept"],
+        Carried,
+        "clients and servers have one connection",
+    ),
+    (
+        &["option", "tcp-smart-connect"],
+        Carried,
+        "clients and servers have one connection",
+    ),
+    (
+        &["option", "prefer-last-server"],
+        Changed,
+        "a connection stays with its endpoint; of new ones that is affinity: {client_ip: ...}",
+    ),
+    (
+        &["option", "persist"],
+        Changed,
+        "clients of an endpoint that is down go to another",
+    ),
+    (
+        &["option", "redispatch"],
+        Changed,
+        "a client that is refused connects again by itself; checks are made at once (observe), and its next try goes to an endpoint that is up",
+    ),
+    (
+        &["option", "spop-check"],
+        Lost,
+        "a kind of check that probe has not",
+    ),
     (&["option", "tcplog"], Left, LOGS),
     (&["option", "httplog"], Left, LOGS),
     (&["option", "httpslog"], Left, LOGS),
@@ -123,21 +228,49 @@ const DIRECTIVES: &[(&[&str], Fate, &str)] = &[
     (&["option", "contstats"], Left, STATS),
     (&["option", "idle-close-on-response"], Left, KERNEL),
     (&["option", "set-var"], Left, L7),
-    (&["retries"], Changed, "a client that is not answered repeats its SYN by itself, and goes to an endpoint that is up"),
-    (&["retry-on"], Left, "a request that a server has accepted cannot be sent again by packets: the client, or a layer-7 proxy"),
+    (
+        &["retries"],
+        Changed,
+        "a client that is not answered repeats its SYN by itself, and goes to an endpoint that is up",
+    ),
+    (
+        &["retry-on"],
+        Left,
+        "a request that a server has accepted cannot be sent again by packets: the client, or a layer-7 proxy",
+    ),
     (&["hash-type"], Changed, "always consistent (Maglev)"),
-    (&["hash-balance-factor"], Left, "connections are shared by hash alone"),
-    (&["hash-preserve-affinity"], Left, "connections are shared by hash alone"),
+    (
+        &["hash-balance-factor"],
+        Left,
+        "connections are shared by hash alone",
+    ),
+    (
+        &["hash-preserve-affinity"],
+        Left,
+        "connections are shared by hash alone",
+    ),
     (&["fullconn"], Left, QUEUE),
     (&["maxconn"], Left, QUEUE),
-    (&["rate-limit"], Left, "connections are not slowed down: an nft limit before the VIP does that"),
+    (
+        &["rate-limit"],
+        Left,
+        "connections are not slowed down: an nft limit before the VIP does that",
+    ),
     (&["backlog"], Left, KERNEL),
-    (&["source"], Changed, "the client's address is kept; forward: full-nat hides it"),
+    (
+        &["source"],
+        Changed,
+        "the client's address is kept; forward: full-nat hides it",
+    ),
     // Contents of connections.
     (&["tcp-request", "inspect-delay"], Left, CONTENT),
     (&["tcp-request", "content"], Left, CONTENT),
     (&["tcp-request", "session"], Left, CONTENT),
-    (&["tcp-request", "connection"], Left, "which clients may connect: an nft rule before the VIP"),
+    (
+        &["tcp-request", "connection"],
+        Left,
+        "which clients may connect: an nft rule before the VIP",
+    ),
     (&["tcp-response"], Left, CONTENT),
     (&["ignore-persist"], Left, L7),
     (&["force-persist"], Left, L7),
@@ -156,8 +289,16 @@ const DIRECTIVES: &[(&[&str], Fate, &str)] = &[
     (&["guid"], Carried, "services go by their names"),
     (&["grace"], Left, PROCESS),
     (&["bind-process"], Left, PROCESS),
-    (&["load-server-state-from-file"], Carried, "the last choice is kept over a restart of the agent"),
-    (&["server-state-file-name"], Carried, "the last choice is kept over a restart of the agent"),
+    (
+        &["load-server-state-from-file"],
+        Carried,
+        "the last choice is kept over a restart of the agent",
+    ),
+    (
+        &["server-state-file-name"],
+        Carried,
+        "the last choice is kept over a restart of the agent",
+    ),
     (&["max-keep-alive-queue"], Left, QUEUE),
     (&["max-session-srv-conns"], Left, QUEUE),
     (&["clitcpka-cnt"], Left, KERNEL),
@@ -168,15 +309,39 @@ const DIRECTIVES: &[(&[&str], Fate, &str)] = &[
     (&["srvtcpka-intvl"], Left, KERNEL),
     (&["external-check"], Left, "see option external-check"),
     (&["tcp-check", "set-var"], Left, "checks have no variables"),
-    (&["tcp-check", "unset-var"], Left, "checks have no variables"),
+    (
+        &["tcp-check", "unset-var"],
+        Left,
+        "checks have no variables",
+    ),
     (&["http-check", "set-var"], Left, "checks have no variables"),
-    (&["http-check", "unset-var"], Left, "checks have no variables"),
+    (
+        &["http-check", "unset-var"],
+        Left,
+        "checks have no variables",
+    ),
     (&["tcp-check", "comment"], Left, "a remark"),
     (&["http-check", "comment"], Left, "a remark"),
-    (&["stick", "on"], Lost, "a key inside of the connection: a layer-7 proxy; affinity here is by client address"),
-    (&["stick", "match"], Lost, "a key inside of the connection: a layer-7 proxy; affinity here is by client address"),
-    (&["stick", "store-request"], Lost, "a key inside of the connection: a layer-7 proxy; affinity here is by client address"),
-    (&["stick", "store-response"], Lost, "a key inside of the connection: a layer-7 proxy; affinity here is by client address"),
+    (
+        &["stick", "on"],
+        Lost,
+        "a key inside of the connection: a layer-7 proxy; affinity here is by client address",
+    ),
+    (
+        &["stick", "match"],
+        Lost,
+        "a key inside of the connection: a layer-7 proxy; affinity here is by client address",
+    ),
+    (
+        &["stick", "store-request"],
+        Lost,
+        "a key inside of the connection: a layer-7 proxy; affinity here is by client address",
+    ),
+    (
+        &["stick", "store-response"],
+        Lost,
+        "a key inside of the connection: a layer-7 proxy; affinity here is by client address",
+    ),
 ];
 
 /// What becomes of a directive that steers no connection by address.
@@ -199,7 +364,9 @@ pub fn fate(line: &Line) -> Option<Note> {
 pub fn section(kind: &str) -> &'static str {
     match kind {
         "global" => PROCESS,
-        "peers" => "state shared among proxies: what endpoints share here they share by hash, the same on every node",
+        "peers" => {
+            "state shared among proxies: what endpoints share here they share by hash, the same on every node"
+        }
         "resolvers" => "the node's own resolver configuration decides; how often: resolve.every",
         "userlist" => "passwords: a layer-7 proxy, or the application",
         "mailers" => "alerts come from metrics",

@@ -48,7 +48,9 @@ pub fn translate(
         .sections
         .iter()
         .enumerate()
-        .filter(|(_, section)| matches!(section.kind, Kind::Frontend | Kind::Backend | Kind::Listen))
+        .filter(|(_, section)| {
+            matches!(section.kind, Kind::Frontend | Kind::Backend | Kind::Listen)
+        })
         .map(|(at, section)| (at, section, settings(&file, at)))
         .collect();
     let wanted = wanted(&proxies, options)?;
@@ -89,7 +91,11 @@ pub fn translate(
         if !wanted.contains(at) {
             whole(section, "not asked for", report);
         } else if !leads(section, settings) && !serves(settings) {
-            whole(section, "no servers that are in use: nothing to steer", report);
+            whole(
+                section,
+                "no servers that are in use: nothing to steer",
+                report,
+            );
         }
     }
     let vips = Vips::new(&options.vips);
@@ -155,7 +161,10 @@ fn known(plan: &Plan) -> String {
 fn serves(settings: &Settings) -> bool {
     let servers = settings.servers.iter();
     let templates = settings.templates.iter().map(|(_, server)| server);
-    settings.disabled.is_none() && servers.chain(templates).any(|server| !server.has("disabled"))
+    settings.disabled.is_none()
+        && servers
+            .chain(templates)
+            .any(|server| !server.has("disabled"))
 }
 
 /// Does it only lead to backends? So does a `listen` without servers that names one.
@@ -301,7 +310,10 @@ fn wanted(proxies: &Proxies, options: &Options) -> Result<Vec<usize>, Problem> {
     }
     let to_it = |settings: &Settings| {
         let default = default_backend(settings).map(|(name, _)| name);
-        let mut others = settings.use_backends.iter().filter_map(|rule| rule.value.first());
+        let mut others = settings
+            .use_backends
+            .iter()
+            .filter_map(|rule| rule.value.first());
         default == Some(backend) || others.any(|name| name == backend)
     };
     Ok(proxies
@@ -316,10 +328,13 @@ fn wanted(proxies: &Proxies, options: &Options) -> Result<Vec<usize>, Problem> {
 
 /// The backend that all connections go to which no condition sends elsewhere, and the line.
 fn default_backend(settings: &Settings) -> Option<(&str, usize)> {
-    let always = settings.use_backends.iter().find_map(|rule| match rule.value.as_slice() {
-        [name] if !name.contains('%') => Some((name.as_str(), rule.line)),
-        _ => None,
-    });
+    let always = settings
+        .use_backends
+        .iter()
+        .find_map(|rule| match rule.value.as_slice() {
+            [name] if !name.contains('%') => Some((name.as_str(), rule.line)),
+            _ => None,
+        });
     let default = settings.default_backend.as_ref();
     always
         .or(default.map(|default| (default.value.as_str(), default.line)))
@@ -460,7 +475,10 @@ fn front(section: &Section, settings: &Settings, plan: &Plan, report: &mut Repor
 }
 
 fn names(service: &super::plan::Service, name: &str) -> bool {
-    service.title.split_once(' ').is_some_and(|(_, own)| own == name)
+    service
+        .title
+        .split_once(' ')
+        .is_some_and(|(_, own)| own == name)
 }
 
 fn binds(settings: &Settings, why: &str, report: &mut Report) {

@@ -152,7 +152,11 @@ fn set_variables(line: &Line, lookup: Environment) -> Vec<(String, Option<String
     match line.word(0) {
         "setenv" => vec![(name, Some(line.word(2).to_owned()))],
         "presetenv" if lookup(&name).is_none() => vec![(name, Some(line.word(2).to_owned()))],
-        "unsetenv" => line.from(1).iter().map(|name| (name.clone(), None)).collect(),
+        "unsetenv" => line
+            .from(1)
+            .iter()
+            .map(|name| (name.clone(), None))
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -229,8 +233,10 @@ fn said(value: Option<bool>) -> Stray {
 /// not, without `&&` and `||`.
 fn decide(expression: &str, lookup: Environment) -> Option<bool> {
     let text = expression.trim();
-    if let Some(rest) = text.strip_prefix('!') {
-        return decide(rest, lookup).map(|value| !value);
+    let bare = text.trim_start_matches(['!', ' ']);
+    let negations = text[..text.len() - bare.len()].matches('!').count();
+    if negations > 0 && !bare.is_empty() {
+        return decide(bare, lookup).map(|value| value != (negations % 2 == 1));
     }
     if text.is_empty() {
         return Some(false);
@@ -288,12 +294,17 @@ mod tests {
     fn conditions_choose_lines() {
         let text = "global\n setenv A 1\n.if defined(A)\n a\n.elif defined(B)\n b\n.else\n c\n.endif\n\
                     .if feature(OPENSSL)\n d\n.else\n e\n.endif\n.if 0\n.if 1\n f\n.endif\n.else\n g\n.endif\n\
-                    .if streq(\"$A\",1)\n h\n.endif\n.notice \"x\"\n";
+                    .if ! !streq(\"$A\",1)\n h\n.endif\n.if !defined(A)\n i\n.endif\n.notice \"x\"\n";
         let file = parse(text, &|_| None);
         let kept: Vec<_> = file.sections[0].lines.iter().map(|l| l.word(0)).collect();
         assert_eq!(kept, ["setenv", "a", "d", "g", "h"]);
-        let of = |kind| file.stray.iter().filter(|(_, stray)| *stray == kind).count();
-        assert_eq!(of(Stray::Inactive), 4);
+        let of = |kind| {
+            file.stray
+                .iter()
+                .filter(|(_, stray)| *stray == kind)
+                .count()
+        };
+        assert_eq!(of(Stray::Inactive), 5);
         assert_eq!(of(Stray::Undecided), 1);
         assert_eq!(of(Stray::Message), 1);
     }

@@ -27,7 +27,8 @@ const POOL: &str = "a pool of the proxy's own connections: clients have theirs";
 const QUEUE: &str = "packets do not queue: limit connections in the application";
 const PROXY: &str = "nothing is put before a client's data; the client's own address arrives at the \
                      server, which must no longer demand the header";
-const PROTOCOL: &str = "the protocol between proxy and server: clients speak to the server themselves";
+const PROTOCOL: &str =
+    "the protocol between proxy and server: clients speak to the server themselves";
 
 /// Name, number of arguments, fate. With `no-` before it: the same, without arguments.
 const OPTIONS: &[(&str, usize, Fate)] = &[
@@ -43,12 +44,20 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ("ca-file", 1, Plan),
     ("cc", 1, Left("clients' congestion control is their own")),
     ("check", 0, Plan),
-    ("check-alpn", 1, Changed("HTTP/2 where the endpoint offers it, else HTTP/1.1")),
+    (
+        "check-alpn",
+        1,
+        Changed("HTTP/2 where the endpoint offers it, else HTTP/1.1"),
+    ),
     ("check-proto", 1, Lost("checks speak HTTP/1.1")),
     ("check-send-proxy", 0, Plan),
     ("check-sni", 1, Plan),
     ("check-ssl", 0, Plan),
-    ("check-via-socks4", 0, Lost("checks go straight to the endpoint")),
+    (
+        "check-via-socks4",
+        0,
+        Lost("checks go straight to the endpoint"),
+    ),
     ("ciphers", 1, Left(TLS_DATA)),
     ("ciphersuites", 1, Left(TLS_DATA)),
     ("client-sigalgs", 1, Left(TLS_DATA)),
@@ -68,7 +77,11 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ("force-tlsv12", 0, Left(TLS_DATA)),
     ("force-tlsv13", 0, Left(TLS_DATA)),
     ("guid", 1, Carried("names are unique here")),
-    ("hash-key", 1, Changed("endpoints are hashed by their names")),
+    (
+        "hash-key",
+        1,
+        Changed("endpoints are hashed by their names"),
+    ),
     ("id", 1, Carried("endpoints go by their names")),
     (
         "init-addr",
@@ -82,8 +95,16 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ("maxconn", 1, Left(QUEUE)),
     ("maxqueue", 1, Left(QUEUE)),
     ("minconn", 1, Left(QUEUE)),
-    ("namespace", 1, Lost("the agent checks in its own network namespace")),
-    ("non-stick", 0, Changed("affinity holds for all endpoints of a service")),
+    (
+        "namespace",
+        1,
+        Lost("the agent checks in its own network namespace"),
+    ),
+    (
+        "non-stick",
+        0,
+        Changed("affinity holds for all endpoints of a service"),
+    ),
     ("npn", 1, Left(TLS_DATA)),
     ("observe", 1, Plan),
     ("on-error", 1, Plan),
@@ -96,11 +117,31 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ("port", 1, Plan),
     ("proto", 1, Left(PROTOCOL)),
     ("proxy-v2-options", 1, Left("see send-proxy-v2")),
-    ("redir", 1, Left("a redirect: a layer-7 proxy, or the application")),
-    ("resolve-net", 1, Changed("a name keeps its present address while it is among the answers")),
-    ("resolve-opts", 1, Changed("the node's own resolver configuration decides")),
-    ("resolve-prefer", 1, Changed("a name brings both families; each listener uses its own")),
-    ("resolvers", 1, Changed("the node's own resolver configuration decides; how often: resolve.every")),
+    (
+        "redir",
+        1,
+        Left("a redirect: a layer-7 proxy, or the application"),
+    ),
+    (
+        "resolve-net",
+        1,
+        Changed("a name keeps its present address while it is among the answers"),
+    ),
+    (
+        "resolve-opts",
+        1,
+        Changed("the node's own resolver configuration decides"),
+    ),
+    (
+        "resolve-prefer",
+        1,
+        Changed("a name brings both families; each listener uses its own"),
+    ),
+    (
+        "resolvers",
+        1,
+        Changed("the node's own resolver configuration decides; how often: resolve.every"),
+    ),
     ("rise", 1, Plan),
     ("send-proxy", 0, Lost(PROXY)),
     ("send-proxy-v2", 0, Lost(PROXY)),
@@ -112,15 +153,27 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ("slowstart", 1, Plan),
     ("sni", 1, Plan),
     ("socks4", 1, Lost("packets go straight to the endpoint")),
-    ("source", 1, Changed("the client's address is kept; forward: full-nat hides it")),
+    (
+        "source",
+        1,
+        Changed("the client's address is kept; forward: full-nat hides it"),
+    ),
     ("interface", 1, Left("see source")),
     ("ssl", 0, Plan),
     ("ssl-max-ver", 1, Left(TLS_DATA)),
     ("ssl-min-ver", 1, Left(TLS_DATA)),
     ("ssl-reuse", 0, Left(TLS_DATA)),
-    ("stick", 0, Carried("affinity holds for all endpoints of a service")),
+    (
+        "stick",
+        0,
+        Carried("affinity holds for all endpoints of a service"),
+    ),
     ("strict-maxconn", 0, Left(QUEUE)),
-    ("tcp-md5sig", 1, Lost("clients' segments are not signed for them")),
+    (
+        "tcp-md5sig",
+        1,
+        Lost("clients' segments are not signed for them"),
+    ),
     ("tcp-ut", 1, Left("clients' connections are their own")),
     ("tfo", 0, Left("clients' connections are their own")),
     ("tls-tickets", 0, Left(TLS_DATA)),
@@ -131,7 +184,11 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     ),
     ("usesrc", 1, Carried("the client's address is kept anyway")),
     ("verify", 1, Plan),
-    ("verifyhost", 1, Changed("the name in the certificate must be check-sni's")),
+    (
+        "verifyhost",
+        1,
+        Changed("the name in the certificate must be check-sni's"),
+    ),
     ("weight", 1, Plan),
     ("ws", 1, Left(PROTOCOL)),
 ];

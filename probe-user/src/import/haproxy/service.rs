@@ -77,7 +77,10 @@ pub struct Global {
 /// Makes a service of a proxy with servers.
 pub fn build(proxy: Proxy, around: Surroundings, say: Say) -> Service {
     let settings = proxy.settings;
-    say(proxy.line, Note::carried("", format!("service {}", proxy.here)));
+    say(
+        proxy.line,
+        Note::carried("", format!("service {}", proxy.here)),
+    );
     let mut servers: Vec<&Server> = settings.servers.iter().collect();
     let templates: Vec<Server> = settings
         .templates
@@ -279,7 +282,9 @@ fn listeners(proxy: &Proxy, around: &Surroundings, servers: &[&Server], say: Say
         alone: around.alone && listeners.is_empty() && any.is_empty(),
     });
     for text in given {
-        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let port = text
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
         let line = any.iter().find(|(at, _)| Some(*at) == port);
         listeners.push(Listener {
             address: Some(text),
@@ -293,7 +298,10 @@ fn listeners(proxy: &Proxy, around: &Surroundings, servers: &[&Server], say: Say
             let vip = found.address.clone().unwrap_or_default();
             say(
                 line,
-                Note::changed("", format!("any address of the proxy becomes the VIP {vip}")),
+                Note::changed(
+                    "",
+                    format!("any address of the proxy becomes the VIP {vip}"),
+                ),
             );
             continue;
         }
@@ -328,7 +336,10 @@ fn listeners(proxy: &Proxy, around: &Surroundings, servers: &[&Server], say: Say
             line: proxy.line,
         });
     } else if around.entrances.is_empty() && proxy.settings.binds.is_empty() {
-        say(proxy.line, Note::carried("listeners", "at the VIP that was given"));
+        say(
+            proxy.line,
+            Note::carried("listeners", "at the VIP that was given"),
+        );
     }
     listeners
 }
@@ -372,18 +383,26 @@ fn endpoint(server: &Server, tier: u8, port: Option<u16>, active: usize, say: Sa
     if let Some(line) = disabled {
         say(
             line,
-            Note::changed("disabled", "is written as a comment: take it in when it is ready"),
+            Note::changed(
+                "disabled",
+                "is written as a comment: take it in when it is ready",
+            ),
         );
     }
     if let Some(backup) = server.option("backup") {
         say(backup.line, Note::carried("backup", ""));
     }
     if let Some(cookie) = server.option("cookie") {
-        let why = "a cookie is inside of the connection: a layer-7 proxy, or affinity by client address";
+        let why =
+            "a cookie is inside of the connection: a layer-7 proxy, or affinity by client address";
         let note = if active > 1 { Note::lost } else { Note::left };
         say(cookie.line, note(cookie.text(), why.to_owned()));
     }
-    let number = |name: &str| server.option(name).map(|o| (o, o.argument().parse::<u16>()));
+    let number = |name: &str| {
+        server
+            .option(name)
+            .map(|o| (o, o.argument().parse::<u16>()))
+    };
     let weight = match number("weight") {
         None => None,
         Some((option, Ok(weight))) if weight <= 256 => {
@@ -426,7 +445,7 @@ pub fn name(text: &str) -> String {
         .take(60)
         .collect();
     if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        name.insert_str(0, "x");
+        name.insert(0, 'x');
     }
     name
 }
@@ -456,7 +475,9 @@ fn observe(servers: &[&Server], say: Say) -> Option<Sourced<plan::Observe>> {
             "layer4" => Note::changed(option.text(), why),
             _ => Note::changed(
                 option.text(),
-                format!("{why}; answers of layer 7 are not seen: the check must see what clients see"),
+                format!(
+                    "{why}; answers of layer 7 are not seen: the check must see what clients see"
+                ),
             ),
         };
         say(option.line, note);
@@ -504,12 +525,21 @@ fn balance(settings: &Settings, active: usize, service: &mut Service, say: Say) 
         }
         "first" => say(
             at,
-            Note::changed("", "each server in a tier of its own, whatever its connections"),
+            Note::changed(
+                "",
+                "each server in a tier of its own, whatever its connections",
+            ),
         ),
-        _ if one => say(at, Note::carried("", "one server at a time has nothing to share")),
+        _ if one => say(
+            at,
+            Note::carried("", "one server at a time has nothing to share"),
+        ),
         "roundrobin" | "static-rr" | "random" => say(
             at,
-            Note::changed("", "connections are shared by consistent hashing, in proportion to weights"),
+            Note::changed(
+                "",
+                "connections are shared by consistent hashing, in proportion to weights",
+            ),
         ),
         "leastconn" => say(
             at,
@@ -521,7 +551,10 @@ fn balance(settings: &Settings, active: usize, service: &mut Service, say: Say) 
         ),
         _ => say(
             at,
-            Note::lost("", "needs a request's content: a layer-7 proxy; here connections are hashed"),
+            Note::lost(
+                "",
+                "needs a request's content: a layer-7 proxy; here connections are hashed",
+            ),
         ),
     }
 }
@@ -553,7 +586,9 @@ fn stick(settings: &Settings, service: &mut Service, say: Say) {
                 Note::carried("", "affinity by client address")
             },
         );
-        let time = expire.unwrap_or(LONGEST).clamp(Duration::from_secs(1), LONGEST);
+        let time = expire
+            .unwrap_or(LONGEST)
+            .clamp(Duration::from_secs(1), LONGEST);
         service.affinity = Some(Sourced::new(time, *line));
     }
     let Some(table) = &settings.table else { return };
@@ -581,7 +616,10 @@ fn stick(settings: &Settings, service: &mut Service, say: Say) {
 fn marked(servers: &[&Server], service: &mut Service, say: Say) {
     for server in servers {
         if let Some(option) = server.option("on-marked-down") {
-            say(option.line, Note::carried(option.text(), "on_marked_down: reset"));
+            say(
+                option.line,
+                Note::carried(option.text(), "on_marked_down: reset"),
+            );
         }
         if let Some(option) = server.option("on-marked-up") {
             say(option.line, Note::carried(option.text(), "drain: 0s"));
@@ -613,7 +651,10 @@ fn encryption(proxy: &Proxy, around: &Surroundings, servers: &[&Server], say: Sa
         if let Some(option) = server.option("sni") {
             say(
                 option.line,
-                Note::left(option.text(), "clients send their own; checks have check-sni"),
+                Note::left(
+                    option.text(),
+                    "clients send their own; checks have check-sni",
+                ),
             );
         }
     }

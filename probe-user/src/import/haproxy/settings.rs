@@ -264,11 +264,16 @@ impl Settings {
         };
         let why = match name {
             "check" => "",
-            "connect" => "clients' own kernels say when they give up; it bounds the time of a check",
+            "connect" => {
+                "clients' own kernels say when they give up; it bounds the time of a check"
+            }
             "queue" => return vec![Note::left("", "packets do not queue")],
             "client" | "server" | "tunnel" => "",
             "http-request" | "http-keep-alive" | "tarpit" => {
-                return vec![Note::left("", "requests are the application's, or a layer-7 proxy's")];
+                return vec![Note::left(
+                    "",
+                    "requests are the application's, or a layer-7 proxy's",
+                )];
             }
             "client-fin" | "server-fin" => {
                 "how long a half-closed connection is remembered, for all services: \
