@@ -18,6 +18,8 @@ use lab::{
 };
 use serde_json::{Value, json};
 
+use super::checks::Pki;
+
 /// The lab's service, checked so.
 fn config(lab: &Lab, checks: Value) -> Value {
     let mut config = agent::config(lab);
@@ -284,6 +286,80 @@ fn postgresql_refuses_and_its_log_stays_clean() {
             |line: &&String| !line.contains("no pg_hba.conf entry") && !line.contains("checkpoint");
         let noise: Vec<_> = log[before..].iter().filter(odd).collect();
         ensure!(noise.is_empty(), "{noise:#?}");
+        Ok(())
+    });
+}
+
+/// Redis begins with TLS, PostgreSQL asks for it first, and neither goes without.
+#[test]
+fn databases_over_tls() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let pki = Pki::new(&lab, "pki")?;
+        let file = |name: &str| pki.file(name).display().to_string();
+        let (ca, certificate, key) = (file("ca.pem"), file("server.pem"), file("server.key"));
+        let _redis = Redis::start(
+            &lab,
+            &lab.master,
+            &[
+                "--port",
+                "8078",
+                "--tls-port",
+                "8079",
+                "--tls-auth-clients",
+                "no",
+                "--tls-ca-cert-file",
+                &ca,
+                "--tls-cert-file",
+                &certificate,
+                "--tls-key-file",
+                &key,
+            ],
+        )?;
+        let mut postgres = Postgres::start(&lab.backup)?;
+        let tls = json!({"ca": ca, "sni": "sense.example.com"});
+        let service = |name: &str, vip: &str, at: SocketAddr, check: Value| {
+            json!({
+                "name": name, "listeners": [vip],
+                "endpoints": [{"name": name, "address": at.to_string()}],
+                "check": {name: check, "inter": "50ms", "timeout": "10s"},
+            })
+        };
+        let login = json!({
+            "user": "probe", "password": "hunter2", "database": "postgres", "role": "primary",
+            "tls": tls, "connection": "mixed", "fresh_every": 3,
+        });
+        let mut config = agent::config(&lab);
+        config["services"] = json!([
+            service(
+                "redis",
+                "10.96.0.10:80",
+                MASTER_V4,
+                json!({"role": "master", "tls": tls})
+            ),
+            service("postgres", "10.96.0.11:80", BACKUP_V4, login),
+        ]);
+        let mut agent = Agent::start(&lab, &config)?;
+        let state = |status: &Value, service: usize, state: &str, detail: &str| {
+            let endpoint = &status["services"][service]["endpoints"][0];
+            let told = endpoint["detail"].as_str().unwrap_or_default();
+            ensure!(
+                endpoint["state"] == state && told.contains(detail),
+                "{endpoint}"
+            );
+            Ok(())
+        };
+        agent.wait("Redis to be up", |status| state(status, 0, "up", "ok"))?;
+        let declines = "it does no TLS";
+        agent.wait("PostgreSQL to decline", |status| {
+            state(status, 1, "down", declines)
+        })?;
+        postgres.stop()?;
+        postgres.encrypt(&pki.file("server.pem"), &pki.file("server.key"))?;
+        agent.wait("PostgreSQL to be up", |status| state(status, 1, "up", "ok"))?;
+        let query = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE application_name = 'probe' AND NOT ssl";
+        assert_eq!(postgres.ask(query)?, "0", "all checks are encrypted");
         Ok(())
     });
 }

@@ -191,7 +191,7 @@ async fn requests_say_what_is_configured() {
     let probe = Http::new(
         match check_by(http).each()[0].kind() {
             crate::config::Kind::Http(http) => http,
-            crate::config::Kind::Tcp(_) => panic!("by HTTP"),
+            other => panic!("by {other}"),
         },
         target,
         "b",
