@@ -2,9 +2,14 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +20,7 @@ use lab::{
     privileged,
     topology::{BACKUP_V4, MASTER_V4, PORT, VIP_V4},
     until,
+    wait::patience,
 };
 use serde_json::{Value, json};
 
@@ -169,6 +175,78 @@ fn redis_with_passwords_and_protected_mode() {
         agent.wait_state("backup", "up")?;
         second.ask(&["config", "set", "protected-mode", "yes"])?;
         wait_told(&mut agent, "backup", "bad-status", "not permitted: DENIED")
+    });
+}
+
+/// A Redis that reads its data answers, and says so.
+#[test]
+fn a_redis_that_loads_its_data_is_not_ready() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let slow = ["--rdbcompression", "no", "--enable-debug-command", "yes"];
+        let mut first = Redis::start(&lab, &lab.master, &slow)?;
+        first.ask(&["debug", "populate", "2000", "song", "1000"])?;
+        first.ask(&["save"])?;
+        first.kill()?;
+        // Five milliseconds a key, and clients are looked at in between.
+        let slow = [&slow[..], &["--key-load-delay", "5000"]].concat();
+        let slow = [
+            &slow[..],
+            &["--loading-process-events-interval-bytes", "1024"],
+        ]
+        .concat();
+        let mut agent = Agent::new(
+            &lab,
+            &config(&lab, json!({"redis": {"role": "master"}})),
+            &[],
+        )?;
+        agent.launch()?;
+        first = Redis::start(&lab, &lab.master, &slow)?;
+        wait_told(&mut agent, "master", "bad-status", "not ready: LOADING")?;
+        first.ask(&["config", "set", "key-load-delay", "0"])?;
+        agent.wait_state("master", "up").map(drop)
+    });
+}
+
+#[test]
+fn a_datagram_and_its_answer() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let checked = json!({"udp": {"send": "who", "expect": "me"}});
+        let mut agent = Agent::new(&lab, &config(&lab, checked), &[])?;
+        agent.launch()?;
+        wait_told(&mut agent, "master", "refused", "")?;
+        let answers = |answer: &'static [u8]| {
+            lab.master
+                .run(|| UdpSocket::bind(MASTER_V4).context("bind"))
+                .map(|socket| {
+                    socket
+                        .set_read_timeout(Some(patience(Duration::from_millis(100))))
+                        .ok();
+                    let ends = Arc::new(AtomicBool::new(false));
+                    let end = Arc::clone(&ends);
+                    let thread = thread::spawn(move || {
+                        let mut heard = [0; 64];
+                        while !end.load(Ordering::Relaxed) {
+                            if let Ok((3, from)) = socket.recv_from(&mut heard) {
+                                socket.send_to(answer, from).ok();
+                            }
+                        }
+                    });
+                    move || {
+                        ends.store(true, Ordering::Relaxed);
+                        thread.join().expect("it answers")
+                    }
+                })
+        };
+        let stop = answers(b"it is me")?;
+        agent.wait_state("master", "up")?;
+        stop();
+        let stop = answers(b"you")?;
+        let wrong = "unexpected answer: expects `me`, it begins `you`";
+        wait_told(&mut agent, "master", "body-mismatch", wrong)?;
+        stop();
+        wait_told(&mut agent, "master", "refused", "")
     });
 }
 
@@ -373,9 +451,18 @@ fn grpc_by_a_real_http2_server() {
         let not_serving = b"\0\0\0\0\x02\x08\x02";
         let _master = health_service(&lab, &lab.master, Some(serving))?;
         let backup = health_service(&lab, &lab.backup, Some(not_serving))?;
-        let config = config(&lab, json!({"grpc": {"service": "chat"}}));
-        let mut agent = Agent::start(&lab, &config)?;
+        let kept = json!({"grpc": {"service": "chat", "connection": "reuse"}});
+        let mut agent = Agent::start(&lab, &config(&lab, kept))?;
         agent.wait_state("master", "up")?;
+        // It ends each connection after three answers, in a polite way.
+        agent.wait("some checks", |status| {
+            let seen = find_endpoint(status, "master")?;
+            ensure!(
+                seen["failures"] == 0 && seen["checks"].as_u64() > Some(20),
+                "{seen}"
+            );
+            Ok(())
+        })?;
         wait_told(
             &mut agent,
             "backup",
@@ -416,7 +503,7 @@ fn health_service(lab: &Lab, host: &Arc<Namespace>, answer: Option<&[u8]>) -> Re
            client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
            fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
            scgi_temp_path {dir}/scgi;\n\
-           server {{ listen {PORT} http2; {answers} }}\n\
+           server {{ listen {PORT} http2; keepalive_requests 3; {answers} }}\n\
          }}\n"
     );
     fs::write(&config, text).context("cannot write the configuration")?;
