@@ -342,9 +342,13 @@ fn line(input: &[u8]) -> Result<Option<Line>, Malformed> {
     }))
 }
 
-/// Is there the empty line that ends a head?
+/// Is there the empty line that ends a head? Either line end may be a bare LF
+/// (RFC 9112 section 2.2), also next to one that is not.
 fn ends_a_head(input: &[u8]) -> bool {
-    input.windows(4).any(|w| w == b"\r\n\r\n") || input.windows(2).any(|w| w == b"\n\n")
+    memchr::memchr_iter(b'\n', input).any(|end| {
+        let next = &input[end + 1..];
+        next.starts_with(b"\n") || next.starts_with(b"\r\n")
+    })
 }
 
 enum Framing {

@@ -37,6 +37,8 @@ fn whole_answers() {
         // RFC 9112 section 6.3: Transfer-Encoding wins.
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", 200, b"ab"),
         (b"HTTP/1.1 200 OK\nContent-Length: 1\n\na", 200, b"a"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\na", 200, b"a"),
+        (b"HTTP/1.1 200 OK\nContent-Length: 1\n\r\na", 200, b"a"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab", 200, b"ab"),
     ];
     for (bytes, status, body) in rows {
@@ -187,5 +189,49 @@ proptest! {
         for answer in [plain, chunked].into_iter().flatten() {
             prop_assert!(answer.1.len() <= LIMITS.body);
         }
+    }
+}
+
+#[test]
+fn a_decoder_begins_anew_and_knows_whether_the_connection_goes_on() {
+    let mut decoder = Decoder::new(LIMITS, false);
+    for (bytes, goes_on) in [
+        (
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nA: x\r\n\r\na"[..],
+            true,
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na", false),
+        (
+            b"HTTP/1.1 200 OK\r\nConnection: a, Close\r\nContent-Length: 0\r\n\r\n",
+            false,
+        ),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
+        (
+            b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n",
+            true,
+        ),
+        (b"HTTP/1.1 200 OK\r\n\r\nabc", false),
+        (
+            b"HTTP/1.1 100 Continue\r\nB: y\r\n\r\nHTTP/1.1 204 OK\r\nA: z\r\n\r\n",
+            true,
+        ),
+        (b"HTTP/1.1 101 Switching\r\n\r\n", false),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            true,
+        ),
+    ] {
+        decoder.restart();
+        assert_eq!((decoder.status(), decoder.body()), (0, &b""[..]));
+        assert!(!decoder.any_header("a", |_| true));
+        decoder.push(&mut BytesMut::from(bytes)).unwrap();
+        let text = String::from_utf8_lossy(bytes);
+        assert_eq!(decoder.may_go_on(), goes_on, "{text}");
+        assert_eq!(
+            decoder.any_header("A", |_| true),
+            text.contains("\nA:"),
+            "{text}"
+        );
+        assert!(!decoder.any_header("b", |_| true), "of an interim answer");
     }
 }

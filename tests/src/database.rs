@@ -6,8 +6,9 @@
 
 use std::{
     ffi::OsString,
-    fs,
+    fs::{self, Permissions},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -187,6 +188,7 @@ impl Postgres {
     }
 
     fn prepare(host: &Arc<Namespace>) -> Result<Self> {
+        let user = user()?;
         host.run(|| {
             let nothing: Option<&str> = None;
             mount(
@@ -197,8 +199,6 @@ impl Postgres {
                 nothing,
             )
             .context("cannot mount a tmpfs")?;
-            let user = User::from_name("postgres").context("cannot look up postgres")?;
-            let user = user.context("there is no user postgres: it comes with the package")?;
             chown("/mnt", Some(user.uid), Some(user.gid)).context("cannot give /mnt away")
         })?;
         Ok(Self {
@@ -224,6 +224,25 @@ impl Postgres {
             command.args(["-c", option]);
         }
         self.running.start(command)
+    }
+
+    /// Starts it so that it takes TLS, with this certificate and key.
+    pub fn encrypt(&mut self, certificate: &Path, key: &Path) -> Result<()> {
+        let user = user()?;
+        self.running.host.run(|| {
+            for (from, to) in [(certificate, "/mnt/tls.pem"), (key, "/mnt/tls.key")] {
+                fs::copy(from, to).with_context(|| format!("cannot make {to}"))?;
+                // Readable for the server and for nobody else, or it does not start.
+                chown(to, Some(user.uid), Some(user.gid)).context("cannot give it away")?;
+                fs::set_permissions(to, Permissions::from_mode(0o600)).context("permissions")?;
+            }
+            Ok(())
+        })?;
+        self.restart(&[
+            "ssl=on",
+            "ssl_cert_file=/mnt/tls.pem",
+            "ssl_key_file=/mnt/tls.key",
+        ])
     }
 
     /// What it answers to statements on its own host; asked until it takes them.
@@ -293,6 +312,11 @@ impl Postgres {
         command.env("LC_ALL", "C.UTF-8").current_dir("/");
         Ok(command)
     }
+}
+
+fn user() -> Result<User> {
+    let user = User::from_name("postgres").context("cannot look up postgres")?;
+    user.context("there is no user postgres: it comes with the package")
 }
 
 fn path() -> OsString {

@@ -1,7 +1,8 @@
-//! `fuzz`: bad input for the packet code, guided by coverage, for a bounded time.
+//! `fuzz`: bad input for the packet code, or for what reads servers' answers, guided by
+//! coverage, for a bounded time.
 //!
-//! The target is `tests/fuzz`; libFuzzer runs it, begun from `tests/cases`. What it
-//! finds worth keeping goes to `tests/cases/found`, reduced to what brings coverage
+//! The targets are in `tests/fuzz`; libFuzzer runs one, begun from `tests/cases`. What it
+//! finds worth keeping goes to `found` beside it, reduced to what brings coverage
 //! that nothing else there brings. The compiler flags are those of cargo-fuzz, set
 //! here: the pinned compiler can do all of it, and no second toolchain is needed.
 
@@ -13,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::{
     cargo::{cargo, executables, root, tool},
@@ -34,7 +35,7 @@ const COVERAGE: &[&str] = &[
 ];
 /// Whose ways matter. Those of the second opinion would only fill the corpus.
 const COVERED: [&str; 2] = ["probe-ebpf", "probe-fuzz"];
-/// Frames are headers; the longest made by hand says what must be reachable.
+/// Frames and heads are short; the longest made by hand says what must be reachable.
 const MAX_LEN: usize = 1024;
 /// One input takes microseconds. Past this it hangs.
 const INPUT_SECONDS: u32 = 10;
@@ -42,8 +43,46 @@ const INPUT_SECONDS: u32 = 10;
 const KEEP_FILES: usize = 160;
 const KEEP_BYTES: u64 = 100_000;
 
+/// What is fuzzed.
+#[derive(Clone, Copy, ValueEnum)]
+enum Target {
+    /// The packet code.
+    Packets,
+    /// What reads the answers to checks by HTTP.
+    Answers,
+}
+
+impl Target {
+    fn binary(self) -> &'static str {
+        match self {
+            Self::Packets => "fuzz-packets",
+            Self::Answers => "fuzz-answers",
+        }
+    }
+
+    /// Where its cases are, and below `target` what it works with.
+    fn folders(self) -> (PathBuf, PathBuf) {
+        let (cases, home) = (root().join("tests/cases"), root().join("target/fuzz"));
+        match self {
+            Self::Packets => (cases, home),
+            Self::Answers => (cases.join("answers"), home.join("answers")),
+        }
+    }
+
+    /// The file that names its findings.
+    fn made(self) -> &'static str {
+        match self {
+            Self::Packets => "tests/fuzz/src/made.rs",
+            Self::Answers => "tests/fuzz/src/answers.rs",
+        }
+    }
+}
+
 #[derive(Args)]
 pub struct Options {
+    /// What to fuzz
+    #[arg(long, value_enum, default_value_t = Target::Packets)]
+    target: Target,
     /// How long to look for failures
     #[arg(long, default_value_t = 60)]
     seconds: u32,
@@ -53,10 +92,9 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let target = build()?;
-    let cases = root().join("tests/cases");
+    let target = build(options.target)?;
+    let (cases, home) = options.target.folders();
     let (made, found) = (cases.join("made"), cases.join("found"));
-    let home = root().join("target/fuzz");
     // Findings of an earlier run would be taken for this one's.
     let begun = SystemTime::UNIX_EPOCH
         .elapsed()
@@ -84,7 +122,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let crashes = files(&findings)?;
     for (path, _) in &crashes {
         println!("FAILED: {}", path.display());
-        eprintln!("xtask: once mended, name it in tests/fuzz/src/made.rs");
+        eprintln!("xtask: once mended, name it in {}", options.target.made());
     }
     if !crashes.is_empty() {
         return Ok(ExitCode::FAILURE);
@@ -95,13 +133,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if !options.keep_nothing {
         let (kept, bytes) = keep(&target, &made, &found, &corpus, &home)?;
-        eprintln!("xtask: {kept} cases of {bytes} bytes are in tests/cases/found");
+        let found = found.display();
+        eprintln!("xtask: {kept} cases of {bytes} bytes are in {found}");
     }
     eprintln!("xtask: nothing found");
     Ok(ExitCode::SUCCESS)
 }
 
-fn build() -> Result<PathBuf> {
+fn build(target: Target) -> Result<PathBuf> {
     // libFuzzer itself is C++.
     toolchain::need_programs(&[Program {
         name: "c++",
@@ -116,7 +155,7 @@ fn build() -> Result<PathBuf> {
     let mut command = cargo("build");
     command
         .args(["--release", "--package", "probe-fuzz"])
-        .args(["--features", "libfuzzer", "--bin", "fuzz-packets"])
+        .args(["--features", "libfuzzer", "--bin", target.binary()])
         // With a target, build scripts and macros are built without the flags.
         .args(["--target", host, "--target-dir"])
         .arg(root().join("target/fuzz"))
@@ -133,8 +172,8 @@ fn build() -> Result<PathBuf> {
         command.args(["--config", &flags]);
     }
     let made = executables(&mut command)?;
-    let target = made.into_iter().find(|built| built.name == "fuzz-packets");
-    Ok(target.context("the build made no fuzz target")?.path)
+    let built = made.into_iter().find(|built| built.name == target.binary());
+    Ok(built.context("the build made no fuzz target")?.path)
 }
 
 /// Replaces `found` by the smallest inputs that together reach what is reached beyond

@@ -70,6 +70,12 @@ fn static_binary(arch: &str, to: &Path) -> Result<()> {
             target.to_uppercase().replace('-', "_")
         );
         build.env(variable, "rust-lld");
+        if compiles_c {
+            // Of glibc, but what is compiled (ring) asks the C library for next to nothing.
+            let compiler = cross_compiler(arch)?;
+            build.env(format!("CC_{}", target.replace('-', "_")), compiler.name);
+            toolchain::need_programs(&[compiler])?;
+        }
     } else if compiles_c {
         toolchain::need_programs(&[Program {
             name: "musl-gcc",
@@ -85,6 +91,21 @@ fn static_binary(arch: &str, to: &Path) -> Result<()> {
     fs::copy(&binary.path, to)
         .with_context(|| format!("cannot copy {} to {}", binary.path.display(), to.display()))?;
     Ok(())
+}
+
+/// A C compiler for another architecture.
+fn cross_compiler(arch: &str) -> Result<Program> {
+    match arch {
+        "aarch64" => Ok(Program {
+            name: "aarch64-linux-gnu-gcc",
+            package: "crossbuild-essential-arm64",
+        }),
+        "x86_64" => Ok(Program {
+            name: "x86_64-linux-gnu-gcc",
+            package: "crossbuild-essential-amd64",
+        }),
+        other => bail!("no C compiler is known for {other}"),
+    }
 }
 
 /// An image FROM scratch has no dynamic linker: the ELF file must not ask for one.

@@ -956,7 +956,7 @@ fn the_examples_of_checks_are_good() {
         let example = examples.last_mut().expect("it begins with check");
         *example += &format!("  {line}\n");
     }
-    assert_eq!(examples.len(), 4);
+    assert_eq!(examples.len(), 10);
     let shown: Vec<_> = examples
         .iter()
         .map(|example| {
@@ -973,6 +973,14 @@ fn the_examples_of_checks_are_good() {
             "POST /rpc at 10.0.0.9, status 200-299, 404 but 204, header x-ready, header x-role: \
              `primary`, no header x-maintenance, body `version`, body without regex `(?i)error`, \
              fresh connection every 20, every 100ms, timeout 1s, rise 2, fall 3",
+            "script of 6 steps, every 2s, timeout 1s, rise 2, fall 3",
+            "Redis over TLS, role master, fresh connection every 100, every 2s, timeout 1s, rise 2, \
+             fall 3",
+            "PostgreSQL as probe, role primary, fresh connection every 600, every 100ms, timeout \
+             1s, rise 2, fall 3",
+            "gRPC over TLS, service chat.Chat, every 2s, timeout 1s, rise 2, fall 3",
+            r"UDP `\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01`, expects regex `^\x00\x01`, every 2s, timeout 1s, rise 2, fall 3",
+            "command /usr/local/bin/is-fit, every 5s, timeout 3s, rise 2, fall 3",
             "all of GET /status, status 200-399, fresh connection every 10; TCP, every 10ms, \
              timeout 100ms, rise 2, fall 3",
         ]
@@ -984,11 +992,13 @@ fn a_check_is_of_one_kind_or_several_of_one_each() {
     for (check, message) in [
         (
             "  check: {inter: 1s}",
-            "services[0].check: what is checked is not said; accepted: one of tcp, http",
+            "services[0].check: what is checked is not said; accepted: one of tcp, http, script, redis, \
+             postgres, grpc, udp, exec",
         ),
         (
             "  check: {tcp: , http: }",
-            "services[0].check: two kinds of check; accepted: one of tcp, http; for several see \
+            "services[0].check: two kinds of check; accepted: one of tcp, http, script, redis, \
+             postgres, grpc, udp, exec; for several see \
              `checks`",
         ),
         (
@@ -1173,4 +1183,149 @@ fn files_of_tls_are_read_and_judged() {
         shown.contains("Tls { sni: None, verify: true, .. }"),
         "{shown}"
     );
+}
+
+#[test]
+fn other_kinds_that_cannot_be_are_refused() {
+    for (check, message) in [
+        (
+            "script: {}",
+            "script.steps: nothing is expected; accepted: a step with `expect`; for a connection \
+             alone `tcp`",
+        ),
+        (
+            "script: {steps: [{send: a}]}",
+            "script.steps: nothing is expected; accepted: a step with `expect`; for a connection \
+             alone `tcp`",
+        ),
+        (
+            "script: {steps: [{expect: a}, {}]}",
+            "script.steps[1]: a step that does nothing; accepted: one of `send`, `send_hex`, \
+             `expect`, `expect_hex` and `expect_regex`",
+        ),
+        (
+            "script: {steps: [{send: a, expect: b}]}",
+            "script.steps[0]: a step does one thing; accepted: one of `send`, `send_hex`, \
+             `expect`, `expect_hex` and `expect_regex`",
+        ),
+        (
+            "script: {steps: [{send: a, min_recv: 3}, {expect: a}]}",
+            "script.steps[0].min_recv: `3`: belongs to what is expected; accepted: a step that \
+             sends nothing",
+        ),
+        (
+            r"script: {steps: [{expect: 'a\q'}]}",
+            r"script.steps[0].expect: `a\q`: not an escape; accepted: text with the escapes \r \n \t \0 \\ and \x00 to \xff, not empty",
+        ),
+        (
+            "script: {steps: [{expect_regex: '('}]}",
+            "script.steps[0].expect_regex: `(`: invalid regex: unclosed group; accepted: a \
+             regular expression without look-around and back-references",
+        ),
+        (
+            "script: {steps: [{expect_hex: 0g}]}",
+            "script.steps[0].expect_hex: `0g`: not bytes in hexadecimal; accepted: pairs of \
+             hexadecimal digits as 00ff or `00 ff`, at least one",
+        ),
+        (
+            "script: {steps: [{expect: a, min_recv: 20000}]}",
+            "script.steps[0].min_recv: `20000`: not a number in range; accepted: a whole number \
+             from 0 to 16384",
+        ),
+        (
+            "redis: {role: primary}",
+            "redis.role: `primary`: not known; accepted: any, master, replica",
+        ),
+        (
+            "redis: {user: probe}",
+            "redis.user: `probe`: a user without a password; accepted: `password` or \
+             `password_file` beside it",
+        ),
+        (
+            "redis: {password: hunter2, password_file: /a}",
+            "redis: two passwords are given; accepted: either `password` or `password_file`",
+        ),
+        (
+            "redis: {password: ''}",
+            "redis.password: empty, too long, or with a NUL; accepted: 1 to 4096 bytes without NUL",
+        ),
+        (
+            "redis: {password_file: password}",
+            "redis.password_file: `password`: not an absolute path; accepted: an absolute path as \
+             /etc/probe/password",
+        ),
+        (
+            "postgres: {role: primary}",
+            "postgres.role: nobody logs in without a user; accepted: `user` beside it",
+        ),
+        (
+            "postgres: {user: '', role: primary}",
+            "postgres.user: ``: not a name of PostgreSQL's; accepted: 1 to 63 bytes",
+        ),
+        (
+            "postgres: {user: a, role: master}",
+            "postgres.role: `master`: not known; accepted: any, primary, standby",
+        ),
+        (
+            "grpc: {host: 'a b'}",
+            "grpc.host: `a b`: not an authority; accepted: a host name or address, with a port if \
+             need be",
+        ),
+        (
+            "udp: {expect: a}",
+            "udp: nothing is sent; accepted: `send` or `send_hex`, which the endpoint answers",
+        ),
+        (
+            "udp: {send: a, not: true}",
+            "udp.not: `true`: of nothing; accepted: what is not to come beside it",
+        ),
+        (
+            "exec: {}",
+            "exec.command: no command is given; accepted: a list of the program's absolute path \
+             and its arguments",
+        ),
+        (
+            "exec: {command: [curl]}",
+            "exec.command: `curl`: not an absolute path; accepted: a list of the program's \
+             absolute path and its arguments",
+        ),
+    ] {
+        let told = with_check(&format!("  check: {{{check}}}")).unwrap_err();
+        assert_eq!(told, format!("services[0].check.{message}"), "{check}");
+    }
+}
+
+#[test]
+fn passwords_are_shown_nowhere() {
+    for check in [
+        "redis: {password: hunter2}",
+        "postgres: {user: a, password: hunter2}",
+        "exec: {command: [/bin/check, hunter2]}",
+    ] {
+        let config = with_check(&format!("  check: {{{check}}}")).unwrap();
+        let check = config.services()[0].check();
+        assert!(!check.to_string().contains("hunter2"), "{check}");
+        if !check.to_string().contains("command") {
+            assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        }
+    }
+}
+
+#[test]
+fn a_sentinel_is_off_where_it_does_harm_unless_it_is_ordered() {
+    for (check, sentinel) in [
+        ("tcp: {}", true),
+        ("redis: {}", true),
+        ("postgres: {}", false),
+        ("udp: {send: a}", false),
+        ("exec: {command: [/bin/true]}", false),
+    ] {
+        let check = format!("  check: {{{check}}}\n");
+        let config = with_check(&check).unwrap();
+        assert_eq!(config.services()[0].sentinel(), sentinel, "{check}");
+        let config = with_check(&format!("{check}  sentinel: on")).unwrap();
+        assert!(config.services()[0].sentinel(), "{check}");
+    }
+    let both = with_check("  checks: {all: [{tcp: {}}, {exec: {command: [/bin/true]}}]}").unwrap();
+    assert!(both.services()[0].sentinel());
 }

@@ -98,9 +98,18 @@ impl Case {
     }
 }
 
-/// Every stored case, by its path in `tests/cases`, in order.
+/// Every stored frame, by its path in `tests/cases`, in order.
 pub fn stored() -> Vec<(String, Vec<u8>)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases");
+    below("../cases")
+}
+
+/// Every stored answer, by its path in `tests/cases/answers`, in order.
+pub fn stored_answers() -> Vec<(String, Vec<u8>)> {
+    below("../cases/answers")
+}
+
+fn below(root: &str) -> Vec<(String, Vec<u8>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
     let mut all = Vec::new();
     for folder in ["made", "found"] {
         let folder = root.join(folder);

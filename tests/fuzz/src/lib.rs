@@ -7,14 +7,16 @@
 //! and its parts by the packet tests, over what the real programs made of a frame.
 //!
 //! - [`made`]: hand-made cases with telling names.
+//! - [`answers`]: the same for what servers answer to checks by HTTP.
 //! - `opinion`: what etherparse says of the same bytes.
 
+pub mod answers;
 mod case;
 mod check;
 pub mod made;
 mod opinion;
 
-pub use case::{Case, stored};
+pub use case::{Case, stored, stored_answers};
 pub use check::{
     Carried, Found, Ip, check, check_error, check_piece, check_reset, check_segment, look,
 };

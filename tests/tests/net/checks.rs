@@ -14,12 +14,12 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 /// A CA, and what it signed, as files of the lab.
-struct Pki {
+pub struct Pki {
     folder: PathBuf,
 }
 
 impl Pki {
-    fn new(lab: &Lab, name: &str) -> Result<Self> {
+    pub fn new(lab: &Lab, name: &str) -> Result<Self> {
         let folder = lab.file(name);
         fs::create_dir_all(&folder).context("a folder for certificates")?;
         let me = Self { folder };
@@ -41,7 +41,7 @@ impl Pki {
         Ok(me)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 }

@@ -2,9 +2,14 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,8 +20,11 @@ use lab::{
     privileged,
     topology::{BACKUP_V4, MASTER_V4, PORT, VIP_V4},
     until,
+    wait::patience,
 };
 use serde_json::{Value, json};
+
+use super::checks::Pki;
 
 /// The lab's service, checked so.
 fn config(lab: &Lab, checks: Value) -> Value {
@@ -170,6 +178,78 @@ fn redis_with_passwords_and_protected_mode() {
     });
 }
 
+/// A Redis that reads its data answers, and says so.
+#[test]
+fn a_redis_that_loads_its_data_is_not_ready() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let slow = ["--rdbcompression", "no", "--enable-debug-command", "yes"];
+        let mut first = Redis::start(&lab, &lab.master, &slow)?;
+        first.ask(&["debug", "populate", "2000", "song", "1000"])?;
+        first.ask(&["save"])?;
+        first.kill()?;
+        // Five milliseconds a key, and clients are looked at in between.
+        let slow = [&slow[..], &["--key-load-delay", "5000"]].concat();
+        let slow = [
+            &slow[..],
+            &["--loading-process-events-interval-bytes", "1024"],
+        ]
+        .concat();
+        let mut agent = Agent::new(
+            &lab,
+            &config(&lab, json!({"redis": {"role": "master"}})),
+            &[],
+        )?;
+        agent.launch()?;
+        first = Redis::start(&lab, &lab.master, &slow)?;
+        wait_told(&mut agent, "master", "bad-status", "not ready: LOADING")?;
+        first.ask(&["config", "set", "key-load-delay", "0"])?;
+        agent.wait_state("master", "up").map(drop)
+    });
+}
+
+#[test]
+fn a_datagram_and_its_answer() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let checked = json!({"udp": {"send": "who", "expect": "me"}});
+        let mut agent = Agent::new(&lab, &config(&lab, checked), &[])?;
+        agent.launch()?;
+        wait_told(&mut agent, "master", "refused", "")?;
+        let answers = |answer: &'static [u8]| {
+            lab.master
+                .run(|| UdpSocket::bind(MASTER_V4).context("bind"))
+                .map(|socket| {
+                    socket
+                        .set_read_timeout(Some(patience(Duration::from_millis(100))))
+                        .ok();
+                    let ends = Arc::new(AtomicBool::new(false));
+                    let end = Arc::clone(&ends);
+                    let thread = thread::spawn(move || {
+                        let mut heard = [0; 64];
+                        while !end.load(Ordering::Relaxed) {
+                            if let Ok((3, from)) = socket.recv_from(&mut heard) {
+                                socket.send_to(answer, from).ok();
+                            }
+                        }
+                    });
+                    move || {
+                        ends.store(true, Ordering::Relaxed);
+                        thread.join().expect("it answers")
+                    }
+                })
+        };
+        let stop = answers(b"it is me")?;
+        agent.wait_state("master", "up")?;
+        stop();
+        let stop = answers(b"you")?;
+        let wrong = "unexpected answer: expects `me`, it begins `you`";
+        wait_told(&mut agent, "master", "body-mismatch", wrong)?;
+        stop();
+        wait_told(&mut agent, "master", "refused", "")
+    });
+}
+
 /// As HAProxy's documentation of tcp-check has it, on a real Redis.
 #[test]
 fn a_script_speaks_with_redis() {
@@ -288,6 +368,80 @@ fn postgresql_refuses_and_its_log_stays_clean() {
     });
 }
 
+/// Redis begins with TLS, PostgreSQL asks for it first, and neither goes without.
+#[test]
+fn databases_over_tls() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let pki = Pki::new(&lab, "pki")?;
+        let file = |name: &str| pki.file(name).display().to_string();
+        let (ca, certificate, key) = (file("ca.pem"), file("server.pem"), file("server.key"));
+        let _redis = Redis::start(
+            &lab,
+            &lab.master,
+            &[
+                "--port",
+                "8078",
+                "--tls-port",
+                "8079",
+                "--tls-auth-clients",
+                "no",
+                "--tls-ca-cert-file",
+                &ca,
+                "--tls-cert-file",
+                &certificate,
+                "--tls-key-file",
+                &key,
+            ],
+        )?;
+        let mut postgres = Postgres::start(&lab.backup)?;
+        let tls = json!({"ca": ca, "sni": "sense.example.com"});
+        let service = |name: &str, vip: &str, at: SocketAddr, check: Value| {
+            json!({
+                "name": name, "listeners": [vip],
+                "endpoints": [{"name": name, "address": at.to_string()}],
+                "check": {name: check, "inter": "50ms", "timeout": "10s"},
+            })
+        };
+        let login = json!({
+            "user": "probe", "password": "hunter2", "database": "postgres", "role": "primary",
+            "tls": tls, "connection": "mixed", "fresh_every": 3,
+        });
+        let mut config = agent::config(&lab);
+        config["services"] = json!([
+            service(
+                "redis",
+                "10.96.0.10:80",
+                MASTER_V4,
+                json!({"role": "master", "tls": tls})
+            ),
+            service("postgres", "10.96.0.11:80", BACKUP_V4, login),
+        ]);
+        let mut agent = Agent::start(&lab, &config)?;
+        let state = |status: &Value, service: usize, state: &str, detail: &str| {
+            let endpoint = &status["services"][service]["endpoints"][0];
+            let told = endpoint["detail"].as_str().unwrap_or_default();
+            ensure!(
+                endpoint["state"] == state && told.contains(detail),
+                "{endpoint}"
+            );
+            Ok(())
+        };
+        agent.wait("Redis to be up", |status| state(status, 0, "up", "ok"))?;
+        let declines = "it does no TLS";
+        agent.wait("PostgreSQL to decline", |status| {
+            state(status, 1, "down", declines)
+        })?;
+        postgres.stop()?;
+        postgres.encrypt(&pki.file("server.pem"), &pki.file("server.key"))?;
+        agent.wait("PostgreSQL to be up", |status| state(status, 1, "up", "ok"))?;
+        let query = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE application_name = 'probe' AND NOT ssl";
+        assert_eq!(postgres.ask(query)?, "0", "all checks are encrypted");
+        Ok(())
+    });
+}
+
 /// nginx answers in HTTP/2 what a health service would.
 #[test]
 fn grpc_by_a_real_http2_server() {
@@ -297,9 +451,18 @@ fn grpc_by_a_real_http2_server() {
         let not_serving = b"\0\0\0\0\x02\x08\x02";
         let _master = health_service(&lab, &lab.master, Some(serving))?;
         let backup = health_service(&lab, &lab.backup, Some(not_serving))?;
-        let config = config(&lab, json!({"grpc": {"service": "chat"}}));
-        let mut agent = Agent::start(&lab, &config)?;
+        let kept = json!({"grpc": {"service": "chat", "connection": "reuse"}});
+        let mut agent = Agent::start(&lab, &config(&lab, kept))?;
         agent.wait_state("master", "up")?;
+        // It ends each connection after three answers, in a polite way.
+        agent.wait("some checks", |status| {
+            let seen = find_endpoint(status, "master")?;
+            ensure!(
+                seen["failures"] == 0 && seen["checks"].as_u64() > Some(20),
+                "{seen}"
+            );
+            Ok(())
+        })?;
         wait_told(
             &mut agent,
             "backup",
@@ -340,7 +503,7 @@ fn health_service(lab: &Lab, host: &Arc<Namespace>, answer: Option<&[u8]>) -> Re
            client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
            fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
            scgi_temp_path {dir}/scgi;\n\
-           server {{ listen {PORT} http2; {answers} }}\n\
+           server {{ listen {PORT} http2; keepalive_requests 3; {answers} }}\n\
          }}\n"
     );
     fs::write(&config, text).context("cannot write the configuration")?;

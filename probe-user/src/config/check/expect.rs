@@ -184,7 +184,11 @@ impl Expect {
     pub fn status(&self) -> &StatusSet {
         &self.status
     }
-    /// Is this one?
+    /// Statuses that are bad all the same.
+    pub fn not_status(&self) -> &StatusSet {
+        &self.not_status
+    }
+    /// Is this one good?
     pub fn is_good(&self, status: u16) -> bool {
         self.status.contains(status) && !self.not_status.contains(status)
     }

@@ -236,6 +236,25 @@ async fn a_connection_is_asked_again_and_the_service_named() {
     }
 }
 
+/// Closed between two checks: that is told apart, since nothing was answered.
+#[tokio::test]
+async fn a_kept_connection_that_has_ended_is_known_as_such() {
+    let (stream, server) = duplex(1 << 16);
+    let server = tokio::spawn(serve(server, good()));
+    let grpc = Grpc::new("", "sense.example.com", false);
+    let mut session = Session::new(stream).await.unwrap();
+    timeout(LONG, session.ask(&grpc)).await.unwrap().unwrap();
+    server.abort();
+    server.await.unwrap_err();
+    for _ in 0..2 {
+        let failure = timeout(LONG, session.ask(&grpc))
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert!(failure.is_end(), "{failure:?}");
+    }
+}
+
 /// What is no HTTP/2 at all.
 #[tokio::test(start_paused = true)]
 async fn other_protocols() {

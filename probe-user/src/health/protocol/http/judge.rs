@@ -68,7 +68,7 @@ impl Judge {
         self.status = status;
         if !expect.is_good(status) {
             let note = match expect.status().contains(status) {
-                true => "which is expected not to be".to_owned(),
+                true => format!("expected none of {}", expect.not_status()),
                 false => format!("expected {}", expect.status()),
             };
             return Some(self.found(Kind::BadStatus, note));

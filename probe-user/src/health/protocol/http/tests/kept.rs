@@ -85,7 +85,7 @@ fn fast_checks_are_mixed_and_slow_ones_fresh() {
         let check = checked(&format!("check: {{http: {{}}, inter: {inter}}}"));
         match check.each()[0].kind() {
             crate::config::Kind::Http(http) => http.keep(),
-            crate::config::Kind::Tcp(_) => panic!("by HTTP"),
+            other => panic!("by {other}"),
         }
     };
     assert_eq!(keep("999ms"), Keep::Mixed { fresh_every: 10 });

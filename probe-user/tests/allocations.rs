@@ -1,0 +1,99 @@
+//! A good check over a kept connection allocates nothing.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    thread,
+};
+
+use probe_user::{
+    config,
+    health::{Kind, Probe},
+};
+
+thread_local! {
+    /// Allocations of this thread; the server has one of its own.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+fn count() {
+    // A thread that ends has no counter any more, and nobody asks.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: all of it is the system's allocator; counting touches no memory that is allocated.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Answers whoever connects, one after the other.
+fn server(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let target = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut request = [0; 1024];
+            while stream.read(&mut request).is_ok_and(|read| read > 0) {
+                stream.write_all(answer).expect("an answer");
+            }
+        }
+    });
+    target
+}
+
+#[test]
+fn a_good_check_over_a_kept_connection_allocates_nothing() {
+    for answer in [
+        &b"HTTP/1.1 200 OK\r\nX-Role: primary\r\nContent-Length: 7\r\n\r\nversion"[..],
+        b"HTTP/1.1 200 OK\r\nX-Role: primary\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nvers\r\n3\r\nion\r\n0\r\n\r\n",
+    ] {
+        let target = server(answer);
+        let config = config::parse(
+            "interfaces: {edge: [a]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], endpoints: \
+             [{name: b, address: '10.0.0.2:80'}], check: {http: {connection: reuse, expect: \
+             {headers: [{name: X-Role, equals: primary}], body: {contains: version}, not: {body: \
+             {contains: error}}}}, timeout: 20s}}]",
+        )
+        .expect("a configuration");
+        let mut probe = Probe::new(config.services()[0].check(), target, "a");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let allocations = runtime.block_on(async move {
+            let mut before = 0;
+            for i in 0..1100 {
+                if i == 100 {
+                    before = COUNT.get();
+                }
+                let verdict = probe.run().await;
+                assert_eq!(verdict.kind, Kind::Ok, "{verdict:?}");
+            }
+            COUNT.get() - before
+        });
+        assert_eq!(allocations, 0, "in a thousand checks");
+    }
+}
