@@ -106,6 +106,7 @@ pub struct Service {
     pub sentinel: Option<String>,
     pub observe: Option<String>,
     pub error_limit: Option<String>,
+    pub single_writer: Option<String>,
 }
 
 /// One of a service's `endpoints`.

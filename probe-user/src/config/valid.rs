@@ -78,6 +78,7 @@ pub struct Service {
     failback: Failback,
     all_down: AllDown,
     keep_flows_of_down: bool,
+    single_writer: bool,
     drain: Option<Duration>,
     forward: Forward,
     affinity: Option<Duration>,
@@ -471,6 +472,10 @@ impl Service {
     pub fn keep_flows_of_down(&self) -> bool {
         self.keep_flows_of_down
     }
+    /// Only the selected endpoint may serve, whatever it refuses.
+    pub fn single_writer(&self) -> bool {
+        self.single_writer
+    }
     /// How long flows of an endpoint that was left for a better one may go on;
     /// nothing for as long as they like.
     pub fn drain(&self) -> Option<Duration> {
@@ -560,6 +565,11 @@ impl Service {
                 &[("on", true), ("off", false)],
             )?,
             observe: Observe::parse(field, raw)?,
+            single_writer: word(
+                &format!("{field}.single_writer"),
+                raw.single_writer.as_deref().unwrap_or("false"),
+                &[("true", true), ("false", false)],
+            )?,
         })
     }
 }

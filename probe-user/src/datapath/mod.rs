@@ -204,6 +204,8 @@ pub struct ServicePlan {
     pub endpoints: Vec<EndpointPlan>,
     /// Flows of an endpoint that is down keep going to it instead of being reset.
     pub keep_flows_of_down: bool,
+    /// Only the selected endpoint may serve: what it refuses is not sent to another.
+    pub single_writer: bool,
     /// How connections reach the endpoints.
     pub forward: Forward,
     /// While several endpoints share the new connections: for how long a client's stay

@@ -17,6 +17,7 @@ mod names;
 mod narrow;
 mod own;
 mod protocols;
+mod redispatch;
 mod refusals;
 mod restart;
 mod rig;

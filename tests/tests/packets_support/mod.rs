@@ -222,6 +222,9 @@ impl Programs {
                 state: ENDPOINT_UP,
                 forward: FORWARD_NAT,
                 pool: 0,
+                next: id,
+                head: id,
+                below: if id == MASTER { BACKUP } else { MASTER },
             };
             programs
                 .array(names::MAP_ENDPOINTS)
@@ -564,7 +567,12 @@ impl Programs {
     /// Empties the tables of notes, which the kernel lets us map: thousands of tests would
     /// wait for thousands of system calls each.
     fn forget_notes(&mut self) {
-        for name in [names::MAP_RECENT_V4, names::MAP_RECENT_V6] {
+        for name in [
+            names::MAP_RECENT_V4,
+            names::MAP_RECENT_V6,
+            names::MAP_SYNS_V4,
+            names::MAP_SYNS_V6,
+        ] {
             let Some(Map::Array(data)) = self.ebpf.map(name) else {
                 panic!("{name} is an array");
             };

@@ -611,6 +611,7 @@ fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
             .map(|(endpoint, at)| endpoint_plan(endpoint, at))
             .collect(),
         keep_flows_of_down: service.keep_flows_of_down(),
+        single_writer: service.single_writer(),
         forward: service.forward(),
         affinity: service.affinity(),
     }
