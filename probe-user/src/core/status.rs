@@ -120,12 +120,12 @@ pub struct Endpoint {
     pub id: Option<EndpointId>,
 }
 
-/// An endpoint that is up and was left for a better one, and the flows it still has.
+/// An endpoint that was left with flows that may go on, and those it still has.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Drain {
     /// When it was left.
     pub since_unix_ms: u64,
-    /// When its flows are reset at their next packet; nothing if never. It may be over.
+    /// When its flows are reset; nothing if never. It may be over.
     pub until_unix_ms: Option<u64>,
     /// Flows at the last sweep of the tables; nothing if there was none since.
     pub flows: Option<u64>,

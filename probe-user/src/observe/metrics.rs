@@ -180,7 +180,7 @@ impl Metrics {
         );
         registry.register(
             "endpoint_draining",
-            "1 while the endpoint, left for a better one, has flows from before",
+            "1 while the endpoint, left for another one, has flows from before",
             r.draining.clone(),
         );
         registry.register(
