@@ -7,6 +7,7 @@ mod drain;
 mod flood;
 mod full;
 mod idle;
+mod tell;
 
 use std::{
     io::{ErrorKind, Read, Write},
