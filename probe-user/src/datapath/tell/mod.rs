@@ -10,6 +10,12 @@
 //! Once a flow is gone from the tables its endpoint is sent a SYN as if by the client. If it is
 //! alive its answer goes to the client, who has no such connection any more and resets it.
 //!
+//! A RST may be lost, and with it the flow's entries are gone. So a while later each such client is
+//! sent a bare acknowledgment of any number: whoever still has the connection acknowledges what it
+//! has, and is reset for it; whoever has none answers with a RST. (Not a SYN, since nothing is known
+//! any more of who opens a connection from that port: an acknowledgment that is not wanted leaves
+//! that alone, RFC 9293 section 3.10.7.3.)
+//!
 //! What a SYN could harm: a connection that the client opens anew from the same port, if its own
 //! SYN is on its way just then (a simultaneous open, RFC 9293 section 3.5). Its SYN makes the
 //! entry another one, so each flow is looked at once more right before it is told; what remains is
@@ -44,7 +50,7 @@ use probe_ebpf::{
         LISTENER_SELECTION, Listener, ListenerKey, Plain, Selection, V4, V6,
     },
     names,
-    packet::parse::{SYN, TCP},
+    packet::parse::{ACK, SYN, TCP},
 };
 
 use self::plan::{Flow, Plan};
@@ -58,7 +64,19 @@ use super::{
 };
 
 /// Flows between two looks at what is lost and who wants us to end.
-const CHUNK: usize = 64;
+const CHUNK: usize = 128;
+/// So many chunks are under way before the first of them is waited for. Between here and a client
+/// next door is a queue a CPU, in which each flow has a packet; what does not fit is lost (a
+/// thousand by default, `net.core.netdev_max_backlog`).
+const UNDER_WAY: usize = 3;
+/// How often a chunk is looked for, and the pause before each look. A client that is far away
+/// takes longer, and its packets are not in our queues.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_micros(50);
+/// From so many flows on they are told by several threads: the answers of clients next door are
+/// worked on where the question was sent.
+const SPLIT: usize = 2048;
+const MAX_THREADS: usize = 4;
 const DECISION: usize = std::mem::offset_of!(Selection, decision) / 8;
 
 /// Are connections of an endpoint in this state over, if its service decides so?
@@ -112,7 +130,7 @@ pub struct Telling {
     pub told: u64,
     /// Flows that are left to their next packet.
     pub given_up: u64,
-    /// From the first to the walk that found nobody left.
+    /// From the walk that found the first to the one that missed the last who went.
     pub took: Duration,
 }
 
@@ -130,6 +148,17 @@ pub struct Told {
 impl Told {
     fn of(&mut self, flow: &Flow) -> &mut TellCounts {
         self.counts.entry(flow.endpoint).or_default()
+    }
+
+    fn add(&mut self, other: Self) {
+        for (endpoint, more) in other.counts {
+            let counts = self.counts.entry(endpoint).or_default();
+            counts.clients += more.clients;
+            counts.endpoints += more.endpoints;
+            counts.told += more.told;
+            counts.given_up += more.given_up;
+        }
+        self.sent.add(other.sent);
     }
 }
 
@@ -337,13 +366,9 @@ impl Teller {
         let now = Instant::now();
         let found = self.walk()?;
         let round = self.plan.walked(&found, now);
-        let mut told = Told::default();
-        for chunk in round.tell.chunks(CHUNK) {
-            self.challenge_clients(chunk, &mut told)?;
-        }
-        for chunk in round.gone.chunks(CHUNK) {
-            self.challenge_endpoints(chunk, &mut told)?;
-        }
+        let mut told = self.split(&round.tell, Self::tell_clients)?;
+        told.add(self.split(&round.gone, Self::tell_endpoints)?);
+        told.add(self.split(&round.confirm, Self::confirm)?);
         for flow in &round.given_up {
             told.of(flow).given_up += 1;
         }
@@ -379,11 +404,60 @@ impl Teller {
         }
     }
 
-    /// A SYN as if by the server, to those that are still there and lost.
-    fn challenge_clients(&mut self, flows: &[Flow], told: &mut Told) -> Result<(), Error> {
-        if self.halt.load(Ordering::Relaxed) {
-            return Ok(());
+    /// Does something for all of them, each thread for its part.
+    fn split(
+        &self,
+        flows: &[Flow],
+        work: impl Fn(&Self, &[Flow]) -> Result<Told, Error> + Sync,
+    ) -> Result<Told, Error> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
+        if flows.len() < SPLIT || threads < 2 {
+            return work(self, flows);
         }
+        let work = &work;
+        std::thread::scope(|scope| {
+            let parts = flows.chunks(flows.len().div_ceil(threads));
+            let threads: Vec<_> = parts
+                .map(|part| scope.spawn(move || work(self, part)))
+                .collect();
+            let mut told = Told::default();
+            for thread in threads {
+                told.add(thread.join().expect("a panic ends the process")?);
+            }
+            Ok(told)
+        })
+    }
+
+    fn is_halted(&self) -> bool {
+        self.halt.load(Ordering::Relaxed)
+    }
+
+    /// A SYN as if by the server, to all that are still there and lost.
+    fn tell_clients(&self, flows: &[Flow]) -> Result<Told, Error> {
+        let mut told = Told::default();
+        for (i, chunk) in flows.chunks(CHUNK).enumerate() {
+            if let Some(first) = i.checked_sub(UNDER_WAY) {
+                self.wait_for(&flows[first * CHUNK]);
+            }
+            if self.is_halted() {
+                break;
+            }
+            self.challenge_clients(chunk, &mut told)?;
+        }
+        Ok(told)
+    }
+
+    /// Until the flow is gone, if that is soon.
+    fn wait_for(&self, flow: &Flow) {
+        for _ in 0..LOOKS {
+            if self.endpoint_of(flow) != Some(flow.endpoint.0) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn challenge_clients(&self, flows: &[Flow], told: &mut Told) -> Result<(), Error> {
         let mut lost = Lost::now(&self.marks);
         let mut segments = Vec::with_capacity(flows.len());
         for flow in flows {
@@ -398,10 +472,46 @@ impl Teller {
     }
 
     /// A SYN as if by the client, to the endpoints of flows that are gone.
-    fn challenge_endpoints(&mut self, flows: &[Flow], told: &mut Told) -> Result<(), Error> {
-        if self.halt.load(Ordering::Relaxed) {
-            return Ok(());
+    fn tell_endpoints(&self, flows: &[Flow]) -> Result<Told, Error> {
+        let mut told = Told::default();
+        for chunk in flows.chunks(CHUNK) {
+            if self.is_halted() {
+                break;
+            }
+            self.challenge_endpoints(chunk, &mut told)?;
+            // Its answers cross our queues too, and nothing here shows that they did.
+            if flows.len() > UNDER_WAY * CHUNK {
+                std::thread::sleep(PAUSE);
+            }
         }
+        Ok(told)
+    }
+
+    /// A bare acknowledgment as if by the server, to clients of flows that have been gone for a
+    /// while and not come back.
+    fn confirm(&self, flows: &[Flow]) -> Result<Told, Error> {
+        let mut told = Told::default();
+        for chunk in flows.chunks(CHUNK) {
+            if self.is_halted() {
+                break;
+            }
+            let gone = chunk.iter().filter(|flow| self.endpoint_of(flow).is_none());
+            let segments: Vec<_> = gone
+                .map(|flow| Segment {
+                    ack: !self.seq,
+                    flags: ACK,
+                    ..self.challenge(flow.vip, flow.client)
+                })
+                .collect();
+            told.sent.add(self.sender.send(&segments));
+            if flows.len() > UNDER_WAY * CHUNK {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(told)
+    }
+
+    fn challenge_endpoints(&self, flows: &[Flow], told: &mut Told) -> Result<(), Error> {
         let mut lost = Lost::now(&self.marks);
         let mut segments = Vec::with_capacity(flows.len());
         for flow in flows {
@@ -467,10 +577,13 @@ impl Teller {
         for counts in told.counts.values() {
             sums.told += counts.told;
             sums.given_up += counts.given_up;
+            if counts.told > 0 {
+                // They had gone before this pass.
+                sums.took = began.duration_since(*since);
+            }
         }
         if self.plan.is_done() {
-            let took = since.elapsed();
-            told.finished = Some(Telling { took, ..*sums });
+            told.finished = Some(*sums);
             self.telling = None;
         }
     }

@@ -7,7 +7,7 @@
 //! a while after it was told is told again, a few times.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -36,6 +36,10 @@ const PAUSES: [Duration; 7] = [
     Duration::from_secs(2),
 ];
 
+/// A RST may be lost like any packet, and nobody repeats it. So long after it was seen to go,
+/// longer than a connection's limit on acknowledgments, a flow's client is asked once more.
+const CONFIRM: Duration = Duration::from_millis(600);
+
 /// A flow whose endpoint is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -58,6 +62,8 @@ pub struct Round {
     pub gone: Vec<Flow>,
     /// Who is left to its next packet from now on.
     pub given_up: Vec<Flow>,
+    /// Who has been gone for a while.
+    pub confirm: Vec<Flow>,
 }
 
 #[derive(Debug)]
@@ -74,6 +80,8 @@ struct Attempt {
 #[derive(Debug, Default)]
 pub struct Plan {
     attempts: HashMap<(SocketAddr, SocketAddr), Attempt>,
+    /// Who is gone, and when to ask them once more.
+    gone: VecDeque<(Instant, Vec<Flow>)>,
     /// When a switch was last heard of, and how many of [`LOOKS`] were made since.
     switched: Option<(Instant, usize)>,
     walks: u64,
@@ -89,12 +97,13 @@ impl Plan {
     pub fn due(&self) -> Option<Instant> {
         let look = self.switched.map(|(at, looks)| at + LOOKS[looks]);
         let attempts = self.attempts.values().filter_map(|attempt| attempt.due);
-        attempts.chain(look).min()
+        let confirm = self.gone.front().map(|(due, _)| *due);
+        attempts.chain(look).chain(confirm).min()
     }
 
     /// Is nobody left to be told?
     pub fn is_done(&self) -> bool {
-        self.attempts.values().all(|attempt| attempt.due.is_none())
+        self.gone.is_empty() && self.attempts.values().all(|attempt| attempt.due.is_none())
     }
 
     /// A walk that began at this time found these flows of lost endpoints, and no other.
@@ -119,12 +128,18 @@ impl Plan {
                 round.given_up.push(*flow);
             }
         }
+        while let Some((_, flows)) = self.gone.pop_front_if(|(due, _)| *due <= now) {
+            round.confirm.extend(flows);
+        }
         let walks = self.walks;
         let gone = self
             .attempts
             .extract_if(|_, attempt| attempt.walk != walks)
             .map(|(_, attempt)| attempt.flow);
         round.gone.extend(gone);
+        if !round.gone.is_empty() {
+            self.gone.push_back((now + CONFIRM, round.gone.clone()));
+        }
         round
     }
 
@@ -185,6 +200,11 @@ mod tests {
         assert_eq!(round.tell, both[..1]);
         let round = plan.walked(&[], now + 700 * MILLI);
         assert_eq!(round.gone, both[..1]);
+        // Of the one that went first.
+        assert_eq!(round.confirm, both[1..]);
+        assert_eq!(plan.due(), Some(now + 1300 * MILLI));
+        let round = plan.walked(&[], now + 1300 * MILLI);
+        assert_eq!(round.confirm, both[..1]);
         assert!(plan.is_done());
         assert_eq!(plan.due(), None);
     }
