@@ -22,7 +22,8 @@ pub use check::{BodyMatch, Check, HttpCheck, Method, StatusSet};
 pub use error::{Error, Fault};
 pub use scalar::unsteerable;
 pub use valid::{
-    AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Observe, Service,
+    AllDown, Config, Connections, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback,
+    Observe, Service,
 };
 
 /// Reads and judges a configuration file.

@@ -13,7 +13,7 @@ use crate::{
     core::{Counters, Observer as _},
     datapath::{
         self, Ended, EndpointCounters, EndpointId, FlowCounts, OwnState, Role, ServiceId, TcWay,
-        XdpWay,
+        TellCounts, TellState, Told, XdpWay,
     },
     failover::Reason,
     health::{Kind, Signal, State, Verdict},
@@ -83,6 +83,20 @@ fn what_is_scraped() {
         ended: 3,
         refused: 1,
     });
+    recorder.telling(&TellState::Missing("no capability".to_owned()));
+    recorder.told(&Told {
+        counts: [(
+            EndpointId(0),
+            TellCounts {
+                clients: 9,
+                endpoints: 6,
+                told: 7,
+                given_up: 1,
+            },
+        )]
+        .into(),
+        ..Told::default()
+    });
     let text = metrics.render().unwrap();
     for line in [
         "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"refused\"} 1",
@@ -118,6 +132,13 @@ fn what_is_scraped() {
         "probe_node_sockets 5",
         "probe_node_sockets_ended_total{outcome=\"ended\"} 3",
         "probe_node_sockets_ended_total{outcome=\"refused\"} 1",
+        "probe_telling{state=\"missing\"} 1",
+        "probe_telling{state=\"ready\"} 0",
+        "probe_flow_challenges_total{service=\"sense\",endpoint=\"sen2\",to=\"client\"} 9",
+        "probe_flow_challenges_total{service=\"sense\",endpoint=\"sen2\",to=\"endpoint\"} 6",
+        "probe_flows_told_total{service=\"sense\",endpoint=\"sen2\"} 7",
+        "probe_flows_not_told_total{service=\"sense\",endpoint=\"sen2\"} 1",
+        "probe_flows_told_total{service=\"sense\",endpoint=\"sen1\"} 0",
         "# TYPE probe_checks counter",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
