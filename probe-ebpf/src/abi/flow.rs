@@ -290,6 +290,12 @@ impl<A: Address> RecentSet<A> {
         (hash >> 48) as u32 & (A::RECENT_SETS - 1)
     }
 
+    /// Both entries.
+    pub fn both(&self) -> [&Recent<A>; 2] {
+        let [first, second] = &self.0;
+        [first, second]
+    }
+
     /// The entry about this client's packets as an endpoint sees them. Whether it
     /// is this endpoint, by its id, the caller knows.
     #[inline(always)]

@@ -68,9 +68,9 @@ static SYNS_V4: Array<SynSet> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_M
 #[map]
 static SYNS_V6: Array<SynSet> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
-static MORE_V4: Array<MoreSet> = Array::with_max_entries(V4::RECENT_SETS, 0);
+static MORE_V4: Array<MoreSet> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
-static MORE_V6: Array<MoreSet> = Array::with_max_entries(V6::RECENT_SETS, 0);
+static MORE_V6: Array<MoreSet> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
 static SENDERS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_SENDERS, 0);
 #[map]

@@ -134,6 +134,7 @@ pub struct Recorder {
     own_ended: Family<OfOutcome, Counter>,
     telling: Family<OfTellState, Gauge>,
     challenges: Family<OfChallenge, Counter>,
+    released: Family<OfEndpoint, Counter>,
     told: Family<OfEndpoint, Counter>,
     not_told: Family<OfEndpoint, Counter>,
     ids: Ids,
@@ -160,6 +161,7 @@ impl Metrics {
             own_ended: Family::default(),
             telling: Family::default(),
             challenges: Family::default(),
+            released: Family::default(),
             told: Family::default(),
             not_told: Family::default(),
             ids: Ids::default(),
@@ -254,6 +256,11 @@ impl Metrics {
             r.challenges.clone(),
         );
         registry.register(
+            "syns_released",
+            "SYNs that waited for an endpoint when it went down, and were sent on at once",
+            r.released.clone(),
+        );
+        registry.register(
             "flows_told",
             "Open connections of lost endpoints that ended after their client was challenged",
             r.told.clone(),
@@ -336,6 +343,7 @@ impl Recorder {
                     .get_or_create(&of_challenge(&of, to))
                     .inc_by(count);
             }
+            self.released.get_or_create(&of).inc_by(counts.released);
             self.told.get_or_create(&of).inc_by(counts.told);
             self.not_told.get_or_create(&of).inc_by(counts.given_up);
         }
@@ -457,6 +465,7 @@ impl Observer for Recorder {
         // Created at zero: rates need the value before the first increment.
         let of = of_endpoint(service, endpoint);
         drop(self.skipped.get_or_create(&of));
+        drop(self.released.get_or_create(&of));
         drop(self.told.get_or_create(&of));
         drop(self.not_told.get_or_create(&of));
         for to in CHALLENGED {

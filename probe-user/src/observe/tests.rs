@@ -88,6 +88,7 @@ fn what_is_scraped() {
         counts: [(
             EndpointId(0),
             TellCounts {
+                released: 5,
                 clients: 9,
                 endpoints: 6,
                 told: 7,
@@ -117,6 +118,7 @@ fn what_is_scraped() {
         "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",
         "probe_events_total{kind=\"flow_reset\"} 3",
         "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen2\",kind=\"syn_unanswered\"} 2",
+        "probe_syns_released_total{service=\"sense\",endpoint=\"sen2\"} 5",
         "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen1\",kind=\"sentinel_reset\"} 0",
         "probe_interfaces{role=\"edge\",tc=\"tcx\",xdp=\"none\"} 3",
         "probe_interfaces{role=\"uplink\",tc=\"clsact\",xdp=\"generic\"} 1",

@@ -19,6 +19,7 @@ mod own;
 mod protocols;
 mod redispatch;
 mod refusals;
+mod release;
 mod restart;
 mod rig;
 mod sentinel;

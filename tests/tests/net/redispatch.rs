@@ -29,7 +29,7 @@ fn quiet(config: &mut Value) {
 }
 
 /// A counter of the agent's.
-fn counted(agent: &Agent, reason: &str) -> Result<u64> {
+pub fn counted(agent: &Agent, reason: &str) -> Result<u64> {
     let page = agent.metrics_page("/metrics")?;
     let wanted = format!("reason=\"{reason}\"");
     let line = page.lines().find(|line| line.contains(&wanted));

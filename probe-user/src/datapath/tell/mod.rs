@@ -29,6 +29,7 @@
 //! number of switches is one walk, and a restarted agent goes on where it was.
 
 mod plan;
+mod syns;
 
 use std::{
     collections::HashMap as Map,
@@ -53,7 +54,10 @@ use probe_ebpf::{
     packet::parse::{ACK, SYN, TCP},
 };
 
-use self::plan::{Flow, Plan};
+use self::{
+    plan::{Flow, Plan},
+    syns::{Notes, Waiting},
+};
 use super::{
     EndpointId, Error, Image, batch,
     forge::Segment,
@@ -113,6 +117,8 @@ impl TellState {
 /// What a pass did for the flows of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TellCounts {
+    /// SYNs that were not answered and are sent on.
+    pub released: u64,
     /// Challenges to clients.
     pub clients: u64,
     /// Challenges to endpoints.
@@ -153,6 +159,7 @@ impl Told {
     fn add(&mut self, other: Self) {
         for (endpoint, more) in other.counts {
             let counts = self.counts.entry(endpoint).or_default();
+            counts.released += more.released;
             counts.clients += more.clients;
             counts.endpoints += more.endpoints;
             counts.told += more.told;
@@ -177,6 +184,8 @@ where
 pub struct Teller {
     v4: Flows<V4>,
     v6: Flows<V6>,
+    notes_v4: Notes<V4>,
+    notes_v6: Notes<V6>,
     marks: Marks,
     /// Sources of full NAT.
     sources: (Option<Ipv4Addr>, Option<Ipv6Addr>),
@@ -332,6 +341,8 @@ impl Teller {
         Ok(Self {
             v4: Flows::open(pins, names::MAP_FORWARD_V4, names::MAP_LISTENERS_V4)?,
             v6: Flows::open(pins, names::MAP_FORWARD_V6, names::MAP_LISTENERS_V6)?,
+            notes_v4: Notes::open(pins, syns::NAMES_V4)?,
+            notes_v6: Notes::open(pins, syns::NAMES_V6)?,
             marks: Marks {
                 endpoints: open(pins, names::MAP_ENDPOINTS)?,
                 selections: open(pins, names::MAP_SELECTIONS)?,
@@ -364,6 +375,7 @@ impl Teller {
     /// per 100,000 flows of lost endpoints.
     pub fn pass(&mut self) -> Result<Told, Error> {
         let now = Instant::now();
+        let released = self.release()?;
         let found = self.walk()?;
         let round = self.plan.walked(&found, now);
         let mut told = self.split(&round.tell, Self::tell_clients)?;
@@ -373,6 +385,23 @@ impl Teller {
             told.of(flow).given_up += 1;
         }
         self.sum_up(&mut told, now);
+        told.add(released);
+        Ok(told)
+    }
+
+    /// Sends on what waits for the answer of an endpoint that is down.
+    fn release(&self) -> Result<Told, Error> {
+        let mut waiting = Vec::new();
+        self.notes_v4.waiting(&self.v4, &self.marks, &mut waiting)?;
+        self.notes_v6.waiting(&self.v6, &self.marks, &mut waiting)?;
+        let mut told = Told::default();
+        for chunk in waiting.chunks(CHUNK) {
+            let refusals: Vec<_> = chunk.iter().map(|waiting| waiting.refusal).collect();
+            told.sent.add(self.sender.send(&refusals));
+            for Waiting { endpoint, .. } in chunk {
+                told.counts.entry(*endpoint).or_default().released += 1;
+            }
+        }
         Ok(told)
     }
 
