@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lab::{
-    Way,
+    Lab, Way,
     capture::Capture,
     faults, privileged,
     topology::{BACKUP_V6, MASTER_V6},
@@ -22,8 +22,8 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{DEADLINE, Pair, Peer, RAW, RAW_PORT, raw_at, raw_rig, wait_raw};
-use crate::{full_nat::SOURCES, rig::Rig};
+use super::{DEADLINE, Pair, Peer, RAW, RAW_PORT, connect, raw_at, raw_rig, wait_raw, with_raw};
+use crate::{dsr::own, full_nat::SOURCES, rig::Rig};
 
 /// The service `raw`'s listener in IPv6.
 const RAW_V6: SocketAddr = SocketAddr::new(
@@ -147,6 +147,71 @@ fn both_ends_with_full_nat() {
         for way in [Way::EdgeAmongPods, Way::Uplink] {
             an_endpoint_that_is_alive(way, |config| full_nat(way, config))?;
         }
+        Ok(())
+    });
+}
+
+/// Direct server return: the endpoint owns the VIP, and its clients are told.
+#[test]
+fn clients_with_direct_server_return() {
+    privileged(|| {
+        for way in [Way::Edge, Way::Uplink] {
+            let lab = Lab::new(way)?;
+            own(&lab.master, &[RAW, RAW_V6])?;
+            own(&lab.backup, &[RAW, RAW_V6])?;
+            let mut rig = Rig::in_lab(lab, |config| {
+                with_raw(config);
+                both_families(config);
+                config["services"][1]["forward"] = json!("dsr");
+            })?;
+            let (master, _backup) = (Peer::on(&rig.lab.master)?, Peer::on(&rig.lab.backup)?);
+            let mut pairs = idle(&rig, &master)?;
+            rig.master.set_status(503)?;
+            for (i, pair) in pairs.iter_mut().enumerate() {
+                is_reset(&mut pair.client, &format!("{way:?}, client {i}"))?;
+            }
+            ensure!(metric(&rig, "flow_challenges", "master", ",to=\"endpoint\"")? == 0);
+        }
+        Ok(())
+    });
+}
+
+/// Of a shared tier only those are told whose endpoint is down.
+#[test]
+fn only_connections_of_the_lost_one_of_a_tier() {
+    privileged(|| {
+        let mut rig = raw_rig(Way::Edge, |config| {
+            both_families(config);
+            for endpoint in [0, 1] {
+                config["services"][1]["endpoints"][endpoint]["tier"] = json!(0);
+            }
+        })?;
+        let (master, backup) = (Peer::on(&rig.lab.master)?, Peer::on(&rig.lab.backup)?);
+        let mut of = [Vec::new(), Vec::new()];
+        for i in 0..40 {
+            let to = [RAW, RAW_V6][i % 2];
+            let client = connect(&rig.lab.client, None, to)?;
+            let (at, server) = until("a connection", || {
+                for (at, peer) in [&master, &backup].into_iter().enumerate() {
+                    if let Some((server, _)) = peer.came()? {
+                        return Ok((at, server));
+                    }
+                }
+                bail!("none has come")
+            })?;
+            let mut pair = Pair { client, server };
+            pair.talk()?;
+            of[at].push(pair);
+        }
+        let [lost, left] = &mut of;
+        ensure!(!lost.is_empty() && !left.is_empty(), "they do not share");
+        rig.master.set_status(503)?;
+        for (i, pair) in lost.iter_mut().enumerate() {
+            is_reset(&mut pair.client, &format!("client {i}"))?;
+        }
+        wait_raw(&mut rig.agent, "backup")?;
+        left.iter_mut().try_for_each(Pair::talk)?;
+        ensure!(metric(&rig, "flow_challenges", "backup", ",to=\"client\"")? == 0);
         Ok(())
     });
 }
