@@ -467,6 +467,13 @@ impl Programs {
         }
     }
 
+    /// The endpoint's packet is turned into one that comes in where its client's did.
+    pub fn redirects(&mut self, packet: &Packet, wanted: &Packet) {
+        let (verdict, out) = self.run(Program::Reverse, &packet.bytes());
+        assert_eq!(verdict, Program::Reverse.turn_round(), "verdict");
+        assert_eq!(hex(&out), hex(&wanted.bytes()), "what comes in");
+    }
+
     /// Lets the master answer a SYN, so that its flow is established.
     pub fn answer(&mut self, syn: &Packet) {
         let answer = syn.clone().at_master().answered();
