@@ -1,17 +1,26 @@
 //! Connections that the selected endpoint refuses go to the next one, in the datapath: checks
 //! are a minute apart here, so the selection stays where it is.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use anyhow::{Context, Result, ensure};
-use etherparse::{SlicedPacket, TcpHeader, TransportSlice};
+use anyhow::{Context, Result, bail, ensure};
+use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 use lab::{
     Agent, Lab, Server, Way, agent,
     capture::Capture,
-    client::{Failure, Load, Long, Plan, get},
+    client::{Failure, Load, Long, Plan, Sample, get},
     link::complete_checksums,
     privileged,
-    topology::{BACKUP_V4, BACKUP_V6, CLIENT_V4, CLIENT_V6, VIP_V4, VIP_V6},
+    topology::{BACKUP_V4, BACKUP_V6, CLIENT_V4, CLIENT_V6, MASTER_V4, VIP_V4, VIP_V6},
+    wait::patience,
 };
 use serde_json::{Value, json};
 
@@ -212,7 +221,7 @@ fn in_a_tier_the_next_one_is_asked() {
 /// The TCP header of a SYN between these addresses, and what carries it.
 fn syn(frame: &[u8], src: SocketAddr, dst: SocketAddr) -> Option<TcpHeader> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
-    let ends: [std::net::IpAddr; 2] = match packet.net? {
+    let ends: [IpAddr; 2] = match packet.net? {
         etherparse::NetSlice::Ipv4(ip) => [
             ip.header().source_addr().into(),
             ip.header().destination_addr().into(),
@@ -282,5 +291,153 @@ fn options_stay_as_they_were() {
         ];
         the_syn_keeps_its_options(&none)?;
         the_syn_keeps_its_options(&[("ipv4/tcp_timestamps", "0"), ("ipv4/tcp_ecn", "1")])
+    });
+}
+
+/// Refusals from nobody: as if by the master, with numbers that a blind attacker guesses, and by
+/// others with the right one. They reach the backup's host, which forges them.
+#[test]
+fn forged_refusals_move_nobody() {
+    privileged(|| {
+        let rig = Rig::with(Way::Edge, quiet)?;
+        let wire = Capture::open(&rig.lab.backup, "eth0")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let forger = {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || -> Result<u64> {
+                let mut sent = 0;
+                let [IpAddr::V4(master), IpAddr::V4(client)] = [MASTER_V4.ip(), CLIENT_V4] else {
+                    bail!("IPv4 only");
+                };
+                // Every port of the client's, many numbers, for as long as the load runs.
+                for n in 0..2_000_000_u32 {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let mut frame = Vec::new();
+                    let port = 32_768 + (n % 28_232) as u16;
+                    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0x32], [2, 0, 0, 0, 0, 0x31])
+                        .ipv4(master.octets(), client.octets(), 64)
+                        .tcp(MASTER_V4.port(), port, 0, 0)
+                        .rst()
+                        .ack(n.wrapping_mul(0x9e37_79b1))
+                        .write(&mut frame, &[])?;
+                    if wire.inject(&frame).is_ok() {
+                        sent += 1;
+                    }
+                    if n % 64 == 0 {
+                        std::thread::sleep(Duration::from_micros(500));
+                    }
+                }
+                Ok(sent)
+            })
+        };
+        let long = Long::open(&rig.lab.client, VIP_V4, Duration::from_millis(10))?;
+        let load = Load::start(&rig.lab.client, Plan::steady(VIP_V4));
+        load.run_for(300)?;
+        all_by(&load.stop()?, "master")?;
+        long.check_alive()?;
+        stop.store(true, Ordering::Relaxed);
+        let sent = forger.join().expect("it does not panic")?;
+        ensure!(sent > 1000, "only {sent} were forged");
+        ensure!(
+            counted(&rig.agent, "redispatched")? == 0,
+            "one was believed"
+        );
+        let signals = signals(&rig)?;
+        ensure!(signals == 0, "{signals} refusals were believed");
+        Ok(())
+    });
+}
+
+/// What the agent heard of refusals by the master.
+fn signals(rig: &Rig) -> Result<u64> {
+    let status = rig.agent.status()?;
+    let master = agent::find_endpoint(&status, "master")?;
+    let signals = master.pointer("/signals/endpoint_refused");
+    signals.and_then(Value::as_u64).context("no signals")
+}
+
+/// A client that always comes from one port, as fast as it can.
+#[test]
+fn a_port_is_used_again_at_once() {
+    privileged(|| {
+        let mut rig = Rig::with(Way::Edge, quiet)?;
+        rig.master.kill()?;
+        for (vip, from) in [(VIP_V4, CLIENT_V4), (VIP_V6, CLIENT_V6)] {
+            for n in 0..50 {
+                let body = rig
+                    .lab
+                    .client
+                    .run(|| from_one_port(SocketAddr::new(from, 40_000), vip));
+                let body = body.with_context(|| format!("connection {n} to {vip}"))?;
+                ensure!(body.ends_with("backup"), "{body}");
+            }
+        }
+        ensure!(counted(&rig.agent, "redispatched")? >= 100, "not sent on");
+        Ok(())
+    });
+}
+
+/// One request; the connection ends by a RST, so that nobody waits for anything.
+fn from_one_port(from: SocketAddr, to: SocketAddr) -> Result<String> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(to),
+        socket2::Type::STREAM,
+        None,
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.connect_timeout(&to.into(), patience(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(patience(Duration::from_secs(5))))?;
+    let mut stream = std::net::TcpStream::from(socket);
+    write!(stream, "GET / HTTP/1.1\r\nHost: lab\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 1024];
+    while !answer.ends_with(b"backup") && !answer.ends_with(b"master") {
+        let read = stream.read(&mut piece)?;
+        ensure!(
+            read > 0,
+            "it ends after {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+        answer.extend(&piece[..read]);
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// The master comes and goes, and the agent follows: nobody is ever refused.
+#[test]
+fn nobody_is_refused_while_the_master_comes_and_goes() {
+    privileged(|| {
+        let mut rig = Rig::with(Way::Edge, |config| {
+            config["services"][0]["failback"] = json!({"mode": "auto", "hold": "0s"});
+        })?;
+        let load = Load::start(&rig.lab.client, Plan::steady(VIP_V4));
+        for _ in 0..5 {
+            load.run_for(30)?;
+            rig.master.kill()?;
+            load.run_for(30)?;
+            rig.agent.wait_selected("backup")?;
+            rig.master.restart()?;
+            rig.agent.wait_selected("master")?;
+        }
+        load.run_for(30)?;
+        let samples = load.stop()?;
+        // What the server's kernel had taken when it was killed is cut off, and nobody can say it
+        // again; a busy machine takes its time to kill.
+        let cut_off = [Err(Failure::Reset), Err(Failure::Closed)];
+        let lost = |sample: &&Sample| sample.outcome.is_err() && !cut_off.contains(&sample.outcome);
+        let lost: Vec<_> = samples.iter().filter(lost).collect();
+        ensure!(
+            lost.is_empty(),
+            "{} of {}: {lost:?}",
+            lost.len(),
+            samples.len()
+        );
+        let answered = samples.iter().filter(|sample| sample.outcome.is_ok());
+        ensure!(answered.count() > samples.len() / 2, "most are cut off");
+        Ok(())
     });
 }
