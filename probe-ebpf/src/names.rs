@@ -71,6 +71,15 @@ pub const MAP_REVERSE_V6: &str = "REVERSE_V6";
 pub const MAP_RECENT_V4: &str = "RECENT_V4";
 /// The same, IPv6.
 pub const MAP_RECENT_V6: &str = "RECENT_V6";
+/// Array of [`crate::abi::SynSet`]: what the SYNs of `RECENT_V4` said, by the same numbers;
+/// user space maps it.
+pub const MAP_SYNS_V4: &str = "SYNS_V4";
+/// The same of `RECENT_V6`.
+pub const MAP_SYNS_V6: &str = "SYNS_V6";
+/// Array of [`crate::abi::MoreSet`]: the rest of their options.
+pub const MAP_MORE_V4: &str = "MORE_V4";
+/// The same, IPv6.
+pub const MAP_MORE_V6: &str = "MORE_V6";
 /// Array of [`crate::abi::PortLine`]: source ports of full NAT; user space maps it.
 pub const MAP_PORTS: &str = "PORTS";
 /// Array of one [`crate::abi::Node`]; user space maps it.
@@ -107,7 +116,7 @@ pub const PIN_LINKS: &str = "links";
 pub const MAP_SENDERS: &str = "SENDERS";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 25] = [
+pub const PINNED_MAPS: [&str; 29] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SELECTIONS,
@@ -123,6 +132,10 @@ pub const PINNED_MAPS: [&str; 25] = [
     MAP_REVERSE_V6,
     MAP_RECENT_V4,
     MAP_RECENT_V6,
+    MAP_SYNS_V4,
+    MAP_SYNS_V6,
+    MAP_MORE_V4,
+    MAP_MORE_V6,
     MAP_NODE,
     MAP_OWN,
     MAP_OWN_SOCKETS,

@@ -27,7 +27,7 @@ use crate::{
     control::{Socket, Sources},
     core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
     datapath::{
-        OwnState,
+        OwnState, TellState,
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
@@ -116,6 +116,10 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     tell_own(&own, &metrics.recorder());
     core.tell_own(&own);
     let (ender, lost) = core.datapath_mut().ender().map_err(anyhow::Error::new)?;
+    let (teller, marked) = core.datapath_mut().teller().map_err(anyhow::Error::new)?;
+    let telling = teller.as_ref().err().unwrap_or(&TellState::Ready).clone();
+    tell_telling(&telling, &metrics.recorder());
+    core.tell_telling(&telling);
     core.datapath_mut().commit();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -152,6 +156,9 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     ));
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
     tasks.spawn(tasks::end_sockets(ender, lost, metrics.recorder()));
+    if let Ok(teller) = teller {
+        tasks.spawn(tasks::tell_flows(teller, marked, metrics.recorder()));
+    }
     let control = sources.clone();
     tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
     if let Some(listener) = metrics_listener {
@@ -293,6 +300,14 @@ fn tell_own(own: &OwnState, recorder: &Recorder) {
         OwnState::Missing(reason) => {
             warn!("processes of the node itself are not steered: {reason}");
         }
+    }
+}
+
+/// Tells whether clients of lost endpoints are told.
+fn tell_telling(telling: &TellState, recorder: &Recorder) {
+    recorder.telling(telling);
+    if let TellState::Missing(reason) = telling {
+        warn!("idle connections of lost endpoints are reset at their next packet only: {reason}");
     }
 }
 

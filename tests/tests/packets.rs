@@ -3,6 +3,7 @@
 //! (etherparse), checksums and all, never by our own code.
 
 mod packets_corpus;
+mod packets_redispatch;
 mod packets_sent_on;
 mod packets_support;
 

@@ -7,13 +7,13 @@ pub trait Address: Plain + Copy + Default + Eq + core::hash::Hash + core::fmt::D
     /// Four or six.
     const VERSION: u8;
     /// The address as words that several CPUs read and write.
-    type Cells: Default;
+    type Cells: Default + Sync;
     /// Sets in the family's table of [`super::Recent`], a power of two. So few that the
     /// table stays in a CPU's second cache, and a flood of SYNs costs little more than
     /// other packets; so many that two others seldom come between a SYN and its answer.
     const RECENT_SETS: u32;
     /// What fills a [`super::Recent`] up to a power of two.
-    type Fill: Copy + Default;
+    type Fill: Copy + Default + Sync;
     /// Reads the words.
     fn from_cells(cells: &Self::Cells) -> Self;
     /// Writes the words.

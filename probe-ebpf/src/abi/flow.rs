@@ -40,6 +40,10 @@ pub const FLOW_SIDE: u32 = 8;
 /// they are swept as those of a flow that closes.
 pub const FLOW_ENDED: u32 = 16;
 
+/// Bit of a flow's `state`: its SYN was refused elsewhere and sent on to this endpoint, whatever
+/// the selection says.
+pub const FLOW_MOVED: u32 = 32;
+
 /// The clock of [`ForwardFlow::seen`]: CLOCK_MONOTONIC in units of 2^30 ns, about
 /// 1.07 s.
 #[inline(always)]
@@ -64,8 +68,9 @@ pub struct ForwardFlow {
     pub service: u32,
     /// The client's port as the endpoint sees it.
     pub client_port_be: u16,
-    /// Zero.
-    pub pad: u16,
+    /// One more than the id of the endpoint that was asked first, if the SYN was sent on;
+    /// else zero.
+    pub origin: u16,
 }
 
 /// What an endpoint's packets to a client become.
@@ -108,7 +113,7 @@ pub struct Recent<A: Address> {
     what: Shared<u32>,
     endpoint: Shared<u32>,
     check: Shared<u32>,
-    /// A [`RecentState`], not covered by `check`.
+    /// A [`RecentState`] and more, not covered by `check`: see [`Recent::origin`].
     state: Shared<u32>,
     /// Tells with the other entry's which of the two was written last, see
     /// [`RecentSet::put`].
@@ -119,7 +124,7 @@ pub struct Recent<A: Address> {
 /// What is remembered of a flow in a [`Recent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace<A> {
-    /// The client.
+    /// The client, as the endpoint sees it.
     pub client_be: A,
     /// The VIP.
     pub vip_be: A,
@@ -207,12 +212,12 @@ impl<A: Address> Recent<A> {
     ) {
         let ports = back_key.client_port_be as u32 | (key.client_port_be as u32) << 16;
         let what = key.peer_port_be as u32 | (key.protocol as u32) << 16;
-        key.client_be.to_cells(&self.client_be);
+        back_key.client_be.to_cells(&self.client_be);
         key.peer_be.to_cells(&self.vip_be);
         self.ports.set(ports);
         self.what.set(what);
         self.endpoint.set(endpoint);
-        let sum = Self::sum(key.client_be, key.peer_be, ports, what, endpoint);
+        let sum = Self::sum(back_key.client_be, key.peer_be, ports, what, endpoint);
         self.check.set(sum);
         self.state.set(state as u32);
         self.turn.set(turn);
@@ -221,7 +226,7 @@ impl<A: Address> Recent<A> {
     /// What the endpoint's next packet means.
     #[inline(always)]
     pub fn state(&self) -> RecentState {
-        match self.state.get() {
+        match self.state.get() & 0xff {
             0 => RecentState::Open,
             1 => RecentState::OpenSide,
             2 => RecentState::Closed,
@@ -234,7 +239,34 @@ impl<A: Address> Recent<A> {
     pub fn set_state(&self, state: RecentState) {
         self.state.set(state as u32);
     }
+
+    /// Which endpoint refused the SYN first, if it was sent on from one.
+    #[inline(always)]
+    pub fn origin(&self) -> u32 {
+        (self.state.get() >> ORIGIN).wrapping_sub(1)
+    }
+
+    /// The SYN was sent on from another endpoint, and comes in as one to the endpoint's own
+    /// address: once.
+    #[inline(always)]
+    pub fn hand_over(&self, origin: u32) {
+        let state = RecentState::Open as u32 | HANDED | (origin + 1) << ORIGIN;
+        self.state.set(state);
+    }
+
+    /// Is that SYN still to come? Not from now on.
+    #[inline(always)]
+    pub fn take_over(&self) -> bool {
+        let state = self.state.get();
+        self.state.set(state & !HANDED);
+        state & HANDED != 0
+    }
 }
+
+/// Bit of [`Recent`]'s state, see [`Recent::take_over`].
+const HANDED: u32 = 1 << 8;
+/// Where [`Recent::origin`] begins in its state.
+const ORIGIN: u32 = 16;
 
 /// Two entries; a flow may be in either. In IPv4 they share a cache line.
 #[repr(C)]
@@ -258,6 +290,12 @@ impl<A: Address> RecentSet<A> {
         (hash >> 48) as u32 & (A::RECENT_SETS - 1)
     }
 
+    /// Both entries.
+    pub fn both(&self) -> [&Recent<A>; 2] {
+        let [first, second] = &self.0;
+        [first, second]
+    }
+
     /// The entry about this client's packets as an endpoint sees them. Whether it
     /// is this endpoint, by its id, the caller knows.
     #[inline(always)]
@@ -267,15 +305,15 @@ impl<A: Address> RecentSet<A> {
         seen_port_be: u16,
         protocol: u8,
         is_endpoint: impl Fn(u32) -> bool,
-    ) -> Option<&Recent<A>> {
+    ) -> Option<(&Recent<A>, u32)> {
         let [first, second] = &self.0;
         let matches = |entry: &Recent<A>| {
             entry.is_of(client_be, seen_port_be, protocol) && is_endpoint(entry.endpoint.get())
         };
         if matches(first) {
-            Some(first)
+            Some((first, 0))
         } else if matches(second) {
-            Some(second)
+            Some((second, 1))
         } else {
             None
         }
@@ -284,21 +322,50 @@ impl<A: Address> RecentSet<A> {
     /// Writes an entry for the flow of these keys, the client's and the endpoint's: over
     /// the one of the same client, port and endpoint, or else over the older one. Turns that are
     /// equal mean that the second was written last, turns that differ that the first was: one
-    /// word decides without a clock.
+    /// word decides without a clock. Tells which place in the set it is.
     #[inline(always)]
-    pub fn put(&self, key: &FlowKey<A>, back_key: &FlowKey<A>, endpoint: u32, state: RecentState) {
+    pub fn put(
+        &self,
+        key: &FlowKey<A>,
+        back_key: &FlowKey<A>,
+        endpoint: u32,
+        state: RecentState,
+    ) -> u32 {
         let [first, second] = &self.0;
         let same = |entry: &Recent<A>| {
             entry.endpoint.get() == endpoint
-                && entry.is_of(key.client_be, back_key.client_port_be, key.protocol)
+                && entry.is_of(back_key.client_be, back_key.client_port_be, key.protocol)
         };
         let (one, two) = (first.turn.get(), second.turn.get());
-        let (entry, turn) = if same(first) || (one == two && !same(second)) {
-            (first, two ^ 1)
+        let (place, entry, turn) = if same(first) || (one == two && !same(second)) {
+            (0, first, two ^ 1)
         } else {
-            (second, one)
+            (1, second, one)
         };
         entry.write(key, back_key, endpoint, state, turn);
+        place
+    }
+
+    /// As [`RecentSet::put`] in [`RecentState::Open`], unless there is one of the same client, port and
+    /// endpoint.
+    #[inline(always)]
+    pub fn add(&self, key: &FlowKey<A>, back_key: &FlowKey<A>, endpoint: u32) -> Option<u32> {
+        let [first, second] = &self.0;
+        let same = |entry: &Recent<A>| {
+            entry.endpoint.get() == endpoint
+                && entry.is_of(back_key.client_be, back_key.client_port_be, key.protocol)
+        };
+        if same(first) || same(second) {
+            return None;
+        }
+        let (one, two) = (first.turn.get(), second.turn.get());
+        let (place, entry, turn) = if one == two {
+            (0, first, two ^ 1)
+        } else {
+            (1, second, one)
+        };
+        entry.write(key, back_key, endpoint, RecentState::Open, turn);
+        Some(place)
     }
 }
 

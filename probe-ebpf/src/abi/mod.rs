@@ -13,10 +13,11 @@ mod report;
 mod service;
 mod shared;
 mod spread;
+mod syn;
 
 pub use address::{Address, V4, V6};
 pub use flow::{
-    FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FRAGMENT_LEFT,
+    FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_MOVED, FLOW_SIDE, FRAGMENT_LEFT,
     FRAGMENT_LIFE, FRAGMENT_RELAYED, FRAGMENT_REPLIED, FlowKey, ForwardFlow, FragmentKey,
     FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState, ReverseFlow, Trace, seen,
 };
@@ -30,18 +31,21 @@ pub use service::{
     Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
     FAMILY_V4, FAMILY_V6, FIRST_SOURCE_PORT, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
     KEEP_FLOWS_OF_DOWN, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-    LISTENER_SELECTION, Listener, ListenerKey, MAX_POOLS, MAX_SENDERS, NO_ENDPOINT, Name, Node,
-    PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PREVIOUS_RING, PortLine, SLOT_ALONE,
-    SLOT_ALONE_DIRECT, Selection, Straight,
+    LISTENER_SELECTION, Listener, ListenerKey, MAX_POOLS, MAX_SENDERS, NO_ENDPOINT, NO_REDISPATCH,
+    Name, Node, PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PREVIOUS_RING, PortLine,
+    SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
 };
 pub use shared::{Shared, Word};
 pub use spread::{
     Affinity, AffinityKey, MAX_AFFINITIES, MAX_RINGS, MAX_TIER, NO_TIER, RING_SIZE, Ring, place,
     place_of_socket,
 };
+pub use syn::{
+    MORE_WORDS, More, MoreCell, MoreSet, OPTION_WORDS, SYN_WORDS, Syn, SynCell, SynSet, pair,
+};
 
 /// Version of every layout in this module and of the pins that hold them.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Most services that one node steers.
 pub const MAX_SERVICES: u32 = 4096;
@@ -87,7 +91,7 @@ plain! {
     Selection = 64;
     Node = 56;
     PortLine = 64;
-    Endpoint = 40;
+    Endpoint = 52;
     Name = 64;
     FlowKey<V4> = 16;
     FlowKey<V6> = 40;
@@ -96,6 +100,8 @@ plain! {
     ReverseFlow<V6> = 56;
     RecentSet<V4> = 64;
     RecentSet<V6> = 128;
+    SynSet = 64;
+    MoreSet = 40;
     FragmentKey<V4> = 16;
     FragmentKey<V6> = 40;
     FragmentTrack<V4> = 20;

@@ -104,6 +104,13 @@ reasons! {
     /// Too long for the way on, of what is sent on from here. Its sender is told by an ICMP
     /// error.
     TooLong = 27, "answer", "too_long";
+    /// An endpoint refused a SYN, and it went to the next one instead of the refusal to the
+    /// client.
+    Redispatched = 28, "steer", "redispatched";
+    /// An endpoint answered a SYN that went to another one meanwhile. It is reset.
+    LateAnswer = 29, "reset", "late_answer";
+    /// An endpoint that is down spoke to a client whose flow was reset. It is told the same.
+    ClientGone = 30, "reset", "client_gone";
 }
 
 /// What an [`Event`] tells.

@@ -71,6 +71,10 @@ pub const SLOT_ALONE: u8 = 2;
 /// for endpoints' own addresses.
 pub const SLOT_ALONE_DIRECT: u8 = 4;
 
+/// Bit of [`Decision::flags`]: only the selected endpoint may serve. A SYN that it
+/// refuses is not sent to another.
+pub const NO_REDISPATCH: u8 = 8;
+
 /// The whole decision of a service in one word, so that a switch is one atomic
 /// store that no packet sees half done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,6 +285,14 @@ pub struct Endpoint {
     pub forward: u32,
     /// Number of the pool that its source ports come from, see [`PortLine`].
     pub pool: u32,
+    /// Who of its tier is asked after it when it refuses a SYN: those that take new
+    /// connections form a circle, perhaps of one. [`NO_ENDPOINT`] if it takes none itself.
+    pub next: u32,
+    /// The first of that circle.
+    pub head: u32,
+    /// The first of the circle of the next tier, and after the last tier of the first one;
+    /// [`NO_ENDPOINT`] if there is no other tier.
+    pub below: u32,
 }
 
 /// [`Endpoint::forward`]: only the server's address is translated. The endpoint sees its

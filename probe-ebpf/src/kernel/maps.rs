@@ -12,7 +12,8 @@ use probe_ebpf::{
         EndpointCounters, Event, EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey,
         FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_AFFINITIES, MAX_ENDPOINTS,
         MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SENDERS, MAX_SERVICES,
-        Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, Shared, V4, V6,
+        MoreSet, Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, Shared,
+        SynSet, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -62,6 +63,14 @@ static REVERSE_V6: HashMap<FlowKey<V6>, ReverseFlow<V6>> =
 static RECENT_V4: Array<RecentSet<V4>> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
 static RECENT_V6: Array<RecentSet<V6>> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static SYNS_V4: Array<SynSet> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static SYNS_V6: Array<SynSet> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static MORE_V4: Array<MoreSet> = Array::with_max_entries(V4::RECENT_SETS, BPF_F_MMAPABLE);
+#[map]
+static MORE_V6: Array<MoreSet> = Array::with_max_entries(V6::RECENT_SETS, BPF_F_MMAPABLE);
 #[map]
 static SENDERS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_SENDERS, 0);
 #[map]
@@ -221,6 +230,8 @@ trait FamilyMaps: Address {
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow>;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>>;
     const RECENT: &'static Array<RecentSet<Self>>;
+    const SYNS: &'static Array<SynSet>;
+    const MORE: &'static Array<MoreSet>;
     const WORK: &'static PerCpuArray<Work<Self>>;
     fn source(node: &Node) -> &Self::Cells;
     const FRAGMENTS: &'static LruHashMap<FragmentKey<Self>, FragmentTrack<Self>>;
@@ -232,6 +243,8 @@ impl FamilyMaps for V4 {
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V4;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V4;
     const RECENT: &'static Array<RecentSet<Self>> = &RECENT_V4;
+    const SYNS: &'static Array<SynSet> = &SYNS_V4;
+    const MORE: &'static Array<MoreSet> = &MORE_V4;
     const WORK: &'static PerCpuArray<Work<Self>> = &WORK_V4;
 
     #[inline(always)]
@@ -247,6 +260,8 @@ impl FamilyMaps for V6 {
     const FORWARD: &'static HashMap<FlowKey<Self>, ForwardFlow> = &FORWARD_V6;
     const REVERSE: &'static HashMap<FlowKey<Self>, ReverseFlow<Self>> = &REVERSE_V6;
     const RECENT: &'static Array<RecentSet<Self>> = &RECENT_V6;
+    const SYNS: &'static Array<SynSet> = &SYNS_V6;
+    const MORE: &'static Array<MoreSet> = &MORE_V6;
     const WORK: &'static PerCpuArray<Work<Self>> = &WORK_V6;
 
     #[inline(always)]
@@ -287,6 +302,12 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn seed(&self) -> u64 {
         NODE.get(0).map_or(0, |node| node.seed.get())
+    }
+
+    #[inline(always)]
+    fn seed_and_clock(&self) -> (u64, u32) {
+        NODE.get(0)
+            .map_or((0, 0), |node| (node.seed.get(), node.clock.get()))
     }
 
     #[inline(always)]
@@ -365,6 +386,16 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn recent(&self, number: u32) -> Option<&RecentSet<A>> {
         A::RECENT.get(number)
+    }
+
+    #[inline(always)]
+    fn syns(&self, number: u32) -> Option<&SynSet> {
+        A::SYNS.get(number)
+    }
+
+    #[inline(always)]
+    fn more(&self, number: u32) -> Option<&MoreSet> {
+        A::MORE.get(number)
     }
 
     #[inline(always)]

@@ -16,8 +16,8 @@ use core::marker::PhantomData;
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_adj_room_mode,
+        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
     },
     cty::c_void,
     helpers::{
@@ -29,17 +29,18 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use probe_ebpf::{
-    abi::{Reason, V4, V6},
+    abi::{Reason, Syn, V4, V6},
     packet::{
         Content, Frame, Network, Piece, Quoted, Segment,
         checksum::Sum,
         network,
-        parse::{ETHERNET_LEN, HEADERS_LEN, IPV4_LEN, UDP, content_v4, content_v6},
+        parse::{ETHERNET_LEN, HEADERS_LEN, IPV4_LEN, TCP_LEN, UDP, content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{
             self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, IPV4_TTL, IPV6_HOP_LIMIT, Side,
             TCP_CHECKSUM, Translation, UDP_CHECKSUM,
         },
+        syn::{self, Again},
         too_long::{self, Report},
     },
     steer::{self, Fate, Ruling, Tables, Work},
@@ -66,8 +67,11 @@ pub fn probe_reverse(ctx: TcContext) -> i32 {
 /// At the ingress of an uplink that has an XDP program: sends on what that left to us.
 #[classifier]
 pub fn probe_relay(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
     match whole::<Relay>(&ctx) {
         TOO_SHORT => TC_ACT_UNSPEC,
+        SEGMENT_V4 => segment::<Relay, V4>(skb),
+        SEGMENT_V6 => segment::<Relay, V6>(skb),
         action => action,
     }
 }
@@ -78,7 +82,8 @@ trait Direction {
     /// Acts only on what is sent on from here; everything else was looked at, and counted,
     /// by an XDP program.
     const ONLY_RELAYS: bool = false;
-    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
+    /// `look` as in [`steer::forward_fast`].
+    fn decide<A: Family>(segment: &Segment<A>, look: impl FnOnce(u32) -> Option<Syn>) -> Ruling<A>
     where
         Maps: Tables<A>;
     fn decide_slow<A: Family>(work: &mut Work<A>)
@@ -99,11 +104,11 @@ impl Direction for Relay {
     const ONLY_RELAYS: bool = true;
 
     #[inline(always)]
-    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
+    fn decide<A: Family>(segment: &Segment<A>, look: impl FnOnce(u32) -> Option<Syn>) -> Ruling<A>
     where
         Maps: Tables<A>,
     {
-        steer::forward_fast(&Maps, segment)
+        steer::forward_fast(&Maps, segment, look)
     }
 
     #[inline(always)]
@@ -132,11 +137,11 @@ impl Direction for Forward {
     const SIDE: Side = Side::Destination;
 
     #[inline(always)]
-    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
+    fn decide<A: Family>(segment: &Segment<A>, look: impl FnOnce(u32) -> Option<Syn>) -> Ruling<A>
     where
         Maps: Tables<A>,
     {
-        steer::forward_fast(&Maps, segment)
+        steer::forward_fast(&Maps, segment, look)
     }
 
     #[inline(always)]
@@ -165,7 +170,7 @@ impl Direction for Reverse {
     const SIDE: Side = Side::Source;
 
     #[inline(always)]
-    fn decide<A: Family>(segment: &Segment<A>) -> Ruling<A>
+    fn decide<A: Family>(segment: &Segment<A>, _: impl FnOnce(u32) -> Option<Syn>) -> Ruling<A>
     where
         Maps: Tables<A>,
     {
@@ -194,25 +199,90 @@ impl Direction for Reverse {
     }
 }
 
-/// Most packets take a glance. What takes more is looked at anew, by functions that then
-/// have the stack for themselves.
+/// Most packets take a glance. What takes more is done by functions that then have the stack
+/// for themselves; what is more than a TCP segment behind plain headers is read anew.
 #[inline(always)]
 fn run<D: Direction>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    let glance = match network(&direct(ctx)) {
+    let mut action = match network(&direct(ctx)) {
         Ok(Network::V4(l3)) => glance_v4::<D>(skb, l3),
         Ok(Network::V6(l3)) => glance_v6::<D>(skb, l3),
         Err(reason) => pass(reason),
     };
-    if glance != BEYOND && glance != TOO_SHORT {
-        return glance;
+    if action == BEYOND || action == TOO_SHORT {
+        action = whole::<D>(ctx);
     }
-    match whole::<D>(ctx) {
+    match action {
+        SEGMENT_V4 => segment::<D, V4>(skb),
+        SEGMENT_V6 => segment::<D, V6>(skb),
         TOO_SHORT => {
             maps::count(Reason::Malformed);
             TC_ACT_UNSPEC
         }
         action => action,
+    }
+}
+
+/// No action: the segment in [`Tables::work`] has to be decided about.
+const SEGMENT_V4: i32 = i32::MIN + 6;
+/// The same in IPv6.
+const SEGMENT_V6: i32 = i32::MIN + 7;
+
+/// Lays the segment down for [`segment`].
+#[inline(always)]
+fn lay_down<A: Family>(segment: Segment<A>) -> Result<i32, Reason>
+where
+    Maps: Tables<A>,
+{
+    let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+    work.segment = segment;
+    Ok(if A::VERSION == 4 {
+        SEGMENT_V4
+    } else {
+        SEGMENT_V6
+    })
+}
+
+/// Does what there is to do with the segment in [`Tables::work`], one after the other for the
+/// stack's sake.
+#[inline(always)]
+fn segment<D: Direction, A: Family + Report + Rewrite + Route + Again>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    if D::ONLY_RELAYS && !relays::<A>() {
+        return TC_ACT_UNSPEC;
+    }
+    if let Side::Destination = D::SIDE {
+        look::<A>(skb);
+    }
+    decide::<D, A>();
+    match act::<D, A>(skb) {
+        RELAY => told::<A>(skb, relay::<A>(skb, Side::Destination)),
+        REPLY => told::<A>(skb, relay::<A>(skb, Side::Source)),
+        AGAIN => again::<A>(skb),
+        action => action,
+    }
+}
+
+/// Is the segment in [`Tables::work`] one to be sent on?
+#[inline(always)]
+fn relays<A: Family>() -> bool
+where
+    Maps: Tables<A>,
+{
+    Tables::<A>::work(&Maps).is_some_and(|work| steer::relays(&Maps, work))
+}
+
+/// Reads what the segment in [`Tables::work`] says if it is a SYN.
+#[inline(never)]
+fn look<A: Family>(skb: *mut __sk_buff)
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    if let Some(work) = Tables::<A>::work(&Maps) {
+        steer::look_at(&Maps, &direct(ctx), work);
     }
 }
 
@@ -321,7 +391,7 @@ where
             reason,
             endpoint,
             translation,
-        } = D::decide(&segment);
+        } = D::decide(&segment, |clock| syn::glance(&direct(ctx), &segment, clock));
         match fate {
             Fate::Pass => Err(reason),
             Fate::Translate => {
@@ -339,7 +409,7 @@ where
                 D::count(endpoint, bytes);
                 Ok(TC_ACT_UNSPEC)
             }
-            _ => Ok(BEYOND),
+            _ => lay_down(segment),
         }
     }
 }
@@ -381,19 +451,7 @@ where
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
-        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
-        work.segment = segment;
-        if D::ONLY_RELAYS && !steer::relays(&Maps, work) {
-            return Ok(TC_ACT_UNSPEC);
-        }
-        decide::<D, A>();
-        let skb = self.0.skb.skb;
-        Ok(match act::<D, A>(skb) {
-            // Not within `act`, for the stack's sake.
-            RELAY => told::<A>(skb, relay::<A>(skb, Side::Destination)),
-            REPLY => told::<A>(skb, relay::<A>(skb, Side::Source)),
-            action => action,
-        })
+        lay_down(segment)
     }
 }
 
@@ -762,15 +820,92 @@ where
         }
         Fate::Relay => RELAY,
         Fate::Reply => REPLY,
+        Fate::Again => AGAIN,
         Fate::Drop => {
             maps::count(ruling.reason);
             TC_ACT_SHOT
         }
         Fate::Reset => {
             maps::count(ruling.reason);
-            answer(ctx, segment)
+            // Back to where it came from: an endpoint's segment was about to leave.
+            let flags = match D::SIDE {
+                Side::Destination => 0,
+                Side::Source => BPF_F_INGRESS as u64,
+            };
+            answer(ctx, segment, flags)
         }
     }
+}
+
+/// No action: the RST in [`Tables::work`] becomes a SYN.
+const AGAIN: i32 = i32::MIN + 5;
+
+/// Turns the RST in [`Tables::work`] into the SYN that was ruled, which comes in by this
+/// interface as its client's did.
+#[inline(never)]
+fn again<A: Family + Rewrite + Again>(skb: *mut __sk_buff) -> i32
+where
+    Maps: Tables<A>,
+{
+    let ctx = &TcContext::new(skb);
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    if make_syn(ctx, work).is_none() {
+        // Neither a RST nor a SYN any more: the client repeats its own.
+        maps::count(Reason::RewriteFailed);
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: reads a field of the context that the kernel filled in.
+    let ifindex = unsafe { (*skb).ifindex };
+    // SAFETY: only numbers are passed.
+    unsafe { bpf_redirect(ifindex, BPF_F_INGRESS as u64) as i32 }
+}
+
+#[inline(always)]
+fn make_syn<A: Family + Rewrite + Again>(ctx: &TcContext, work: &Work<A>) -> Option<()> {
+    let (rst, more) = (&work.segment, &work.more);
+    let ends = work.ruling.ends();
+    let frame = direct(ctx);
+    let header = syn::header_change(&frame, rst, &work.syn, more, &ends)?;
+    let pseudo = syn::pseudo_change(rst, &work.syn, &ends);
+    let macs = reset::swapped_macs(frame.window::<12>(0)?);
+    let length = syn::length(&work.syn);
+    // SAFETY: only numbers are passed; `frame` is not used after this.
+    let error = unsafe { bpf_skb_change_tail(ctx.skb.skb, (rst.l4 + length) as u32, 0) };
+    if error != 0 {
+        return None;
+    }
+    let tcp = syn::tcp_header(&work.syn, &ends);
+    // All but the checksum, which the kernel keeps right or owes.
+    store(ctx, rst.l4, &tcp[..TCP_CHECKSUM], 0)?;
+    store(ctx, rst.l4 + TCP_CHECKSUM + 2, &tcp[TCP_CHECKSUM + 2..], 0)?;
+    let words = syn::options(&work.syn, more);
+    let count = work.syn.words() as usize;
+    for (i, word) in words.iter().enumerate() {
+        if i >= count {
+            break;
+        }
+        store(ctx, rst.l4 + TCP_LEN + i * 4, &word.to_ne_bytes(), 0)?;
+    }
+    let checksum_at = (rst.l4 + TCP_CHECKSUM) as u32;
+    // SAFETY: only numbers are passed; the helper checks the offset.
+    let error = unsafe {
+        bpf_l4_csum_replace(ctx.skb.skb, checksum_at, 0, header.fold_u32() as u64, 0)
+            | bpf_l4_csum_replace(
+                ctx.skb.skb,
+                checksum_at,
+                0,
+                pseudo.fold_u32() as u64,
+                BPF_F_PSEUDO_HDR as u64,
+            )
+    };
+    if error != 0 {
+        return None;
+    }
+    let ip = A::header(&ends, length);
+    store(ctx, rst.l3, ip.as_ref(), A::HEADER_FLAGS)?;
+    store(ctx, 0, &macs, 0)
 }
 
 /// `bpf_skb_store_bytes`.
@@ -791,6 +926,10 @@ fn store(ctx: &TcContext, at: usize, bytes: &[u8], flags: u64) -> Option<()> {
 
 /// What TC programs do differently for the families.
 trait Rewrite: Sized {
+    /// Flags of `bpf_skb_store_bytes` for a whole IP header: that of IPv4 has a checksum over
+    /// itself, so it adds nothing to the packet's sum.
+    const HEADER_FLAGS: u64;
+
     /// Replaces address and ports of a segment and keeps the checksums over them right,
     /// TCP's and UDP's excepted.
     fn ends(
@@ -809,6 +948,8 @@ trait Rewrite: Sized {
 }
 
 impl Rewrite for V4 {
+    const HEADER_FLAGS: u64 = 0;
+
     #[inline(always)]
     fn ends(
         ctx: &TcContext,
@@ -866,6 +1007,8 @@ impl Rewrite for V4 {
 }
 
 impl Rewrite for V6 {
+    const HEADER_FLAGS: u64 = BPF_F_RECOMPUTE_CSUM as u64;
+
     #[inline(always)]
     fn ends(
         ctx: &TcContext,
@@ -1033,9 +1176,9 @@ fn translate_piece<A: Family + Rewrite>(
     Some(())
 }
 
-/// Turns the packet into a RST and sends it back out of the interface it came in by.
+/// Turns the packet into a RST and sends it back the way it came, by `flags` of `bpf_redirect`.
 #[inline(always)]
-fn answer<A: Answer>(ctx: &TcContext, segment: &Segment<A>) -> i32 {
+fn answer<A: Answer>(ctx: &TcContext, segment: &Segment<A>, flags: u64) -> i32 {
     if turn_round(ctx, segment).is_none() {
         maps::count(Reason::ResetFailed);
         if maps::may_log() {
@@ -1049,8 +1192,8 @@ fn answer<A: Answer>(ctx: &TcContext, segment: &Segment<A>) -> i32 {
     }
     // SAFETY: reads a field of the context that the kernel filled in.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    // SAFETY: only numbers are passed. Flags zero mean the egress side.
-    unsafe { bpf_redirect(ifindex, 0) as i32 }
+    // SAFETY: only numbers are passed.
+    unsafe { bpf_redirect(ifindex, flags) as i32 }
 }
 
 #[inline(always)]

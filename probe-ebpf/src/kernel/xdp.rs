@@ -11,12 +11,13 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use probe_ebpf::{
-    abi::Reason,
+    abi::{Reason, V4, V6},
     packet::{
         Content, FrameMut as _, Network, Piece, Quoted, Segment, network,
         parse::{content_v4, content_v6},
         reset::{self, Answer},
         rewrite::{self, Family, Side, Translation},
+        syn::{self, Again},
     },
     steer::{self, Fate, Ruling, Tables, Work},
 };
@@ -53,11 +54,11 @@ impl Length for Buffers {
     }
 }
 
-/// Most packets take a glance. What takes more is looked at anew, by functions that then
-/// have the stack for themselves.
+/// Most packets take a glance. What takes more is done by functions that then have the stack
+/// for themselves; what is more than a TCP segment behind plain headers is read anew.
 #[inline(always)]
 fn run<L: Length + Copy>(ctx: &XdpContext, length: L) -> u32 {
-    match network(&direct(ctx, length)) {
+    let action = match network(&direct(ctx, length)) {
         Ok(Network::V4(l3)) => match glance_v4(ctx.ctx, length, l3) {
             BEYOND => v4(ctx.ctx, length, l3),
             action => action,
@@ -67,6 +68,67 @@ fn run<L: Length + Copy>(ctx: &XdpContext, length: L) -> u32 {
             action => action,
         },
         Err(reason) => pass(reason),
+    };
+    match action {
+        SEGMENT_V4 => segment::<V4, L>(ctx.ctx, length),
+        SEGMENT_V6 => segment::<V6, L>(ctx.ctx, length),
+        action => action,
+    }
+}
+
+/// No action: the segment in [`Tables::work`] has to be decided about.
+const SEGMENT_V4: u32 = u32::MAX - 2;
+/// The same in IPv6.
+const SEGMENT_V6: u32 = u32::MAX - 3;
+/// No action: the RST in [`Tables::work`] becomes a SYN.
+const AGAIN: u32 = u32::MAX - 4;
+
+/// Lays the segment down for [`segment`].
+#[inline(always)]
+fn lay_down<A: Family>(segment: Segment<A>) -> Result<u32, Reason>
+where
+    Maps: Tables<A>,
+{
+    let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
+    work.segment = segment;
+    Ok(if A::VERSION == 4 {
+        SEGMENT_V4
+    } else {
+        SEGMENT_V6
+    })
+}
+
+/// Does what there is to do with the segment in [`Tables::work`], one after the other for the
+/// stack's sake.
+#[inline(always)]
+fn segment<A: Family + Answer + Route + Again, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    look::<A, L>(ctx, length);
+    let relays = Tables::<A>::work(&Maps).is_some_and(|work| steer::relays(&Maps, work));
+    if relays && !(maps::may_send() && lead::<A>(ctx)) {
+        // Untouched: `probe_relay` behind us asks the kernel for the way, and sends it.
+        return xdp_action::XDP_PASS;
+    }
+    decide::<A>();
+    if relays && !keeps_way::<A>() {
+        return xdp_action::XDP_PASS;
+    }
+    match act::<A, L>(ctx, length) {
+        AGAIN => again::<A, L>(ctx, length),
+        action => action,
+    }
+}
+
+/// Reads what the segment in [`Tables::work`] says if it is a SYN.
+#[inline(never)]
+fn look<A: Family, L: Length + Copy>(ctx: *mut xdp_md, length: L)
+where
+    Maps: Tables<A>,
+{
+    if let Some(work) = Tables::<A>::work(&Maps) {
+        steer::look_at(&Maps, &direct(&XdpContext { ctx }, length), work);
     }
 }
 
@@ -143,7 +205,9 @@ where
             reason,
             endpoint,
             translation,
-        } = steer::forward_fast(&Maps, &segment);
+        } = steer::forward_fast(&Maps, &segment, |clock| {
+            syn::glance(&direct(self.ctx, self.length), &segment, clock)
+        });
         match fate {
             Fate::Pass => Err(reason),
             Fate::Translate => {
@@ -159,7 +223,7 @@ where
                 maps::count_forward(endpoint, segment.end as u64);
                 Ok(xdp_action::XDP_PASS)
             }
-            _ => Ok(BEYOND),
+            _ => lay_down(segment),
         }
     }
 }
@@ -212,13 +276,7 @@ where
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<u32, Reason> {
-        let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
-        work.segment = segment;
-        if steer::relays(&Maps, work) {
-            return Ok(relay::<A, L>(self.ctx.ctx, self.length));
-        }
-        decide::<A>();
-        Ok(act::<A, L>(self.ctx.ctx, self.length))
+        lay_down(segment)
     }
 }
 
@@ -399,24 +457,6 @@ fn readdress<L: Length>(frame: &mut Direct<L>, macs: &[[u8; 6]; 2]) -> Option<()
     Some(())
 }
 
-/// Sends the segment in [`Tables::work`] on, if it leaves by an interface that XDP sends by
-/// and its next hop's hardware address is known. Else it passes untouched: `probe_relay`
-/// behind us asks the kernel to find that out, and sends it.
-#[inline(always)]
-fn relay<A: Family + Answer + Route, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
-where
-    Maps: Tables<A>,
-{
-    if !maps::may_send() || !lead::<A>(ctx) {
-        return xdp_action::XDP_PASS;
-    }
-    decide::<A>();
-    if !keeps_way::<A>() {
-        return xdp_action::XDP_PASS;
-    }
-    act::<A, L>(ctx, length)
-}
-
 /// Finds out where the segment would leave, and lays its hardware addresses down.
 #[inline(never)]
 fn lead<A: Family + Route>(ctx: *mut xdp_md) -> bool
@@ -516,6 +556,7 @@ where
         }
         Fate::Relay => send::<A, L>(ctx, length, Side::Destination),
         Fate::Reply => send::<A, L>(ctx, length, Side::Source),
+        Fate::Again => AGAIN,
         Fate::Drop => {
             maps::count(ruling.reason);
             xdp_action::XDP_DROP
@@ -541,4 +582,33 @@ where
             xdp_action::XDP_DROP
         }
     }
+}
+
+/// Turns the RST in [`Tables::work`] into the SYN that was ruled, and hands it to
+/// `probe_relay` behind us: where that goes is decided as for its client's.
+#[inline(never)]
+fn again<A: Family + Again, L: Length + Copy>(ctx: *mut xdp_md, length: L) -> u32
+where
+    Maps: Tables<A>,
+{
+    let Some(work) = Tables::<A>::work(&Maps) else {
+        return pass(Reason::RewriteFailed);
+    };
+    let rst = &work.segment;
+    let wanted = rst.l4 + syn::length(&work.syn);
+    let growth = wanted as i32 - length.length() as i32;
+    // SAFETY: the context is the kernel's; no window of the frame is held.
+    let error = unsafe { bpf_xdp_adjust_tail(ctx, growth) };
+    if error != 0 {
+        // Where the driver left no room the client repeats its SYN.
+        maps::count(Reason::RewriteFailed);
+        return xdp_action::XDP_DROP;
+    }
+    let mut frame = direct(&XdpContext { ctx }, length);
+    let ends = work.ruling.ends();
+    if syn::apply(&mut frame, rst, &work.syn, &work.more, &ends).is_none() {
+        maps::count(Reason::RewriteFailed);
+        return xdp_action::XDP_DROP;
+    }
+    xdp_action::XDP_PASS
 }

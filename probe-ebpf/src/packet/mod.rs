@@ -9,12 +9,14 @@
 //! - [`checksum`]: Internet checksums, whole and incremental.
 //! - [`rewrite`]: a translated segment, or ICMP error about one.
 //! - [`reset`]: a RST in place of a segment.
+//! - [`syn`]: a SYN in place of the RST that refused it.
 //! - [`too_long`]: an ICMP error in place of a segment.
 
 pub mod checksum;
 pub mod parse;
 pub mod reset;
 pub mod rewrite;
+pub mod syn;
 pub mod too_long;
 
 pub use parse::{Content, Network, Piece, Quoted, Segment, network};
@@ -91,6 +93,14 @@ impl<const N: usize> Window<'_, N> {
     #[inline(always)]
     pub fn u32_be<const AT: usize>(self) -> u32 {
         const { assert!(AT + 4 <= N) };
+        // SAFETY: the assertion keeps the access within the N bytes of the window.
+        unsafe { load(self.0.as_ptr().add(AT).cast()) }
+    }
+
+    /// The eight bytes at `AT` as they stand in the packet.
+    #[inline(always)]
+    pub fn u64_be<const AT: usize>(self) -> u64 {
+        const { assert!(AT + 8 <= N) };
         // SAFETY: the assertion keeps the access within the N bytes of the window.
         unsafe { load(self.0.as_ptr().add(AT).cast()) }
     }

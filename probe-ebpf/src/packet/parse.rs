@@ -14,7 +14,7 @@ const TAG_LEN: usize = 4;
 /// IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
 /// IPv6 header.
-const IPV6_LEN: usize = 40;
+pub const IPV6_LEN: usize = 40;
 /// TCP header without options.
 pub const TCP_LEN: usize = 20;
 /// UDP header.
@@ -123,6 +123,10 @@ pub struct Segment<A> {
     pub ack: u32,
     /// Flag bits; none for UDP.
     pub flags: u8,
+    /// Bytes of TCP options; none for UDP.
+    pub options: u8,
+    /// TCP's window as it stands in the packet; zero for UDP.
+    pub window_be: u16,
     /// Bytes after the TCP header and its options, or after the UDP header.
     pub payload: u32,
     /// Offset of the IP packet's end: the frame's length without padding.
@@ -585,6 +589,8 @@ fn tcp<F: Frame + ?Sized, A: Address>(
         seq: u32::from_be(tcp.u32_be::<4>()),
         ack: u32::from_be(tcp.u32_be::<8>()),
         flags: tcp.u8::<13>(),
+        options: (header - TCP_LEN) as u8,
+        window_be: tcp.u16_be::<14>(),
         payload: (length - header) as u32,
         end: ends.end as u32,
         fragmented: ends.fragmented,
@@ -618,6 +624,8 @@ fn udp<F: Frame + ?Sized, A: Address>(
         seq: 0,
         ack: 0,
         flags: 0,
+        options: 0,
+        window_be: 0,
         payload: (length - UDP_LEN) as u32,
         end: ends.end as u32,
         fragmented: ends.fragmented,

@@ -157,6 +157,8 @@ fn ours(frame: &[u8]) -> Result<Segment<V6>, Reason> {
                 seq: s.seq,
                 ack: s.ack,
                 flags: s.flags,
+                options: s.options,
+                window_be: s.window_be,
                 payload: s.payload,
                 end: s.end,
                 fragmented: s.fragmented,

@@ -307,6 +307,7 @@ pub fn enter<A: Family, T: Tables<A>>(
         back_key,
         forth,
         back,
+        origin,
         ..
     } = work;
     *back = ReverseFlow {
@@ -349,7 +350,7 @@ pub fn enter<A: Family, T: Tables<A>>(
         endpoint: id,
         service,
         client_port_be: back_key.client_port_be,
-        pad: 0,
+        origin: *origin as u16,
     };
     if tables.put_forward(key, forth).is_err() {
         tables.remove_reverse(back_key);

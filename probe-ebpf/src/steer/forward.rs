@@ -8,10 +8,10 @@ use super::{
 use crate::{
     abi::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, Endpoint, EventKind,
-        FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FORWARD_DSR,
+        FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_MOVED, FLOW_SIDE, FORWARD_DSR,
         FORWARD_FULL_NAT, FORWARD_NAT, ForwardFlow, KEEP_FLOWS_OF_DOWN, LISTENER_MAIN,
         LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, Reason, RecentState, SLOT_ALONE,
-        SLOT_ALONE_DIRECT, Selection, Straight,
+        SLOT_ALONE_DIRECT, Selection, Straight, Syn,
     },
     packet::{
         Segment,
@@ -138,7 +138,11 @@ fn begins<A>(segment: &Segment<A>) -> bool {
 
 /// What goes by the slot alone.
 #[inline(always)]
-pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
+pub fn fast<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    look: impl FnOnce(u32) -> Option<Syn>,
+) -> Ruling<A> {
     let key = ListenerKey {
         addr_be: segment.dst_be,
         port_be: segment.dst_port_be,
@@ -174,8 +178,10 @@ pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling
         return ruling;
     }
     // The SYNs of a flood are of this kind: nothing has to be looked up for them.
-    if selection.side.get() == 0 && ruling.fate == Fate::Translate {
-        recent::open(tables, segment, &ruling);
+    if selection.side.get() == 0
+        && ruling.fate == Fate::Translate
+        && recent::open(tables, segment, &ruling, look)
+    {
         return ruling;
     }
     Ruling::plain(Fate::Slow, Reason::Undecided)
@@ -365,7 +371,7 @@ fn reopens_nothing(flow: &ForwardFlow, lost: bool, same_target: impl Fn() -> boo
     if state & FLOW_ENDED != 0 {
         false
     } else if state & FLOW_ESTABLISHED == 0 {
-        same_target()
+        state & FLOW_MOVED != 0 && !lost || same_target()
     } else {
         !lost && state & FLOW_FIN == 0
     }
@@ -390,10 +396,21 @@ fn known<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, flow: &ForwardFlow
         && back.fin_end.get() == segment.ack
     {
         flow::close(tables, work, id, RecentState::Closed);
+    } else if work.forward == FORWARD_FULL_NAT && segment.opens() && state & FLOW_ESTABLISHED == 0 {
+        remember_syn(tables, work, id);
     } else if work.forward == FORWARD_DSR && state & FLOW_CONFIRMED == 0 && !segment.opens() {
         // The endpoint's answers go past here. Who says more than a SYN has had one.
         flow.state.set(state | FLOW_ESTABLISHED | FLOW_CONFIRMED);
     }
+}
+
+/// Notes what a SYN says whose flow has entries: it may have to be sent on.
+#[inline(always)]
+fn remember_syn<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32) {
+    if recent::repeats(tables, work) {
+        tell(tables, work, EventKind::SynUnanswered, id);
+    }
+    recent::put(tables, work, id, RecentState::Open);
 }
 
 /// A segment that no entry knows: the first of a connection, or one whose flow was lost,
@@ -477,6 +494,10 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
         refused(work, Reason::FlowLost);
         return false;
     }
+    if way.own() && work.segment.opens() && recent::take_over(tables, work) {
+        work.pass(Reason::Direct);
+        return false;
+    }
     let noted = if work.forward != FORWARD_NAT {
         false
     } else if work.segment.opens() {
@@ -525,6 +546,9 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
     if !way.main() {
         way.selection.side.set(flow::stamp(tables));
     }
+    if recent::repeats(tables, work) {
+        tell(tables, work, EventKind::SynUnanswered, way.target);
+    }
     // What the endpoint before says about its port from now on is not the client's.
     at_previous(tables, work, way, |work| recent::give_up(tables, work));
     let looks = !way.main() || way.selection.side.get() != 0;
@@ -563,6 +587,9 @@ fn entered<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
             }
             if work.listener.kind == LISTENER_SELECTION {
                 spread::keep(tables, work, id);
+            }
+            if relays && work.segment.opens() {
+                remember_syn(tables, work, id);
             }
         }
         // Not ours to refuse.

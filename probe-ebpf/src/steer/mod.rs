@@ -35,6 +35,7 @@ mod forward;
 mod fragments;
 pub mod own;
 mod recent;
+mod redispatch;
 mod relay;
 mod reverse;
 mod spread;
@@ -47,10 +48,13 @@ pub use tables::{Insert, Tables};
 
 #[cfg(doc)]
 use crate::abi::SLOT_ALONE;
-use crate::abi::{Address, FORWARD_DSR, FlowKey, ForwardFlow, Listener, Reason, ReverseFlow};
+use crate::abi::{
+    Address, FORWARD_DSR, FlowKey, ForwardFlow, Listener, More, Reason, ReverseFlow, Syn,
+};
 use crate::packet::{
-    Piece, Quoted, Segment,
+    Frame, Piece, Quoted, Segment,
     rewrite::{Family, Side, Translation},
+    syn::{self, Ends},
 };
 
 /// What becomes of a segment.
@@ -67,6 +71,8 @@ pub enum Verdict<A> {
     /// As `Translate`, and it is sent on from here: the kernel would not forward a packet
     /// that comes in with an address of its own.
     Relay(Translation<A>, u32),
+    /// It refuses a SYN, and becomes the SYN to another endpoint, between these ends.
+    Again(Ends<A>),
 }
 
 /// A [`Verdict`] of which every field is always there.
@@ -99,6 +105,12 @@ pub struct Work<A: Address> {
     pub piece: Piece<A>,
     /// What was decided.
     pub ruling: Ruling<A>,
+    /// What the segment says if it is a SYN; or of one that is sent again.
+    pub syn: Syn,
+    /// The rest of its options.
+    pub more: More,
+    /// One more than the endpoint that was asked first by a SYN that was sent on; else zero.
+    origin: u32,
     listener: Listener,
     /// Where the flow would have gone before the last switch.
     previous: u32,
@@ -146,6 +158,8 @@ pub enum Fate {
     Relay,
     /// See [`Verdict::Relay`]; from an endpoint to a client.
     Reply,
+    /// See [`Verdict::Again`].
+    Again,
     /// Not decided yet: what is to be done takes room.
     Slow,
 }
@@ -184,17 +198,35 @@ impl<A: Family> Ruling<A> {
             Fate::Drop => Verdict::Drop(self.reason),
             Fate::Translate | Fate::Slow => Verdict::Translate(self.translation, self.endpoint),
             Fate::Relay | Fate::Reply => Verdict::Relay(self.translation, self.endpoint),
+            Fate::Again => Verdict::Again(self.ends()),
+        }
+    }
+
+    /// Of [`Fate::Again`]: the ends of the SYN.
+    #[inline(always)]
+    pub fn ends(&self) -> Ends<A> {
+        Ends {
+            src_be: self.translation.client_be,
+            dst_be: self.translation.addr_be,
+            src_port_be: self.translation.client_port_be,
+            dst_port_be: self.translation.port_be,
         }
     }
 }
 
 /// A client's segment: is it for a listener, and where does it go?
 #[inline(always)]
-pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
-    let ruling = forward::fast(tables, segment);
+pub fn forward<A: Family, T: Tables<A>, F: Frame + ?Sized>(
+    tables: &T,
+    frame: &F,
+    segment: &Segment<A>,
+) -> Ruling<A> {
+    let look = |clock| syn::glance(frame, segment, clock);
+    let ruling = forward::fast(tables, segment, look);
     match tables.work() {
         Some(work) if ruling.fate == Fate::Slow => {
             work.segment = *segment;
+            look_at(tables, frame, work);
             forward_slow(tables, work);
             work.ruling
         }
@@ -203,16 +235,41 @@ pub fn forward<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Rul
 }
 
 /// [`forward`], as far as it goes without much room. [`Fate::Slow`] means that
-/// [`forward_slow`] shall decide.
+/// [`forward_slow`] shall decide. What a SYN says beside its header tells `look`, given the
+/// clock, if that takes but a glance.
 #[inline(always)]
-pub fn forward_fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
-    forward::fast(tables, segment)
+pub fn forward_fast<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    look: impl FnOnce(u32) -> Option<Syn>,
+) -> Ruling<A> {
+    forward::fast(tables, segment, look)
+}
+
+/// Lays down what [`Work::segment`] says if it is a SYN, for [`forward_slow`].
+#[inline(always)]
+pub fn look_at<A: Family, T: Tables<A>, F: Frame + ?Sized>(
+    tables: &T,
+    frame: &F,
+    work: &mut Work<A>,
+) {
+    if work.segment.opens() {
+        let clock = tables.clock();
+        let Work {
+            segment, syn, more, ..
+        } = work;
+        syn::read(frame, segment, clock, syn, more);
+    }
 }
 
 /// Rules about [`Work::segment`] in [`Work::ruling`].
 #[inline(always)]
 pub fn forward_slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    work.origin = 0;
     forward::slow(tables, work);
+    if work.ruling.fate == Fate::Again {
+        redispatch::offer(tables, work);
+    }
     fragments::remember(tables, work, Side::Destination);
 }
 
@@ -239,7 +296,11 @@ pub fn reverse_fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -
 /// See [`forward_slow`].
 #[inline(always)]
 pub fn reverse_slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    work.origin = 0;
     reverse::slow(tables, work);
+    if work.ruling.fate == Fate::Again {
+        redispatch::offer(tables, work);
+    }
     fragments::remember(tables, work, Side::Source);
 }
 
@@ -272,6 +333,13 @@ impl<A: Family> Work<A> {
     #[inline(always)]
     pub fn ends_change(&self) -> bool {
         self.hop == self.ends[1]
+    }
+
+    /// Rules that the segment is answered with a RST.
+    #[inline(always)]
+    fn reset(&mut self, reason: Reason) {
+        self.ruling.fate = Fate::Reset;
+        self.ruling.reason = reason;
     }
 
     /// Rules that the segment passes.

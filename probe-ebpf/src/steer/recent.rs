@@ -9,24 +9,20 @@
 
 use super::{Ruling, Tables, Work, flow};
 use crate::{
-    abi::{Address, FlowKey, Recent, RecentSet, RecentState, Trace},
-    packet::{Segment, rewrite::Family},
+    abi::{Address, FlowKey, More, Recent, RecentSet, RecentState, SYN_WORDS, Syn, Trace},
+    packet::{Segment, parse::TCP, rewrite::Family},
 };
 
-/// The set of a flow, by the key of its endpoint's segments.
+/// The number of a flow's set, by the key of its endpoint's segments.
 #[inline(always)]
-fn set<'a, A: Address + 'a, T: Tables<A>>(
-    tables: &'a T,
-    back_key: &FlowKey<A>,
-) -> Option<&'a RecentSet<A>> {
-    let number = RecentSet::number(
-        tables.seed(),
+fn number<A: Address>(seed: u64, back_key: &FlowKey<A>) -> u32 {
+    RecentSet::number(
+        seed,
         back_key.client_be,
         back_key.client_port_be,
         back_key.peer_be,
         back_key.peer_port_be,
-    );
-    tables.recent(number)
+    )
 }
 
 /// The note of a flow, by the key of its endpoint's segments.
@@ -35,13 +31,23 @@ pub fn find<'a, A: Family + 'a, T: Tables<A>>(
     tables: &'a T,
     back_key: &FlowKey<A>,
 ) -> Option<&'a Recent<A>> {
+    find_in(tables, back_key, number(tables.seed(), back_key)).map(|(entry, _)| entry)
+}
+
+/// The same in the set of this number, with its place there.
+#[inline(always)]
+fn find_in<'a, A: Family + 'a, T: Tables<A>>(
+    tables: &'a T,
+    back_key: &FlowKey<A>,
+    number: u32,
+) -> Option<(&'a Recent<A>, u32)> {
     let is_endpoint = |id| {
         tables.endpoint(id).is_some_and(|endpoint| {
             endpoint.port_be == back_key.peer_port_be
                 && A::of_endpoint(endpoint) == Some(back_key.peer_be)
         })
     };
-    set(tables, back_key)?.find(
+    tables.recent(number)?.find(
         back_key.client_be,
         back_key.client_port_be,
         back_key.protocol,
@@ -69,26 +75,142 @@ pub fn forward_key<A: Address>(trace: &Trace<A>) -> FlowKey<A> {
     }
 }
 
-/// Notes the flow of a SYN that goes where the ruling says.
+/// Notes the flow of a SYN that goes where the ruling says, with what `look` finds in it.
+/// Tells whether it did: it does not if there is a note already, or if looking takes longer.
 #[inline(always)]
-pub fn open<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, ruling: &Ruling<A>) {
+pub fn open<A: Family, T: Tables<A>>(
+    tables: &T,
+    segment: &Segment<A>,
+    ruling: &Ruling<A>,
+    look: impl FnOnce(u32) -> Option<Syn>,
+) -> bool {
     let key = flow::forward_key(segment);
     let back_key = FlowKey {
         peer_be: ruling.translation.addr_be,
         peer_port_be: ruling.translation.port_be,
         ..key
     };
-    if let Some(set) = set(tables, &back_key) {
-        set.put(&key, &back_key, ruling.endpoint, RecentState::Open);
+    let (seed, clock) = tables.seed_and_clock();
+    let Some(syn) = look(clock) else {
+        return false;
+    };
+    let number = number(seed, &back_key);
+    let Some(set) = tables.recent(number) else {
+        return false;
+    };
+    let Some(place) = set.add(&key, &back_key, ruling.endpoint) else {
+        return false;
+    };
+    if let Some(syns) = tables.syns(number) {
+        syns.at(place).write(&syn, &More::default());
+    }
+    true
+}
+
+/// Notes the flow of both keys in `work`, and what its segment says if it is a SYN.
+#[inline(never)]
+pub fn put<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, state: RecentState) {
+    let number = number(tables.seed(), &work.back_key);
+    if let Some(set) = tables.recent(number) {
+        let place = set.put(&work.key, &work.back_key, id, state);
+        if work.segment.opens() && work.key.protocol == TCP {
+            write(tables, work, number, place);
+        }
     }
 }
 
-/// Notes the flow of both keys in `work`.
-#[inline(never)]
-pub fn put<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, state: RecentState) {
-    if let Some(set) = set(tables, &work.back_key) {
-        set.put(&work.key, &work.back_key, id, state);
+/// Writes what a note says of its SYN.
+#[inline(always)]
+fn write<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, number: u32, place: u32) {
+    if let Some(syns) = tables.syns(number) {
+        syns.at(place).write(&work.syn, &work.more);
     }
+    if work.syn.words() > SYN_WORDS as u32
+        && let Some(more) = tables.more(number)
+    {
+        more.at(place).write(&work.more);
+    }
+}
+
+/// Notes that the SYN in [`Work::syn`] was sent on to the endpoint of [`Work::back_key`].
+#[inline(never)]
+pub fn hand_over<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, origin: u32) {
+    let number = number(tables.seed(), &work.back_key);
+    let Some(set) = tables.recent(number) else {
+        return;
+    };
+    let place = set.put(&work.key, &work.back_key, id, RecentState::Open);
+    write(tables, work, number, place);
+    if let Some((entry, _)) = find_in(tables, &work.back_key, number) {
+        entry.hand_over(origin);
+    }
+}
+
+/// Is the SYN, which goes to the endpoint's own address, one that was sent on to it? Once.
+#[inline(never)]
+pub fn take_over<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    let number = number(tables.seed(), &work.back_key);
+    let Some((entry, place)) = find_in(tables, &work.back_key, number) else {
+        return false;
+    };
+    let is_open = matches!(entry.state(), RecentState::Open);
+    is_open && seq(tables, work, number, place) == work.segment.seq && entry.take_over()
+}
+
+/// Repeats the SYN one that its endpoint has not answered?
+#[inline(never)]
+pub fn repeats<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
+    let number = number(tables.seed(), &work.back_key);
+    let Some((entry, place)) = find_in(tables, &work.back_key, number) else {
+        return false;
+    };
+    let is_open = matches!(entry.state(), RecentState::Open | RecentState::OpenSide);
+    is_open && is_of(entry, &work.key) && {
+        let (syn, more) = remembered(tables, number, place);
+        tables
+            .syns(number)
+            .is_some_and(|syns| syns.at(place).seq(&syn, &more) == work.segment.seq)
+    }
+}
+
+/// Does the segment acknowledge exactly the SYN of the note of both keys in `work`? Then that
+/// stands in [`Work::syn`] and [`Work::more`].
+#[inline(never)]
+pub fn acknowledged<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    let number = number(tables.seed(), &work.back_key);
+    let Some((entry, place)) = find_in(tables, &work.back_key, number) else {
+        return false;
+    };
+    if !is_of(entry, &work.key) {
+        return false;
+    }
+    seq(tables, work, number, place);
+    work.syn.is_acknowledged_by(work.segment.ack)
+}
+
+/// Lays down in `work` what a note says of its SYN; returns its number.
+#[inline(always)]
+fn seq<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, number: u32, place: u32) -> u32 {
+    let (syn, more) = remembered(tables, number, place);
+    let seq = tables
+        .syns(number)
+        .map_or(0, |syns| syns.at(place).seq(&syn, &more));
+    work.syn = Syn { seq, ..syn };
+    work.more = more;
+    seq
+}
+
+/// What a note says of its SYN, without the number.
+#[inline(always)]
+fn remembered<A: Address, T: Tables<A>>(tables: &T, number: u32, place: u32) -> (Syn, More) {
+    let syn = tables
+        .syns(number)
+        .map_or_else(Syn::default, |syns| syns.at(place).read());
+    let more = match tables.more(number) {
+        Some(more) if syn.words() > SYN_WORDS as u32 => more.at(place).read(),
+        _ => More::default(),
+    };
+    (syn, more)
 }
 
 /// The note of the flow of both keys in `work`. A function of its own, as some others

@@ -3,13 +3,15 @@
 use super::{Fate, Ruling, Tables, Work, flow, recent, spread};
 use crate::{
     abi::{
-        EventKind, FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE,
-        FORWARD_FULL_NAT, FlowKey, Reason, Recent, RecentState, ReverseFlow,
+        Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, EventKind, FLOW_CONFIRMED, FLOW_ENDED,
+        FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, FlowKey, KEEP_FLOWS_OF_DOWN,
+        Reason, Recent, RecentState, ReverseFlow,
     },
     packet::{
         Segment,
         parse::{ACK, FIN, RST, SYN, UDP},
         rewrite::{Family, Side, Translation},
+        syn,
     },
 };
 
@@ -118,8 +120,9 @@ fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let Work { segment, key, .. } = &*work;
     let state = flow.state.get();
     if segment.flags & RST != 0 {
+        let service = flow.service;
         if state & FLOW_ESTABLISHED == 0 && segment.flags & ACK != 0 {
-            refused(tables, work, flow.service, id);
+            return unopened(tables, work, service, id);
         }
         flow::close(tables, work, id, RecentState::Closed);
     } else if segment.flags & SYN != 0 {
@@ -161,6 +164,23 @@ fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     }
 }
 
+/// A RST to a flow that has entries and was never answered.
+#[inline(always)]
+fn unopened<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, service: u32, id: u32) {
+    if recent::acknowledged(tables, work) {
+        refused(tables, work, service, id);
+        if work.ruling.fate == Fate::Reply && syn::may_become(&work.segment) {
+            work.origin = tables
+                .forward(&work.key)
+                .map_or(0, |flow| flow.origin as u32);
+            work.target = id;
+            work.ruling.fate = Fate::Again;
+            return;
+        }
+    }
+    flow::close(tables, work, id, RecentState::Closed);
+}
+
 /// A segment of a flow that has only a note, or of none.
 #[inline(never)]
 fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
@@ -176,12 +196,21 @@ fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let (lives, side) = match entry.state() {
         RecentState::Open => (true, 0),
         RecentState::OpenSide => (true, FLOW_SIDE),
+        RecentState::Closed if work.segment.flags & RST == 0 && gone(tables, id) => {
+            return work.reset(Reason::ClientGone);
+        }
         RecentState::Closed => (false, 0),
-        RecentState::GivenUp => return,
+        RecentState::GivenUp => {
+            if work.segment.flags & (SYN | ACK | RST) == SYN | ACK {
+                work.reset(Reason::LateAnswer);
+            }
+            return;
+        }
     };
     if lives && !live(tables, work, entry, id, side) {
         return;
     }
+    let again = work.ruling.fate == Fate::Again;
     let translation = Translation {
         addr_be: work.key.peer_be,
         port_be: work.key.peer_port_be,
@@ -189,6 +218,25 @@ fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         client_port_be: work.key.client_port_be,
     };
     work.steer(Side::Source, translation, id);
+    if again {
+        work.ruling.fate = Fate::Again;
+    }
+}
+
+/// Were the flows of this endpoint reset?
+#[inline(always)]
+fn gone<A: Family, T: Tables<A>>(tables: &T, id: u32) -> bool {
+    let Some(endpoint) = tables.endpoint(id) else {
+        return false;
+    };
+    match endpoint.state {
+        ENDPOINT_DRAINED => true,
+        ENDPOINT_DOWN => tables.selection(endpoint.service).is_some_and(|selection| {
+            let decision = Decision::unpack(selection.decision.get());
+            decision.flags & KEEP_FLOWS_OF_DOWN == 0
+        }),
+        _ => false,
+    }
 }
 
 /// Brings a flow that has only a note into the tables, as far as this segment allows.
@@ -207,9 +255,15 @@ fn live<A: Family, T: Tables<A>>(
     let service = endpoint.service;
     let flags = work.segment.flags;
     if flags & RST != 0 {
-        // The answer to a SYN has no sequence number (RFC 9293 section 3.10.7.1).
-        if flags & ACK != 0 && work.segment.seq == 0 {
+        let origin = entry.origin();
+        if flags & ACK != 0 && recent::acknowledged(tables, work) {
             refused(tables, work, service, id);
+            if syn::may_become(&work.segment) {
+                work.origin = origin.wrapping_add(1);
+                work.target = id;
+                work.ruling.fate = Fate::Again;
+                return true;
+            }
         }
         entry.set_state(RecentState::Closed);
         return true;

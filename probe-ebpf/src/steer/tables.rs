@@ -3,8 +3,8 @@
 use super::Work;
 use crate::abi::{
     Address, Affinity, AffinityKey, Endpoint, EventKind, FlowKey, ForwardFlow, FragmentKey,
-    FragmentTrack, Listener, ListenerKey, PortLine, Reason, RecentSet, ReverseFlow, Ring,
-    Selection,
+    FragmentTrack, Listener, ListenerKey, MoreSet, PortLine, Reason, RecentSet, ReverseFlow, Ring,
+    Selection, SynSet,
 };
 
 /// Why a flow could not be written.
@@ -35,6 +35,8 @@ pub trait Tables<A: Address> {
     fn clock(&self) -> u32;
     /// See [`crate::abi::Node::seed`].
     fn seed(&self) -> u64;
+    /// Both at once, which costs less.
+    fn seed_and_clock(&self) -> (u64, u32);
     /// May a flow get its entries though nobody knows whether its client is there? See
     /// [`crate::abi::Node::limit`].
     fn grant(&self) -> bool;
@@ -71,6 +73,12 @@ pub trait Tables<A: Address> {
 
     /// A set of notes. `None` only if the number is out of range.
     fn recent(&self, number: u32) -> Option<&RecentSet<A>>;
+
+    /// What is remembered of the SYNs of a set of notes. `None` only if the number is out of
+    /// range.
+    fn syns(&self, number: u32) -> Option<&SynSet>;
+    /// The rest of their options.
+    fn more(&self, number: u32) -> Option<&MoreSet>;
 
     /// What became of a fragmented packet's first fragment.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentTrack<A>>;

@@ -122,6 +122,11 @@ fn human(status: &status::Status, now_ms: u64) -> String {
         (None, Some(reason)) => format!("\nprocesses of the node are not steered: {reason}\n"),
         (None, None) => "\nprocesses of the node are not steered\n".to_owned(),
     };
+    if let Some(reason) = &status.datapath.telling.reason {
+        text += &format!(
+            "idle connections of lost endpoints are reset at their next packet only: {reason}\n"
+        );
+    }
     text
 }
 
@@ -193,7 +198,7 @@ fn span(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::OwnState;
+    use crate::datapath::{OwnState, TellState};
 
     #[test]
     fn spans() {
@@ -262,6 +267,20 @@ mod tests {
         ] {
             assert_eq!(line(state).as_deref(), Some(text));
         }
+    }
+
+    #[test]
+    fn people_see_when_idle_connections_are_not_told() {
+        let mut status = crate::control::tests::example();
+        let last =
+            |status: &status::Status| human(status, 10_001).lines().last().map(str::to_owned);
+        status.datapath.telling = status::Telling::of(&TellState::Ready);
+        let before = last(&status);
+        status.datapath.telling = status::Telling::of(&TellState::Missing("why".to_owned()));
+        let expected =
+            "idle connections of lost endpoints are reset at their next packet only: why";
+        assert_eq!(last(&status).as_deref(), Some(expected));
+        assert_ne!(before, last(&status));
     }
 
     #[test]

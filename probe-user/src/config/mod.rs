@@ -28,7 +28,8 @@ pub use error::{Error, Fault};
 pub use scalar::unsteerable;
 pub(crate) use scalar::{is_host_name, show};
 pub use valid::{
-    AllDown, Config, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback, Observe, Service,
+    AllDown, Config, Connections, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback,
+    Observe, Service,
 };
 
 /// Reads and judges a configuration file.

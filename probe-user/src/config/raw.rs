@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 pub use check::{
@@ -106,7 +106,8 @@ pub struct Service {
     #[serde(default)]
     pub failback: Failback,
     pub all_down: Option<String>,
-    pub on_marked_down: Option<String>,
+    pub on_marked_down: Option<Connections>,
+    pub on_failback: Option<Connections>,
     pub drain: Option<String>,
     pub forward: Option<String>,
     #[serde(default)]
@@ -114,6 +115,7 @@ pub struct Service {
     pub sentinel: Option<String>,
     pub observe: Option<String>,
     pub error_limit: Option<String>,
+    pub single_writer: Option<String>,
 }
 
 /// One of a service's `endpoints`.
@@ -146,6 +148,43 @@ fn there<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 
 fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
+}
+
+/// What becomes of connections: a word, or `drain` with a time.
+#[derive(Debug)]
+pub enum Connections {
+    Word(String),
+    Drain(String),
+}
+
+// As `OneOrMany`, and so that a key that is not `drain` is named.
+impl<'de> Deserialize<'de> for Connections {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ConnectionsVisitor)
+    }
+}
+
+struct ConnectionsVisitor;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drain {
+    drain: String,
+}
+
+impl<'de> Visitor<'de> for ConnectionsVisitor {
+    type Value = Connections;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("reset, keep or {drain: TIME}")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Connections, E> {
+        Ok(Connections::Word(text.to_owned()))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Connections, A::Error> {
+        let Drain { drain } = Drain::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Connections::Drain(drain))
+    }
 }
 
 /// `x` and `[x, y]` alike.

@@ -53,7 +53,8 @@ fn the_good_one_is_good() {
     assert_eq!(service.endpoints()[1].tier(), 1);
     assert_eq!(service.check().inter().as_millis(), 10);
     assert_eq!(service.all_down(), AllDown::Keep);
-    assert!(!service.keep_flows_of_down());
+    assert_eq!(service.on_marked_down(), Connections::Reset);
+    assert_eq!(service.on_failback(), Connections::Keep);
     assert_eq!(config.socket(), Path::new(DEFAULT_SOCKET));
     assert_eq!(config.metrics(), Some("127.0.0.1:9377".parse().unwrap()));
     assert_eq!(
@@ -85,15 +86,38 @@ fn processes_of_the_node_are_clients_where_that_is_to_be_had() {
 }
 
 #[test]
-fn drains_and_timeouts_are_what_is_written() {
-    let drain = |text: &str| {
+fn what_becomes_of_connections_is_what_is_written() {
+    let service = |text: &str| {
         let text = GOOD.replace("    failback:", &format!("    {text}\n    failback:"));
-        parse(&text).unwrap().services()[0].drain()
+        parse(&text).unwrap().services()[0].clone()
     };
-    assert_eq!(drain(""), None);
-    assert_eq!(drain("drain: unlimited"), None);
-    assert_eq!(drain("drain: 0s"), Some(Duration::ZERO));
-    assert_eq!(drain("drain: 10m"), Some(Duration::from_secs(600)));
+    let drain = Connections::Drain(Duration::from_secs(600));
+    for (text, expected) in [
+        ("reset", Connections::Reset),
+        ("keep", Connections::Keep),
+        ("{drain: 10m}", drain),
+        ("{drain: 0s}", Connections::Reset),
+    ] {
+        let down = service(&format!("on_marked_down: {text}"));
+        assert_eq!(down.on_marked_down(), expected);
+        assert_eq!(down.on_failback(), Connections::Keep);
+        let back = service(&format!("on_failback: {text}"));
+        assert_eq!(back.on_failback(), expected);
+        assert_eq!(back.on_marked_down(), Connections::Reset);
+    }
+    // The older spelling keeps its meaning.
+    for (text, expected) in [
+        ("", Connections::Keep),
+        ("drain: unlimited", Connections::Keep),
+        ("drain: 0s", Connections::Reset),
+        ("drain: 10m", drain),
+    ] {
+        assert_eq!(service(text).on_failback(), expected);
+    }
+}
+
+#[test]
+fn timeouts_are_what_is_written() {
     let text = GOOD.replace(
         "services:",
         "datapath: {timeouts: {established: 24h, datagrams: 5s}}\nservices:",
@@ -279,8 +303,8 @@ fn each_bad_input_has_its_one_message() {
             "    check:",
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
-             listeners, endpoints, check, checks, failback, all_down, on_marked_down, drain, forward, affinity, \
-             sentinel, observe, error_limit",
+             listeners, endpoints, check, checks, failback, all_down, on_marked_down, on_failback, drain, \
+             forward, affinity, sentinel, observe, error_limit, single_writer",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
@@ -717,7 +741,27 @@ fn each_bad_input_has_its_one_message() {
         (
             "    failback:",
             "    on_marked_down: drain\n    failback:",
-            "services[0].on_marked_down: `drain`: not known; accepted: reset, keep",
+            "services[0].on_marked_down: `drain`: not known; accepted: reset, keep, {drain: TIME}",
+        ),
+        (
+            "    failback:",
+            "    on_marked_down: {drain: 10}\n    failback:",
+            "services[0].on_marked_down.drain: `10`: a duration needs a unit; accepted: a whole number with a unit (ms, s, m, h), from 0s to 24h",
+        ),
+        (
+            "    failback:",
+            "    on_failback: {drian: 10s}\n    failback:",
+            "services[0].on_failback.drian: `on_failback: {drian: 10s}`: unknown field `drian` at line 19, column 19; accepted: drain",
+        ),
+        (
+            "    failback:",
+            "    on_failback: unlimited\n    failback:",
+            "services[0].on_failback: `unlimited`: not known; accepted: reset, keep, {drain: TIME}",
+        ),
+        (
+            "    failback:",
+            "    on_failback: reset\n    drain: 10s\n    failback:",
+            "services[0].drain: `10s`: says the same as `on_failback`, which is there too; accepted: no `drain`",
         ),
         // Signals.
         (

@@ -77,8 +77,9 @@ pub struct Service {
     check: Check,
     failback: Failback,
     all_down: AllDown,
-    keep_flows_of_down: bool,
-    drain: Option<Duration>,
+    on_marked_down: Connections,
+    on_failback: Connections,
+    single_writer: bool,
     forward: Forward,
     affinity: Option<Duration>,
     sentinel: bool,
@@ -114,6 +115,17 @@ pub enum AllDown {
     Keep,
     /// Clients get a RST.
     Refuse,
+}
+
+/// What becomes of the connections of an endpoint that new ones do not go to any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// They are reset at once, those that say nothing too.
+    Reset,
+    /// They go on with their endpoint for so long; what is left then is reset.
+    Drain(Duration),
+    /// They go on with their endpoint.
+    Keep,
 }
 
 /// What connections of clients that fail do to an endpoint.
@@ -467,14 +479,17 @@ impl Service {
     pub fn forward(&self) -> Forward {
         self.forward
     }
-    /// Flows of an endpoint that is down go on to it.
-    pub fn keep_flows_of_down(&self) -> bool {
-        self.keep_flows_of_down
+    /// What becomes of connections of an endpoint that goes down.
+    pub fn on_marked_down(&self) -> Connections {
+        self.on_marked_down
     }
-    /// How long flows of an endpoint that was left for a better one may go on;
-    /// nothing for as long as they like.
-    pub fn drain(&self) -> Option<Duration> {
-        self.drain
+    /// Only the selected endpoint may serve, whatever it refuses.
+    pub fn single_writer(&self) -> bool {
+        self.single_writer
+    }
+    /// What becomes of connections of an endpoint that is up and was left for a better one.
+    pub fn on_failback(&self) -> Connections {
+        self.on_failback
     }
     /// While several endpoints share the new connections: for how long a client's stay
     /// with one, counted from its last.
@@ -519,7 +534,6 @@ impl Service {
             ("dsr", Forward::Dsr),
         ];
         let check = Check::parse(field, raw)?;
-        let on_marked_down = [("reset", false), ("keep", true)];
         let all_down = [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)];
         Ok(Self {
             name,
@@ -536,15 +550,11 @@ impl Service {
                 raw.forward.as_deref().unwrap_or("nat"),
                 &forward,
             )?,
-            keep_flows_of_down: word(
-                &format!("{field}.on_marked_down"),
-                raw.on_marked_down.as_deref().unwrap_or("reset"),
-                &on_marked_down,
-            )?,
-            drain: match raw.drain.as_deref() {
-                None | Some("unlimited") => None,
-                Some(text) => Some(drain(&format!("{field}.drain"), text)?),
+            on_marked_down: match &raw.on_marked_down {
+                None => Connections::Reset,
+                Some(raw) => Connections::parse(&format!("{field}.on_marked_down"), raw)?,
             },
+            on_failback: Connections::on_failback(field, raw)?,
             affinity: match &raw.affinity.client_ip {
                 None => None,
                 Some(None) => Some(DEFAULT_AFFINITY),
@@ -564,15 +574,63 @@ impl Service {
             },
             check,
             observe: Observe::parse(field, raw)?,
+            single_writer: word(
+                &format!("{field}.single_writer"),
+                raw.single_writer.as_deref().unwrap_or("false"),
+                &[("true", true), ("false", false)],
+            )?,
         })
     }
 }
 
-fn drain(field: &str, text: &str) -> Result<Duration, Fault> {
-    duration(field, text, Duration::ZERO).map_err(|fault| Fault {
-        accepted: format!("unlimited, or {}", fault.accepted),
-        ..fault
-    })
+impl Connections {
+    fn parse(field: &str, raw: &raw::Connections) -> Result<Self, Fault> {
+        match raw {
+            raw::Connections::Word(text) => match text.as_str() {
+                "reset" => Ok(Self::Reset),
+                "keep" => Ok(Self::Keep),
+                _ => Err(Fault::new(
+                    field,
+                    text,
+                    "not known",
+                    "reset, keep, {drain: TIME}",
+                )),
+            },
+            raw::Connections::Drain(text) => {
+                duration(&format!("{field}.drain"), text, Duration::ZERO).map(Self::drain)
+            }
+        }
+    }
+
+    /// No time at all is a reset.
+    fn drain(time: Duration) -> Self {
+        if time.is_zero() {
+            Self::Reset
+        } else {
+            Self::Drain(time)
+        }
+    }
+
+    /// `on_failback`, or `drain`, its older spelling; keep if neither is there, as in HAProxy.
+    /// `field` is the service's.
+    fn on_failback(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
+        match (&raw.on_failback, raw.drain.as_deref()) {
+            (Some(raw), None) => Self::parse(&format!("{field}.on_failback"), raw),
+            (None, None | Some("unlimited")) => Ok(Self::Keep),
+            (None, Some(text)) => duration(&format!("{field}.drain"), text, Duration::ZERO)
+                .map(Self::drain)
+                .map_err(|fault| Fault {
+                    accepted: format!("unlimited, or {}", fault.accepted),
+                    ..fault
+                }),
+            (Some(_), Some(text)) => Err(Fault::new(
+                format!("{field}.drain"),
+                text,
+                "says the same as `on_failback`, which is there too",
+                "no `drain`",
+            )),
+        }
+    }
 }
 
 fn listeners(field: &str, raw: &[String]) -> Result<Vec<Vip>, Fault> {

@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     datapath::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
-        TcWay, XdpWay,
+        TcWay, TellState, XdpWay,
     },
     failover::{NoFailback, Reason},
     health::{
@@ -251,6 +251,7 @@ pub struct Core<D> {
     started: SystemTime,
     pins: String,
     processes: status::Processes,
+    telling: status::Telling,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -272,6 +273,7 @@ impl<D: Steering + Attach> Core<D> {
             started: SystemTime::now(),
             pins,
             processes: status::Processes::default(),
+            telling: status::Telling::default(),
         })
     }
 
@@ -288,6 +290,11 @@ impl<D: Steering + Attach> Core<D> {
     /// Whether processes of the node itself are steered.
     pub fn tell_own(&mut self, own: &OwnState) {
         self.processes = status::Processes::of(own);
+    }
+
+    /// Whether idle connections of lost endpoints are told.
+    pub fn tell_telling(&mut self, telling: &TellState) {
+        self.telling = status::Telling::of(telling);
     }
 
     /// The datapath, for what is done to it around the start.
@@ -381,6 +388,7 @@ impl<D: Steering + Attach> Core<D> {
                 abi: probe_ebpf::abi::ABI_VERSION,
                 pins: self.pins.clone(),
                 processes: self.processes.clone(),
+                telling: self.telling.clone(),
                 ..status::Datapath::default()
             },
         }

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::{EndpointId, OwnState};
+use crate::datapath::{EndpointId, OwnState, TellState};
 
 /// Everything.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -141,12 +141,12 @@ pub struct Durations {
     pub max_us: u32,
 }
 
-/// An endpoint that is up and was left for a better one, and the flows it still has.
+/// An endpoint that was left with flows that may go on, and those it still has.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Drain {
     /// When it was left.
     pub since_unix_ms: u64,
-    /// When its flows are reset at their next packet; nothing if never. It may be over.
+    /// When its flows are reset; nothing if never. It may be over.
     pub until_unix_ms: Option<u64>,
     /// Flows at the last sweep of the tables; nothing if there was none since.
     pub flows: Option<u64>,
@@ -188,6 +188,9 @@ pub struct Datapath {
     pub pins: String,
     /// Whether processes of the node itself are steered.
     pub processes: Processes,
+    /// Whether idle connections of lost endpoints are told at once.
+    #[serde(default)]
+    pub telling: Telling,
     /// Packets that were passed, reset or dropped, by reason.
     pub reasons: BTreeMap<String, u64>,
 }
@@ -223,6 +226,28 @@ impl Processes {
             OwnState::Missing(reason) => out.reason = Some(reason.clone()),
         }
         out
+    }
+}
+
+/// Whether clients of lost endpoints are told at once.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Telling {
+    /// `ready` or `missing`: those that are idle learn at their next packet then.
+    pub state: String,
+    /// What is missing, if it is.
+    pub reason: Option<String>,
+}
+
+impl Telling {
+    /// As the datapath tells it.
+    pub fn of(state: &TellState) -> Self {
+        Self {
+            state: state.label().to_owned(),
+            reason: match state {
+                TellState::Ready => None,
+                TellState::Missing(reason) => Some(reason.clone()),
+            },
+        }
     }
 }
 

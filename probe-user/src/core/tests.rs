@@ -651,6 +651,42 @@ async fn selected_again_or_down_cancels_a_drain() {
     }
 }
 
+/// Down is a mark that the service keeps; at the deadline it is drained.
+#[tokio::test(start_paused = true)]
+async fn who_goes_down_may_have_time() {
+    let text = format!("{AT_ONCE}  on_marked_down: {{drain: 60s}}");
+    for back in [false, true] {
+        let bench = Bench::new(&config(&text), Recorder::default(), &[]);
+        bench.check(0, Kind::Ok).await;
+        bench.check(1, Kind::Ok).await;
+        bench.did().await;
+        bench.check(0, Kind::Refused).await;
+        bench.check(0, Kind::Refused).await;
+        assert_eq!(
+            bench.did().await,
+            [Select(1), Down(0), Heard(Reason::MasterDown)]
+        );
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        bench.sweep(0, 3).await;
+        assert_eq!(bench.did().await, []);
+        let drain = bench.status().await.services[0].endpoints[0].drain.unwrap();
+        assert!(drain.until_unix_ms.is_some());
+        assert_eq!(drain.flows, Some(3));
+        if back {
+            bench.check(0, Kind::Ok).await;
+            bench.check(0, Kind::Ok).await;
+            assert_eq!(
+                bench.did().await,
+                [Up(0), Select(0), Heard(Reason::Failback)]
+            );
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let expected = if back { vec![] } else { vec![Drained(0)] };
+        assert_eq!(bench.did().await, expected);
+        bench.end().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_limit_nothing_is_drained() {
     let bench = Bench::new(&config(AT_ONCE), Recorder::default(), &[]);

@@ -30,8 +30,8 @@ use tokio::sync::Notify;
 
 use super::{
     Attached, Choice, Ender, EndpointId, EndpointPlan, Error, Events, Image, KernelLog, Limits,
-    LogLevel, Mark, OBJECT, OwnMode, OwnState, Reader, Role, ServiceId, ServicePlan, Steering,
-    Sweeper, Swept, TcMode, XdpMode, XdpSend, XdpWay,
+    LogLevel, Mark, OBJECT, OwnMode, OwnState, RawSender, Reader, Role, ServiceId, ServicePlan,
+    Steering, Sweeper, Swept, TcMode, TellState, Teller, XdpMode, XdpSend, XdpWay,
     attach::{self, Interface},
     detach, first_line,
     node::Node,
@@ -81,6 +81,8 @@ pub struct Datapath {
     gauge: Arc<FlowGauge>,
     node: Node,
     own: Own,
+    /// Told when flows may have lost their endpoint, or have it again.
+    marked: Arc<Notify>,
     /// Interfaces that XDP programs of others may send by.
     senders: HashMap<MapData, u32, u32>,
     /// The XDP program that loaded, and a word for the log if it is not the best.
@@ -130,6 +132,7 @@ impl Datapath {
             gauge: Arc::default(),
             node,
             own,
+            marked: Arc::default(),
             xdp,
             xdp_degraded,
             undo: fresh,
@@ -225,6 +228,23 @@ impl Datapath {
     /// Who ends sockets of lost endpoints, and who is told when to.
     pub fn ender(&self) -> Result<(Ender, Arc<Notify>), Error> {
         Ok((Ender::open(&self.pins)?, self.own.lost()))
+    }
+
+    /// Who tells clients that their connection is over, and who is told when to. Nobody, if
+    /// something is missing for that.
+    pub fn teller(&self) -> Result<(Result<Teller, TellState>, Arc<Notify>), Error> {
+        // An earlier agent may have ended between a mark and its flows.
+        self.marked.notify_one();
+        let marked = Arc::clone(&self.marked);
+        let sender = match RawSender::open() {
+            Ok(sender) => sender,
+            Err(e) => {
+                let missing = format!("opening a raw socket: {e}; it takes CAP_NET_RAW");
+                return Ok((Err(TellState::Missing(missing)), marked));
+            }
+        };
+        let sources = (self.options.source_v4, self.options.source_v6);
+        Ok((Ok(Teller::open(&self.pins, sources, sender)?), marked))
     }
 
     /// Interfaces that are pinned now, also by an earlier agent.
@@ -328,6 +348,7 @@ impl Steering for Datapath {
 
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
         self.tables.mark(endpoint, mark)?;
+        self.marked.notify_one();
         if mark != Mark::Up {
             self.own.lose();
         }

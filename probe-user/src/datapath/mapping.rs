@@ -9,6 +9,8 @@ use std::{
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use probe_ebpf::abi::Plain;
+
 use super::Error;
 
 /// An array map made with `BPF_F_MMAPABLE`, as words.
@@ -52,6 +54,19 @@ impl Mapping {
         assert!(at < self.words, "the caller knows the table's size");
         // SAFETY: inside the mapping by the assertion; aligned, since it starts on a page.
         unsafe { self.base.add(at).as_ref() }
+    }
+
+    /// A value of the type that the table was mapped as.
+    pub fn value<T: Plain + Sync>(&self, number: usize) -> &T {
+        let words = size_of::<T>() / size_of::<u64>();
+        assert!(
+            (number + 1) * words <= self.words,
+            "the caller knows the table's size"
+        );
+        // SAFETY: inside the mapping by the assertion and aligned, since it starts on a page and
+        // values are whole words; every bit pattern is a valid value, and whoever else writes it
+        // does so as `Sync` allows.
+        unsafe { self.base.add(number * words).cast::<T>().as_ref() }
     }
 
     /// A byte, for those that are never used in words; numbered from the start of the table.

@@ -13,6 +13,7 @@ mod batch;
 mod bpf;
 pub mod detach;
 mod events;
+mod forge;
 pub mod kernel;
 mod mapping;
 mod netlink;
@@ -20,6 +21,7 @@ mod node;
 mod own;
 mod pins;
 mod ports;
+mod raw;
 mod reader;
 mod ring;
 mod rings;
@@ -27,6 +29,7 @@ mod selections;
 mod sockets;
 mod sweep;
 mod tables;
+mod tell;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -36,11 +39,14 @@ use std::{
 use serde::Deserialize;
 
 pub use events::{Events, KernelLog};
+pub use forge::Segment;
 pub use node::{Node, TICK};
 pub use own::{Ended, Ender, OwnMode, OwnState};
 pub use pins::check_shape;
+pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};
+pub use tell::{TellCounts, TellState, Teller, Telling, Told};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -204,6 +210,8 @@ pub struct ServicePlan {
     pub endpoints: Vec<EndpointPlan>,
     /// Flows of an endpoint that is down keep going to it instead of being reset.
     pub keep_flows_of_down: bool,
+    /// Only the selected endpoint may serve: what it refuses is not sent to another.
+    pub single_writer: bool,
     /// How connections reach the endpoints.
     pub forward: Forward,
     /// While several endpoints share the new connections: for how long a client's stay
@@ -248,9 +256,9 @@ pub enum Choice {
 pub enum Mark {
     /// They go on.
     Up,
-    /// They are reset at their next packet, unless the service keeps them.
+    /// They are reset, unless the service keeps them.
     Down,
-    /// They are reset at their next packet: the endpoint is up, and their time is over.
+    /// They are reset: their time is over.
     Drained,
 }
 

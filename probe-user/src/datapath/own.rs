@@ -25,9 +25,8 @@ use aya::{
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use probe_ebpf::{
     abi::{
-        Address as _, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, Endpoint, FAMILY_V4, FAMILY_V6,
-        KEEP_FLOWS_OF_DOWN, OWN_DATAGRAMS, OWN_FOLLOWS, Own as Words, OwnSender, OwnSocket,
-        Selection, V6,
+        Address as _, Endpoint, FAMILY_V4, FAMILY_V6, OWN_DATAGRAMS, OWN_FOLLOWS, Own as Words,
+        OwnSender, OwnSocket, Selection, V6,
     },
     names,
 };
@@ -40,6 +39,7 @@ use super::{
     pins::Pins,
     reader::open,
     sockets::{self, Kind, Outcome},
+    tell::is_lost,
 };
 
 const NETNS: usize = std::mem::offset_of!(Words, netns) / 8;
@@ -520,15 +520,9 @@ impl Ender {
         if endpoint.port_be != socket.peer_port_be || (v4 != peer && v6 != peer) {
             return Ok(false);
         }
-        match endpoint.state {
-            ENDPOINT_DRAINED => Ok(true),
-            ENDPOINT_DOWN => {
-                let slot = self.selections.get(&socket.service, 0).map_err(failed)?;
-                let decision = slot[std::mem::offset_of!(Selection, decision) / 8];
-                Ok(Decision::unpack(decision).flags & KEEP_FLOWS_OF_DOWN == 0)
-            }
-            _ => Ok(false),
-        }
+        let slot = self.selections.get(&socket.service, 0).map_err(failed)?;
+        let decision = slot[std::mem::offset_of!(Selection, decision) / 8];
+        Ok(is_lost(endpoint.state, decision))
     }
 }
 

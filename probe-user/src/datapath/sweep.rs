@@ -462,7 +462,7 @@ impl<'a, A: Address> Plan<'a, A> {
 }
 
 /// A value of the ABI from the kernel's bytes.
-fn decode<T: Plain>(bytes: &[u8]) -> T {
+pub(super) fn decode<T: Plain>(bytes: &[u8]) -> T {
     assert_eq!(bytes.len(), size_of::<T>(), "the map's shape was checked");
     // SAFETY: `Plain` makes every bit pattern valid, and the length was just checked.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }

@@ -23,8 +23,8 @@ use probe_ebpf::{
         Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
         EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
         KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
-        Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, NO_TIER,
-        Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
+        Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, NO_ENDPOINT,
+        NO_REDISPATCH, NO_TIER, Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -73,7 +73,7 @@ pub struct Tables {
 /// What the tables know of a service beside its ids.
 #[derive(Clone, Debug)]
 struct Setting {
-    /// [`KEEP_FLOWS_OF_DOWN`] or nothing.
+    /// [`KEEP_FLOWS_OF_DOWN`] and [`NO_REDISPATCH`], or nothing.
     flags: u8,
     /// What follows the selection, in the plan's order.
     listeners: Vec<Vip>,
@@ -185,11 +185,13 @@ impl Tables {
             for address in &service.listeners {
                 wanted.insert(*address, listener(id, None));
             }
-            let flags = if service.keep_flows_of_down {
-                KEEP_FLOWS_OF_DOWN
-            } else {
-                0
-            };
+            let mut flags = 0;
+            if service.keep_flows_of_down {
+                flags |= KEEP_FLOWS_OF_DOWN;
+            }
+            if service.single_writer {
+                flags |= NO_REDISPATCH;
+            }
             self.selections
                 .set_affinity(id, service.affinity.map_or(0, units));
             let before = self.settings.get(&id);
@@ -216,7 +218,55 @@ impl Tables {
         }
         self.write_listeners(&wanted)?;
         self.retire_all_but(&applied)?;
+        for service in &applied {
+            self.link(service.id)?;
+        }
         Ok(applied)
+    }
+
+    /// Tells each endpoint of a service who is asked after it when it refuses, see
+    /// [`Endpoint::next`].
+    fn link(&mut self, service: ServiceId) -> Result<(), Error> {
+        let mut tiers: BTreeMap<u8, Vec<EndpointId>> = BTreeMap::new();
+        for (id, known) in &self.endpoints {
+            if known.value.service == service.0 && known.value.tier != NO_TIER {
+                tiers.entry(known.value.tier).or_default().push(*id);
+            }
+        }
+        let tiers: Vec<_> = tiers.into_values().collect();
+        let mut links: Map<EndpointId, [u32; 3]> = Map::new();
+        for (t, tier) in tiers.iter().enumerate() {
+            let below = &tiers[(t + 1) % tiers.len()];
+            let below = if tiers.len() > 1 {
+                below[0].0
+            } else {
+                NO_ENDPOINT
+            };
+            for (i, id) in tier.iter().enumerate() {
+                let next = tier[(i + 1) % tier.len()];
+                links.insert(*id, [next.0, tier[0].0, below]);
+            }
+        }
+        let changed: Vec<_> = self
+            .endpoints
+            .iter()
+            .filter(|(_, known)| known.value.service == service.0)
+            .map(|(id, known)| {
+                let [next, head, below] = links.get(id).copied().unwrap_or([NO_ENDPOINT; 3]);
+                let value = Endpoint {
+                    next,
+                    head,
+                    below,
+                    ..known.value
+                };
+                (*id, value)
+            })
+            .filter(|(id, value)| self.endpoints[id].value != *value)
+            .collect();
+        for (id, value) in changed {
+            self.write_endpoint(id, value)?;
+        }
+        Ok(())
     }
 
     /// What an earlier agent left for a service of the plan.
@@ -344,6 +394,7 @@ impl Tables {
             self.write_listener(address, listener)?;
         }
         self.retire(old)?;
+        self.link(service)?;
         Ok(id)
     }
 
@@ -386,6 +437,9 @@ impl Tables {
             state: ENDPOINT_UP,
             forward,
             pool,
+            next: NO_ENDPOINT,
+            head: NO_ENDPOINT,
+            below: NO_ENDPOINT,
         };
         self.write_endpoint(id, value)?;
         self.endpoints.insert(
@@ -585,13 +639,7 @@ impl Tables {
         }
         let ids: Vec<_> = self.settings.keys().copied().collect();
         for service in ids {
-            if !swept.exceptions.contains(&service.0) {
-                let stamp = Stamp::Exceptions;
-                self.selections.clear_stamp(service, stamp, limit);
-            }
-            if !swept.side.contains(&service.0) {
-                self.selections.clear_stamp(service, Stamp::Side, limit);
-            }
+            // Before a stamp is cleared that kept flows with other endpoints from the slot alone.
             let alone = self.alone(service, swept);
             if let Some(setting) = self.settings.get_mut(&service)
                 && setting.alone != alone
@@ -600,6 +648,13 @@ impl Tables {
                 setting.alone = alone;
                 let (ring, flags) = (setting.ring, setting.flags | alone);
                 self.decide(service, &choice, ring, flags);
+            }
+            if !swept.exceptions.contains(&service.0) {
+                let stamp = Stamp::Exceptions;
+                self.selections.clear_stamp(service, stamp, limit);
+            }
+            if !swept.side.contains(&service.0) {
+                self.selections.clear_stamp(service, Stamp::Side, limit);
             }
         }
     }

@@ -1,10 +1,11 @@
-//! What becomes of flows whose endpoint is not selected any more, but well.
+//! What becomes of flows whose endpoint is not selected any more.
 //!
-//! [`Drains`] is pure, as [`super::Failover`] is. An endpoint that is left while it is
-//! up, mostly the backup at a fail-back, keeps its flows for the service's `drain` time;
-//! then they are reset at their next packet. It is over earlier when a sweep shows that
-//! none is left, when the endpoint is selected again, or when it goes down: what
-//! happens to its flows then is `on_marked_down`'s matter.
+//! [`Drains`] is pure, as [`super::Failover`] is. An endpoint that is left keeps its flows for
+//! a time, then they are reset: while it is up, mostly the backup at a fail-back, as
+//! `on_failback` says, and while it is down as `on_marked_down` says. It is over earlier when a
+//! sweep shows that no flow is left, or when the endpoint is selected again. One that goes down
+//! while it drains gets no more time than it had; one that comes up again before it is selected
+//! keeps its flows: nobody left it for a better one.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// One endpoint's part in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// It is down, or it was not selected since the agent knows it, or its flows have ended.
+    /// It was not selected since the agent knows it, or its flows have ended, or it is down and
+    /// its flows have no time of their own: they are reset at once, or kept.
     Idle,
     /// New flows go to it.
     Selected,
@@ -37,14 +39,17 @@ pub struct Draining {
     pub until: Option<Instant>,
     /// How many are left, if a sweep has counted them.
     pub flows: Option<u64>,
+    /// Because it is down?
+    down: bool,
 }
 
 impl Draining {
-    fn begin(since: Instant, limit: Option<Duration>) -> Self {
+    fn begin(since: Instant, limit: Option<Duration>, down: bool) -> Self {
         Self {
             since,
             until: limit.map(|limit| since + limit),
             flows: None,
+            down,
         }
     }
 
@@ -56,29 +61,58 @@ impl Draining {
 /// The state of one service's endpoints, numbered as the service lists them.
 #[derive(Clone, Debug)]
 pub struct Drains {
-    limit: Option<Duration>,
+    limits: Limits,
     stages: Vec<Stage>,
 }
 
+/// How long flows may go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// With an endpoint that is up and was left; nothing if as long as they like.
+    pub left: Option<Duration>,
+    /// With an endpoint that went down; nothing if its flows have no time of their own.
+    pub down: Option<Duration>,
+}
+
+/// How an earlier agent marked an endpoint's flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// They went on.
+    Up,
+    /// It was down.
+    Down,
+    /// Their time was over.
+    Drained,
+}
+
 impl Drains {
-    /// For endpoints that nobody selected yet. No `limit` means that flows are never
-    /// reset.
-    pub fn new(limit: Option<Duration>, endpoints: usize) -> Self {
+    /// For endpoints that nobody selected yet.
+    pub fn new(limits: Limits, endpoints: usize) -> Self {
         Self {
-            limit,
+            limits,
             stages: vec![Stage::Idle; endpoints],
         }
     }
 
     /// An earlier agent left this endpoint so long ago, if it ever selected it: whether
     /// there are flows a sweep will tell.
-    pub fn inherit(&mut self, endpoint: usize, ago: Duration, now: Instant) {
+    pub fn inherit(&mut self, endpoint: usize, ago: Duration, before: Before, now: Instant) {
         let since = now.checked_sub(ago).unwrap_or(now);
+        let down = before == Before::Down;
+        let limit = if down {
+            self.limits.down
+        } else {
+            self.limits.left
+        };
         let draining = Draining {
             flows: Some(0),
-            ..Draining::begin(since, self.limit)
+            ..Draining::begin(since, limit, down)
         };
-        self.stages[endpoint] = Stage::Draining(draining).at(now);
+        self.stages[endpoint] = if before == Before::Drained {
+            Stage::Drained(draining)
+        } else {
+            Stage::Draining(draining).at(now)
+        };
     }
 
     /// The selection or an endpoint's health changed.
@@ -92,11 +126,9 @@ impl Drains {
             *stage = if is_selected(i) {
                 Stage::Selected
             } else if is_down(i) {
-                Stage::Idle
-            } else if *stage == Stage::Selected {
-                Stage::Draining(Draining::begin(now, self.limit)).at(now)
+                stage.while_down(self.limits.down, now)
             } else {
-                *stage
+                stage.while_up(self.limits.left, now)
             };
         }
     }
@@ -153,6 +185,39 @@ impl Drains {
 }
 
 impl Stage {
+    fn while_up(self, limit: Option<Duration>, now: Instant) -> Self {
+        match self {
+            Self::Selected => Self::Draining(Draining::begin(now, limit, false)).at(now),
+            Self::Draining(draining) | Self::Drained(draining) if draining.down => {
+                Self::Draining(Draining {
+                    until: None,
+                    down: false,
+                    ..draining
+                })
+            }
+            stage => stage,
+        }
+    }
+
+    fn while_down(self, limit: Option<Duration>, now: Instant) -> Self {
+        let Some(time) = limit else {
+            return Self::Idle;
+        };
+        match self {
+            Self::Selected => Self::Draining(Draining::begin(now, limit, true)).at(now),
+            Self::Draining(draining) if !draining.down => {
+                let until = draining.until.unwrap_or(now + time).min(now + time);
+                Self::Draining(Draining {
+                    until: Some(until),
+                    down: true,
+                    ..draining
+                })
+                .at(now)
+            }
+            stage => stage,
+        }
+    }
+
     fn at(self, now: Instant) -> Self {
         match self {
             Self::Draining(draining) if draining.is_over(now) => Self::Drained(draining),
@@ -170,8 +235,12 @@ mod tests {
     const MASTER: usize = 0;
     const BACKUP: usize = 1;
 
+    fn limits(left: Option<Duration>) -> Limits {
+        Limits { left, down: None }
+    }
+
     fn drains(limit: Option<Duration>, selected: usize, now: Instant) -> Drains {
-        let mut drains = Drains::new(limit, 2);
+        let mut drains = Drains::new(limits(limit), 2);
         drains.follow(|i| i == selected, |_| false, now);
         drains
     }
@@ -226,7 +295,7 @@ mod tests {
     #[test]
     fn who_is_well_drains_though_others_are_down() {
         let now = Instant::now();
-        let mut drains = Drains::new(Some(LIMIT), 3);
+        let mut drains = Drains::new(limits(Some(LIMIT)), 3);
         drains.follow(|i| i < 2, |_| false, now);
         drains.follow(|i| i == 2, |i| i == 0, now);
         assert_eq!(drains.draining(0), None);
@@ -273,12 +342,79 @@ mod tests {
     fn after_a_restart_the_clock_has_run_on() {
         let now = Instant::now() + 10 * LIMIT;
         let mut drains = drains(Some(LIMIT), MASTER, now);
-        drains.inherit(BACKUP, LIMIT - SECOND, now);
+        drains.inherit(BACKUP, LIMIT - SECOND, Before::Up, now);
         assert_eq!(drains.due(), Some(now + SECOND));
         assert_eq!(drains.draining(BACKUP), None, "nobody knows of flows yet");
         drains.swept(BACKUP, 2, now);
         assert!(drains.draining(BACKUP).is_some());
-        drains.inherit(BACKUP, 2 * LIMIT, now);
+        drains.inherit(BACKUP, 2 * LIMIT, Before::Up, now);
         assert!(drains.is_drained(BACKUP));
+        // What was told to be reset stays so.
+        drains.inherit(BACKUP, SECOND, Before::Drained, now);
+        assert!(drains.is_drained(BACKUP));
+    }
+
+    fn with_time_when_down(left: Option<Duration>) -> Drains {
+        let down = Some(LIMIT);
+        Drains::new(Limits { left, down }, 2)
+    }
+
+    const fn none(_: usize) -> bool {
+        false
+    }
+
+    #[test]
+    fn who_goes_down_may_have_time_too() {
+        let now = Instant::now();
+        let mut drains = with_time_when_down(Some(Duration::ZERO));
+        drains.follow(|i| i == MASTER, none, now);
+        let is_down = |i| i == MASTER;
+        drains.follow(|i| i == BACKUP, is_down, now);
+        assert_eq!(drains.due(), Some(now + LIMIT));
+        // What changes elsewhere does not begin it anew.
+        drains.follow(|i| i == BACKUP, is_down, now + SECOND);
+        assert_eq!(drains.tick(now + LIMIT), [MASTER]);
+        drains.follow(|i| i == BACKUP, is_down, now + LIMIT);
+        assert!(drains.is_drained(MASTER));
+    }
+
+    /// Nobody left it for a better one, so `left` is not about it.
+    #[test]
+    fn up_again_in_time_its_flows_go_on() {
+        let now = Instant::now();
+        for late in [SECOND, LIMIT] {
+            let mut drains = with_time_when_down(Some(Duration::ZERO));
+            drains.follow(|i| i == MASTER, none, now);
+            drains.follow(|i| i == BACKUP, |i| i == MASTER, now);
+            drains.tick(now + late);
+            drains.follow(|i| i == BACKUP, none, now + late);
+            assert!(!drains.is_drained(MASTER));
+            assert_eq!(drains.due(), None);
+            // And down once more.
+            drains.follow(|i| i == BACKUP, |i| i == MASTER, now + late);
+            assert_eq!(drains.due(), Some(now + late + LIMIT));
+        }
+    }
+
+    #[test]
+    fn down_while_it_drains_it_gets_no_more_time() {
+        let now = Instant::now();
+        let ten = 10 * SECOND;
+        for (left, until) in [(None, ten + LIMIT), (Some(20 * SECOND), 20 * SECOND)] {
+            let mut drains = with_time_when_down(left);
+            drains.follow(|i| i == BACKUP, none, now);
+            drains.follow(|i| i == MASTER, none, now);
+            drains.follow(|i| i == MASTER, |i| i == BACKUP, now + ten);
+            assert_eq!(drains.due(), Some(now + until));
+        }
+    }
+
+    #[test]
+    fn a_restart_keeps_the_time_of_who_is_down() {
+        let now = Instant::now() + 10 * LIMIT;
+        let mut drains = with_time_when_down(None);
+        drains.inherit(MASTER, LIMIT - SECOND, Before::Down, now);
+        drains.follow(|i| i == BACKUP, |i| i == MASTER, now);
+        assert_eq!(drains.due(), Some(now + SECOND));
     }
 }

@@ -20,7 +20,7 @@ use prometheus_client::{
 
 use crate::{
     core::{Counters, Observer},
-    datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, XdpWay},
+    datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
     failover::Reason,
     health::{Kind, Signal, State, Verdict},
 };
@@ -82,6 +82,18 @@ struct OfWay {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfChallenge {
+    service: String,
+    endpoint: String,
+    to: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfTellState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfOwnState {
     state: &'static str,
 }
@@ -133,6 +145,11 @@ pub struct Recorder {
     signals: Family<OfSignal, Counter>,
     own: Family<OfOwnState, Gauge>,
     own_ended: Family<OfOutcome, Counter>,
+    telling: Family<OfTellState, Gauge>,
+    challenges: Family<OfChallenge, Counter>,
+    released: Family<OfEndpoint, Counter>,
+    told: Family<OfEndpoint, Counter>,
+    not_told: Family<OfEndpoint, Counter>,
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
@@ -156,6 +173,11 @@ impl Metrics {
             signals: Family::default(),
             own: Family::default(),
             own_ended: Family::default(),
+            telling: Family::default(),
+            challenges: Family::default(),
+            released: Family::default(),
+            told: Family::default(),
+            not_told: Family::default(),
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
@@ -195,7 +217,7 @@ impl Metrics {
         );
         registry.register(
             "endpoint_draining",
-            "1 while the endpoint, left for a better one, has flows from before",
+            "1 while the endpoint, left for another one, has flows from before",
             r.draining.clone(),
         );
         registry.register(
@@ -237,6 +259,31 @@ impl Metrics {
             "node_sockets_ended",
             "Sockets of the node's own processes whose endpoint was lost, by what the kernel did",
             r.own_ended.clone(),
+        );
+        registry.register(
+            "telling",
+            "1 for whether idle connections of lost endpoints are told at once",
+            r.telling.clone(),
+        );
+        registry.register(
+            "flow_challenges",
+            "SYNs sent on open connections of lost endpoints, by whom they went to",
+            r.challenges.clone(),
+        );
+        registry.register(
+            "syns_released",
+            "SYNs that waited for an endpoint when it went down, and were sent on at once",
+            r.released.clone(),
+        );
+        registry.register(
+            "flows_told",
+            "Open connections of lost endpoints that ended after their client was challenged",
+            r.told.clone(),
+        );
+        registry.register(
+            "flows_not_told",
+            "Open connections of lost endpoints that were left to their next packet",
+            r.not_told.clone(),
         );
         registry.register(
             "build",
@@ -286,6 +333,37 @@ impl Recorder {
         }
     }
 
+    /// Whether idle connections of lost endpoints are told.
+    pub fn telling(&self, telling: &TellState) {
+        for state in TellState::LABELS {
+            self.telling
+                .get_or_create(&OfTellState { state })
+                .set((state == telling.label()).into());
+        }
+    }
+
+    /// Some of them were.
+    pub fn told(&self, told: &Told) {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((service, endpoint), id) in ids.iter() {
+            let Some(counts) = told.counts.get(id) else {
+                continue;
+            };
+            let of = of_endpoint(service, endpoint);
+            for (to, count) in CHALLENGED
+                .into_iter()
+                .zip([counts.clients, counts.endpoints])
+            {
+                self.challenges
+                    .get_or_create(&of_challenge(&of, to))
+                    .inc_by(count);
+            }
+            self.released.get_or_create(&of).inc_by(counts.released);
+            self.told.get_or_create(&of).inc_by(counts.told);
+            self.not_told.get_or_create(&of).inc_by(counts.given_up);
+        }
+    }
+
     /// The datapath told of an event, and of some that it held back.
     pub fn event(&self, kind: EventKind, held_back: u32) {
         self.events
@@ -296,6 +374,17 @@ impl Recorder {
 
 /// Of [`Ended`].
 const OUTCOMES: [&str; 2] = ["ended", "refused"];
+
+/// Who gets challenges.
+const CHALLENGED: [&str; 2] = ["client", "endpoint"];
+
+fn of_challenge(of: &OfEndpoint, to: &'static str) -> OfChallenge {
+    OfChallenge {
+        service: of.service.clone(),
+        endpoint: of.endpoint.clone(),
+        to,
+    }
+}
 
 fn of_endpoint(service: &str, endpoint: &str) -> OfEndpoint {
     OfEndpoint {
@@ -389,6 +478,12 @@ impl Observer for Recorder {
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId) {
         // Created at zero: rates need the value before the first increment.
         let of = of_endpoint(service, endpoint);
+        drop(self.released.get_or_create(&of));
+        drop(self.told.get_or_create(&of));
+        drop(self.not_told.get_or_create(&of));
+        for to in CHALLENGED {
+            drop(self.challenges.get_or_create(&of_challenge(&of, to)));
+        }
         let checks = Kind::ALL.map(|kind| {
             let of = OfVerdict {
                 service: of.service.clone(),

@@ -13,7 +13,7 @@ use crate::{
     core::{Counters, Observer as _},
     datapath::{
         self, Ended, EndpointCounters, EndpointId, FlowCounts, OwnState, Role, ServiceId, TcWay,
-        XdpWay,
+        TellCounts, TellState, Told, XdpWay,
     },
     failover::Reason,
     health::{Kind, Saw, Signal, State, Verdict},
@@ -84,6 +84,21 @@ fn what_is_scraped() {
         ended: 3,
         refused: 1,
     });
+    recorder.telling(&TellState::Missing("no capability".to_owned()));
+    recorder.told(&Told {
+        counts: [(
+            EndpointId(0),
+            TellCounts {
+                released: 5,
+                clients: 9,
+                endpoints: 6,
+                told: 7,
+                given_up: 1,
+            },
+        )]
+        .into(),
+        ..Told::default()
+    });
     let text = metrics.render().unwrap();
     for line in [
         "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"refused\"} 1",
@@ -104,6 +119,7 @@ fn what_is_scraped() {
         "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",
         "probe_events_total{kind=\"flow_reset\"} 3",
         "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen2\",kind=\"syn_unanswered\"} 2",
+        "probe_syns_released_total{service=\"sense\",endpoint=\"sen2\"} 5",
         "probe_endpoint_signals_total{service=\"sense\",endpoint=\"sen1\",kind=\"sentinel_reset\"} 0",
         "probe_interfaces{role=\"edge\",tc=\"tcx\",xdp=\"none\"} 3",
         "probe_interfaces{role=\"uplink\",tc=\"clsact\",xdp=\"generic\"} 1",
@@ -119,6 +135,13 @@ fn what_is_scraped() {
         "probe_node_sockets 5",
         "probe_node_sockets_ended_total{outcome=\"ended\"} 3",
         "probe_node_sockets_ended_total{outcome=\"refused\"} 1",
+        "probe_telling{state=\"missing\"} 1",
+        "probe_telling{state=\"ready\"} 0",
+        "probe_flow_challenges_total{service=\"sense\",endpoint=\"sen2\",to=\"client\"} 9",
+        "probe_flow_challenges_total{service=\"sense\",endpoint=\"sen2\",to=\"endpoint\"} 6",
+        "probe_flows_told_total{service=\"sense\",endpoint=\"sen2\"} 7",
+        "probe_flows_not_told_total{service=\"sense\",endpoint=\"sen2\"} 1",
+        "probe_flows_told_total{service=\"sense\",endpoint=\"sen1\"} 0",
         "# TYPE probe_checks counter",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -1,19 +1,25 @@
 //! The agent's small tasks. None of them ends but by an error or with the agent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use probe_ebpf::abi::EventKind;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, interval_at},
+    time::{MissedTickBehavior, interval, interval_at, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Named;
 use crate::{
     core::{Lookup, Signalled, Whose},
-    datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK},
+    datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK, Teller},
     health::Signal,
     observe::Recorder,
     resolve::lookup,
@@ -169,6 +175,66 @@ pub async fn end_sockets(
                 Err(error) => debug!("sockets of lost endpoints do not end: {error}"),
             }
         }
+    }
+}
+
+/// Tells clients of lost endpoints, and the endpoints, that their connection is over.
+pub async fn tell_flows(
+    mut teller: Teller,
+    marked: Arc<Notify>,
+    recorder: Recorder,
+) -> anyhow::Result<()> {
+    let _halt = Halt(teller.halt());
+    let mut told = false;
+    loop {
+        let due = teller.due().map(tokio::time::Instant::from);
+        tokio::select! {
+            () = marked.notified() => teller.switched(Instant::now()),
+            () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {}
+        }
+        let (back, passed) = tokio::task::spawn_blocking(move || {
+            let passed = teller.pass();
+            (teller, passed)
+        })
+        .await?;
+        teller = back;
+        match passed {
+            Ok(passed) => {
+                recorder.told(&passed);
+                if let Some(over) = passed.finished {
+                    info!(
+                        told = over.told,
+                        given_up = over.given_up,
+                        took_ms = u64::try_from(over.took.as_millis()).unwrap_or(u64::MAX),
+                        "clients of lost endpoints were told that their connection is over"
+                    );
+                }
+                if let Some(error) = passed.sent.error
+                    && !std::mem::replace(&mut told, true)
+                {
+                    let refused = passed.sent.refused;
+                    warn!(
+                        refused,
+                        "the kernel does not send challenges, so clients or endpoints learn at \
+                         their next packet that their connection is over: {error}"
+                    );
+                }
+            }
+            // The next pass may do better; whoever is left learns at its next packet.
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                warn!("clients of lost endpoints are not told: {error}");
+            }
+            Err(error) => debug!("clients of lost endpoints are not told: {error}"),
+        }
+    }
+}
+
+/// Ends a pass that goes on when its task is ended.
+struct Halt(Arc<AtomicBool>);
+
+impl Drop for Halt {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -12,6 +12,7 @@ use lab::{
     privileged,
     server::binary,
     topology::{MASTER_V4, VIP_V4},
+    until,
     wait::{patience, until_true},
 };
 use serde_json::{Value, json};
@@ -267,7 +268,7 @@ fn no_privilege() {
 fn the_capabilities_of_the_daemonset() {
     privileged(|| {
         let manifest = include_str!("../../../deploy/daemonset.yaml");
-        let names: Vec<String> = ["BPF", "NET_ADMIN", "PERFMON", "SYS_RESOURCE"]
+        let names: Vec<String> = ["BPF", "NET_ADMIN", "NET_RAW", "PERFMON", "SYS_RESOURCE"]
             .map(|name| {
                 assert!(
                     manifest.contains(&format!("- {name}\n")),
@@ -316,8 +317,39 @@ fn the_capabilities_of_the_daemonset() {
             } else {
                 ensure!(!told(), "{}", process.lines().join("\n"));
             }
+            let printed = process.lines().join("\n");
+            ensure!(!printed.contains("CAP_NET_RAW"), "{printed}");
             process.kill()?;
         }
         Ok(())
+    });
+}
+
+/// Without CAP_NET_RAW everything works but the telling of who is idle, and that is said.
+#[test]
+fn without_raw_sockets() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let _master = Server::start(&lab, &lab.master)?;
+        open_folder(&lab)?;
+        let mut config = agent::config(&lab);
+        config["control"]["socket"] = json!("/mnt/probe.sock");
+        let mut process = run_as(&lab, &config, |command| {
+            let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            let program = command.get_program().to_owned();
+            *command = lab.node.command("setpriv");
+            command
+                .arg("--bounding-set=-net_raw")
+                .arg(program)
+                .args(args);
+        })?;
+        until("an answer", || {
+            let answer = get(&lab.client, VIP_V4, "/")?;
+            ensure!(answer.is_ok(), "{answer:?}");
+            Ok(())
+        })?;
+        let printed = process.lines().join("\n");
+        ensure!(printed.contains("it takes CAP_NET_RAW"), "{printed}");
+        process.kill()
     });
 }

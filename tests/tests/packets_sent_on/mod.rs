@@ -196,6 +196,37 @@ fn connections_are_sent_on_both_ways() {
     });
 }
 
+/// What an endpoint refuses comes in again as the client's own SYN, and goes to the next one.
+#[test]
+fn refusals_come_in_again_as_the_clients_syn() {
+    inside(|lab, wire| {
+        for (name, wishes) in crate::packets_redispatch::wishes() {
+            each(lab, wire, |lab, door, first| {
+                let syn = first.clone().syn().tcp_options(&wishes);
+                if first.is_udp() {
+                    return;
+                }
+                println!("{name}, {door:?}");
+                lab.forget_flows();
+                let seen = door.opens(lab, &syn);
+                let (verdict, out) = door.run(lab, &seen.refused().bytes());
+                let again = syn.clone().anew();
+                if door.program.is_xdp() {
+                    // `probe_relay` behind it takes it from there.
+                    assert_eq!(verdict, door.program.pass(), "verdict of {door:?}");
+                    let came = again.back_to_back();
+                    assert_eq!(hex(&out), hex(&came.bytes()), "left by {door:?}");
+                } else {
+                    assert_eq!(verdict, door.program.turn_round(), "verdict of {door:?}");
+                    assert_eq!(hex(&out), hex(&again.bytes()), "left by {door:?}");
+                }
+                assert_eq!(lab.flows(syn.family()), (1, 1), "it has moved");
+            });
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn xdp_leaves_to_tc_what_it_cannot_send() {
     inside(|lab, wire| {

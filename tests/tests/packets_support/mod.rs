@@ -222,6 +222,9 @@ impl Programs {
                 state: ENDPOINT_UP,
                 forward: FORWARD_NAT,
                 pool: 0,
+                next: id,
+                head: id,
+                below: if id == MASTER { BACKUP } else { MASTER },
             };
             programs
                 .array(names::MAP_ENDPOINTS)
@@ -464,6 +467,13 @@ impl Programs {
         }
     }
 
+    /// The endpoint's packet is turned into one that comes in where its client's did.
+    pub fn redirects(&mut self, packet: &Packet, wanted: &Packet) {
+        let (verdict, out) = self.run(Program::Reverse, &packet.bytes());
+        assert_eq!(verdict, Program::Reverse.turn_round(), "verdict");
+        assert_eq!(hex(&out), hex(&wanted.bytes()), "what comes in");
+    }
+
     /// Lets the master answer a SYN, so that its flow is established.
     pub fn answer(&mut self, syn: &Packet) {
         let answer = syn.clone().at_master().answered();
@@ -564,7 +574,12 @@ impl Programs {
     /// Empties the tables of notes, which the kernel lets us map: thousands of tests would
     /// wait for thousands of system calls each.
     fn forget_notes(&mut self) {
-        for name in [names::MAP_RECENT_V4, names::MAP_RECENT_V6] {
+        for name in [
+            names::MAP_RECENT_V4,
+            names::MAP_RECENT_V6,
+            names::MAP_SYNS_V4,
+            names::MAP_SYNS_V6,
+        ] {
             let Some(Map::Array(data)) = self.ebpf.map(name) else {
                 panic!("{name} is an array");
             };

@@ -59,6 +59,8 @@ pub struct Packet {
     src: Peer,
     dst: Peer,
     hop_limit: u8,
+    /// IPv4's identification.
+    id: u16,
     ipv4_options: Vec<u8>,
     seq: u32,
     ack: u32,
@@ -90,6 +92,7 @@ pub fn client(family: Family, port: u16) -> Packet {
             port,
         },
         hop_limit: 61,
+        id: 0x4242,
         ipv4_options: Vec::new(),
         seq: 0x1234_5678,
         ack: 0,
@@ -208,6 +211,42 @@ impl Packet {
         }
     }
 
+    /// The RST of whoever this SYN is addressed to, as a host sends it where nobody listens.
+    pub fn refused(&self) -> Self {
+        Self {
+            flags: [false, true, true, false],
+            seq: 0,
+            ack: self.seq.wrapping_add(1 + self.payload.len() as u32),
+            window: 0,
+            tcp_options: Vec::new(),
+            payload: Vec::new(),
+            ..self.answered()
+        }
+    }
+
+    /// With its hardware addresses swapped.
+    pub fn back_to_back(mut self) -> Self {
+        self.macs.reverse();
+        self
+    }
+
+    /// Sent by the node.
+    pub fn anew(self) -> Self {
+        Self { id: 0, ..self }.hops(64)
+    }
+
+    /// With so many hops left.
+    pub fn hops(mut self, hop_limit: u8) -> Self {
+        self.hop_limit = hop_limit;
+        self
+    }
+
+    /// With another acknowledgment number.
+    pub fn acks(mut self, ack: u32) -> Self {
+        self.ack = ack;
+        self
+    }
+
     pub fn at_master(mut self) -> Self {
         self.dst = Peer {
             v4: MASTER_V4,
@@ -319,7 +358,7 @@ impl Packet {
             self.dst.v4,
         )
         .expect("a small packet");
-        ip.identification = 0x4242;
+        ip.identification = self.id;
         ip.dont_fragment = true;
         ip.options = self
             .ipv4_options

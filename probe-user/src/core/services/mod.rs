@@ -10,12 +10,15 @@ use tracing::{error, info, warn};
 
 use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, Running, StartChecks, status};
 use crate::{
-    config::{self, Config, Observe},
+    config::{self, Config, Connections, Observe},
     datapath::{
         self, AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan,
         Steering, Swept, Vip,
     },
-    failover::{Failover, Member, Reason, Switch, Target, drain::Drains},
+    failover::{
+        Failover, Member, Reason, Switch, Target,
+        drain::{Before, Drains, Limits},
+    },
     health::{
         Probe, RiseFall, State, Verdict,
         scheduler::{Report, Rhythm, Trigger},
@@ -335,12 +338,19 @@ impl Service {
         } else {
             Reason::Initial
         };
-        let mut drains = Drains::new(config.drain(), members.len());
+        let mut drains = Drains::new(limits(config), members.len());
         if inherited.is_some() {
             // Which of the others served before nobody knows; a sweep will tell who has flows.
             let ago = SystemTime::now().duration_since(applied.inherited_at);
             let ago = ago.unwrap_or_default();
-            (0..members.len()).for_each(|i| drains.inherit(i, ago, now));
+            for i in 0..members.len() {
+                let before = match mark(i) {
+                    Mark::Up => Before::Up,
+                    Mark::Down => Before::Down,
+                    Mark::Drained => Before::Drained,
+                };
+                drains.inherit(i, ago, before, now);
+            }
         }
         let check = config.check();
         let endpoints = at
@@ -468,10 +478,10 @@ impl Service {
         for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
             let mark = if self.failover.serves(i) {
                 Mark::Up
-            } else if endpoint.health.state() == State::Down {
-                Mark::Down
             } else if self.drains.is_drained(i) {
                 Mark::Drained
+            } else if endpoint.health.state() == State::Down {
+                Mark::Down
             } else {
                 Mark::Up
             };
@@ -600,6 +610,22 @@ impl Service {
     }
 }
 
+/// How long flows may go on with an endpoint that was left.
+fn limits(service: &config::Service) -> Limits {
+    Limits {
+        left: match service.on_failback() {
+            Connections::Reset => Some(Duration::ZERO),
+            Connections::Drain(time) => Some(time),
+            Connections::Keep => None,
+        },
+        down: match service.on_marked_down() {
+            Connections::Drain(time) => Some(time),
+            // The kernel does it.
+            Connections::Reset | Connections::Keep => None,
+        },
+    }
+}
+
 fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
     ServicePlan {
         name: service.name().to_owned(),
@@ -610,7 +636,9 @@ fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
             .zip(at)
             .map(|(endpoint, at)| endpoint_plan(endpoint, at))
             .collect(),
-        keep_flows_of_down: service.keep_flows_of_down(),
+        // Those with a deadline go on until then: that is a mark of its own.
+        keep_flows_of_down: service.on_marked_down() != Connections::Reset,
+        single_writer: service.single_writer(),
         forward: service.forward(),
         affinity: service.affinity(),
     }

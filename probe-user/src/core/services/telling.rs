@@ -119,7 +119,7 @@ impl Service {
                     service = self.config.name(),
                     endpoint = self.config.endpoints()[*e].name(),
                     flows = draining.flows,
-                    "drained: flows that are left are reset at their next packet"
+                    "drained: flows that are left are reset"
                 );
             }
         }

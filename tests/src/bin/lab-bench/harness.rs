@@ -92,6 +92,7 @@ impl Instance {
                 endpoint("backup", 1, BACKUP_V4, BACKUP_V6),
             ],
             keep_flows_of_down: false,
+            single_writer: false,
             forward: Forward::Nat,
             affinity: None,
         };

@@ -15,6 +15,7 @@ use lab::{
     until,
 };
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{Scale, stats::Spread};
 
@@ -127,9 +128,7 @@ impl Rig {
             Path::Direct => {}
             Path::Probe => {
                 servers.push(Server::start_kind(&lab, &lab.backup, Kind::Nginx)?);
-                let mut started = Agent::start(&lab, &agent::config(&lab))?;
-                started.wait_selected("master")?;
-                agent = Some(started);
+                agent = Some(settled(&lab)?);
             }
             Path::NftDnat => nft(&lab)?,
             Path::Haproxy => proxy = Some(haproxy(&lab)?),
@@ -177,6 +176,22 @@ impl Rig {
         let printed = self.lab.client.ask("wrk", &args)?;
         parse(&printed).with_context(|| format!("{}: wrk printed {printed}", self.path.shown()))
     }
+}
+
+/// An agent that steers as it does from its learning time on: nobody was connected before it
+/// came, so there is nothing to learn.
+fn settled(lab: &Lab) -> Result<Agent> {
+    let mut config = agent::config(lab);
+    config["datapath"]["learn"] = json!("0s");
+    let mut agent = Agent::start(lab, &config)?;
+    agent.wait_selected("master")?;
+    until("a sweep to find no other flows", || {
+        let page = agent.metrics_page("/metrics")?;
+        let alone = page.contains("probe_service_slot_alone{service=\"sense\"} 1");
+        ensure!(alone, "the service has no slot alone yet");
+        Ok(())
+    })?;
+    Ok(agent)
 }
 
 /// The line that [`REPORT`] prints.

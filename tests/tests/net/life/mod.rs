@@ -7,6 +7,7 @@ mod drain;
 mod flood;
 mod full;
 mod idle;
+mod tell;
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -118,12 +119,17 @@ pub struct Peer {
 
 impl Peer {
     pub fn on(host: &Arc<Namespace>) -> Result<Self> {
+        Self::with_backlog(host, 4096)
+    }
+
+    /// So many connections may wait to be accepted, if the host allows it.
+    pub fn with_backlog(host: &Arc<Namespace>, backlog: i32) -> Result<Self> {
         let listener = host.run(|| {
             let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
             let me: SocketAddr = (Ipv6Addr::UNSPECIFIED, RAW_PORT).into();
             socket.bind(&me.into())?;
-            socket.listen(4096)?;
+            socket.listen(backlog)?;
             Ok(TcpListener::from(socket))
         })?;
         listener.set_nonblocking(true)?;
