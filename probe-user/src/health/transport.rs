@@ -158,11 +158,20 @@ fn without_port(host: &str) -> &str {
 }
 
 async fn plain(target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(target).await?;
+    let stream = with_another(TcpStream::connect(target).await?, target)?;
     let socket = socket2::SockRef::from(&stream);
     // Zero linger: close sends a RST and leaves no TIME_WAIT.
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Where nobody listens at an endpoint's port of this host, a socket may be given that very
+/// port, and is then connected to itself (RFC 9293 section 3.5, simultaneous open).
+fn with_another(stream: TcpStream, target: SocketAddr) -> io::Result<TcpStream> {
+    if stream.local_addr()? == target {
+        return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+    }
     Ok(stream)
 }
 
@@ -275,6 +284,16 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_itself_is_none() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let at = socket.local_addr().unwrap();
+        let stream = socket.connect(at).await.unwrap();
+        let refused = with_another(stream, at).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
 
     #[test]
     fn hosts_lose_their_port() {

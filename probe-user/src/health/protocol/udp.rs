@@ -76,8 +76,16 @@ pub async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let socket = UdpSocket::bind(here).await?;
+    towards(UdpSocket::bind(here).await?, target).await
+}
+
+/// Where nobody has the endpoint's port of this host, the socket itself may have been given it,
+/// and would answer itself.
+async fn towards(socket: UdpSocket, target: SocketAddr) -> io::Result<UdpSocket> {
     socket.connect(target).await?;
+    if socket.local_addr()? == target {
+        return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+    }
     Ok(socket)
 }
 
@@ -149,6 +157,14 @@ mod tests {
         };
         let finding = ping(at, None).run(&mut Stage::waiting("")).await;
         assert_eq!(finding.kind, Kind::Refused);
+    }
+
+    #[tokio::test]
+    async fn it_does_not_speak_with_itself() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        let refused = towards(socket, at).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     /// The socket is deaf to others.
