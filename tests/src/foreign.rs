@@ -79,6 +79,8 @@ pub enum Answer {
     Next = -1,
     /// `TC_ACT_OK`, which is TCX_PASS: the packet passes, and nobody else is asked.
     Ok = 0,
+    /// `TC_ACT_SHOT`, which is TCX_DROP: the packet vanishes, and nobody is told.
+    Drop = 2,
 }
 
 /// The mode of XDP, as `ip link` calls it.

@@ -15,11 +15,11 @@ use aya::programs::ProgramFd;
 use probe_ebpf::names;
 use serde::Serialize;
 
+use lab::bench::Spread;
 use crate::{
     Scale,
     harness::{Drivers, Hook, Instance, Walk, descriptor},
     packets::{Family, Kind, ends, master, vip},
-    stats::Spread,
 };
 
 /// Flow counts that are compared.

@@ -19,11 +19,11 @@ use probe_ebpf::names;
 use probe_user::datapath::{Choice, Steering};
 use serde::Serialize;
 
+use lab::bench::Spread;
 use crate::{
     Scale,
     harness::{Instance, stay_on, test_run},
     packets::{BACKUP_V4, Family, Kind, ends, frame},
-    stats::Spread,
 };
 
 /// One more than the port of every other flow of this client.
@@ -120,7 +120,7 @@ pub fn measure(instance: &mut Instance, flows: u32, scale: &Scale) -> Result<Swi
     Ok(Switch {
         flows,
         store_ns: Spread::of(store).context("no switch was made")?,
-        first_packet_p99_us: crate::stats::quantile(&delays, 0.99).context("no switch was seen")?,
+        first_packet_p99_us: lab::bench::quantile(&delays, 0.99).context("no switch was seen")?,
         first_packet_us: Spread::of(delays).context("no switch was seen")?,
     })
 }
