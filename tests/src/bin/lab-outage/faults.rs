@@ -1,15 +1,10 @@
 //! What happens to the master, each by one system call or one order, so that its
 //! moment is known.
 
-use std::{os::fd::OwnedFd, time::Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
-use lab::{
-    Lab,
-    foreign::{Answer, Counts, Foreign, Hook, Place},
-    link::set_up,
-    topology::CLIENT_V4,
-};
+use anyhow::Result;
+use lab::link::set_up;
 use serde::Serialize;
 
 use crate::ways::Rig;
@@ -75,7 +70,6 @@ impl Fault {
 
     /// Makes it happen; what is returned undoes it.
     pub fn make(self, rig: &mut Rig) -> Result<Made> {
-        let mut drops = None;
         let now = Instant::now();
         let at = match self {
             Self::Kill => rig.master.kill().map(|()| now)?,
@@ -84,17 +78,9 @@ impl Fault {
             Self::WrongBody => rig.master.set_body("out of order").map(|()| now)?,
             Self::Recovery => rig.master.restart().map(|()| now)?,
             Self::LinkDown => set_up(&rig.lab.master, "eth0", false)?,
-            Self::DropAll => {
-                let (at, links) = drop_all(&rig.lab)?;
-                drops = Some(links);
-                at
-            }
+            Self::DropAll => rig.gate.set(true).map(|()| now)?,
         };
-        Ok(Made {
-            at,
-            fault: self,
-            _drops: drops,
-        })
+        Ok(Made { at, fault: self })
     }
 }
 
@@ -102,8 +88,6 @@ impl Fault {
 pub struct Made {
     pub at: Instant,
     fault: Fault,
-    /// They end with it.
-    _drops: Option<[OwnedFd; 2]>,
 }
 
 impl Made {
@@ -113,7 +97,8 @@ impl Made {
             Fault::Kill => rig.master.restart(),
             Fault::Hang => rig.master.cont(),
             Fault::Status503 | Fault::WrongBody => rig.master.behave(),
-            Fault::DropAll | Fault::Recovery => Ok(()),
+            Fault::DropAll => rig.gate.set(false),
+            Fault::Recovery => Ok(()),
             Fault::LinkDown => {
                 set_up(&rig.lab.master, "eth0", true)?;
                 // What a kernel forgets with a link: routes, neighbours, IPv6 addresses.
@@ -121,21 +106,4 @@ impl Made {
             }
         }
     }
-}
-
-/// Packets to and from the master vanish at its own interface, without a word, until
-/// what is returned is dropped.
-pub fn drop_all(lab: &Lab) -> Result<(Instant, [OwnedFd; 2])> {
-    let std::net::IpAddr::V4(client) = CLIENT_V4 else {
-        unreachable!("it is one of IPv4");
-    };
-    // What it counts does not matter, and it answers the same to every packet.
-    let program = Foreign::load(Counts::Source(client), 0, Answer::Drop)?;
-    let at = Instant::now();
-    let attach = |hook| {
-        program
-            .tcx(&lab.master, "eth0", hook, Place::First)
-            .context("dropping packets needs TCX, Linux 6.6")
-    };
-    Ok((at, [attach(Hook::Ingress)?, attach(Hook::Egress)?]))
 }

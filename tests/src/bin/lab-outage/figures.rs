@@ -11,7 +11,7 @@ use std::{
 
 use lab::{
     bench::{Bar, Machine, quantile},
-    client::{Failure, Held, Outcome, Record, Shot},
+    client::{Failure, Gap, Held, Outcome, Record, Shot},
 };
 use serde::Serialize;
 
@@ -111,6 +111,23 @@ pub struct Facts {
     pub record: Record,
 }
 
+impl Facts {
+    /// For how long the generator stood still while it mattered most: around the fault,
+    /// or around the way back.
+    pub fn stood_still(&self) -> Duration {
+        let after = match self.fault {
+            Fault::Recovery => Duration::from_millis(400),
+            _ => Duration::from_millis(150),
+        };
+        let (from, to) = (self.fault_at - Duration::from_millis(20), self.fault_at + after);
+        let within = self.record.gaps.iter().map(|gap| {
+            let end = gap.ran.min(to);
+            end.saturating_duration_since(gap.due.max(from))
+        });
+        within.sum()
+    }
+}
+
 /// One run, told.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -122,6 +139,7 @@ pub struct Run {
     pub slow: usize,
     pub lost: usize,
     pub worst: Option<Time>,
+    pub worst_from_due: Option<Time>,
     pub worst_from_connect: Option<Time>,
     pub worst_added: Option<Time>,
     pub told_idle: Option<Time>,
@@ -138,6 +156,9 @@ pub struct Run {
     pub late_max_ms: f64,
     pub disturbed: usize,
     pub realtime: bool,
+    pub stood_still_ms: f64,
+    /// Runs that were thrown away for this one.
+    pub repeated: usize,
 }
 
 pub fn ms(duration: Duration) -> f64 {
@@ -157,10 +178,9 @@ fn kind(shot: &Shot, failure: &Failure) -> String {
     format!("{what} {when}")
 }
 
-/// How long the last of these took, from a moment of each; of those that were lost, how
-/// long they had taken by then.
-fn worst(shots: &[&Shot], from: fn(&Shot) -> Instant) -> Option<Time> {
-    let took = |shot: &Shot| shot.ended.saturating_duration_since(from(shot));
+/// How long the last of these took; of those that were lost, how long they had taken by
+/// then.
+fn worst(shots: &[&Shot], took: impl Fn(&Shot) -> Duration) -> Option<Time> {
     let waited = shots.iter().filter(|shot| !failed(shot));
     let longest = waited.map(|shot| took(shot)).max()?;
     if shots.iter().any(|shot| shot.outcome == Outcome::Lost) {
@@ -168,6 +188,18 @@ fn worst(shots: &[&Shot], from: fn(&Shot) -> Instant) -> Option<Time> {
     } else {
         Some(Time::came(longest))
     }
+}
+
+/// How long a request took, without stretches in which the generator did not run: it has
+/// a real-time priority, so neither did anything else on its CPU.
+fn net(shot: &Shot, gaps: &[Gap]) -> Duration {
+    let stood_still = gaps.iter().map(|gap| {
+        let (from, to) = (gap.due.max(shot.due), gap.ran.min(shot.ended));
+        to.saturating_duration_since(from)
+    });
+    shot.ended
+        .saturating_duration_since(shot.due)
+        .saturating_sub(stood_still.sum())
 }
 
 fn failed(shot: &Shot) -> bool {
@@ -254,7 +286,7 @@ pub fn tell(facts: &Facts) -> Run {
     }
     let recovery = facts.fault == Fault::Recovery;
     let told_idle = told(held, true, facts);
-    let worst_due = worst(&judged, |shot| shot.due);
+    let worst_net = worst(&judged, |shot| net(shot, gaps));
     Run {
         first_answer: judged
             .iter()
@@ -271,16 +303,19 @@ pub fn tell(facts: &Facts) -> Run {
         slow: judged
             .iter()
             .filter(|shot| {
-                matches!(shot.outcome, Outcome::Answered(_)) && shot.ended - shot.due > SLOW
+                matches!(shot.outcome, Outcome::Answered(_)) && net(shot, gaps) > SLOW
             })
             .count(),
         lost: judged
             .iter()
             .filter(|shot| shot.outcome == Outcome::Lost)
             .count(),
-        worst: worst_due,
-        worst_from_connect: worst(&judged, |shot| shot.begun),
-        worst_added: worst_due
+        worst: worst_net,
+        worst_from_due: worst(&judged, |shot| shot.ended.saturating_duration_since(shot.due)),
+        worst_from_connect: worst(&judged, |shot| {
+            shot.ended.saturating_duration_since(shot.begun)
+        }),
+        worst_added: worst_net
             .zip(steady_p50_ms)
             .map(|(worst, steady)| worst.shifted(-steady)),
         broken: recovery.then(|| held.iter().filter(|held| lost_by(held, facts)).count()),
@@ -307,6 +342,8 @@ pub fn tell(facts: &Facts) -> Run {
             .filter(|shot| gaps.iter().any(|gap| gap.due < shot.ended && shot.due < gap.ran))
             .count(),
         realtime: *realtime,
+        stood_still_ms: ms(facts.stood_still()),
+        repeated: 0,
     }
 }
 
@@ -328,9 +365,12 @@ pub struct Cell {
     pub failures: BTreeMap<String, usize>,
     pub slow: Three<usize>,
     pub lost: Three<usize>,
-    /// From the moment at which the request was due.
+    /// From the moment at which the request was due, without what the generator was late
+    /// with itself.
     pub worst: Option<Three<Time>>,
-    /// From `connect()`.
+    /// From that moment, all of it.
+    pub worst_from_due: Option<Three<Time>>,
+    /// From `connect()`, all of it.
     pub worst_from_connect: Option<Three<Time>>,
     /// To the median of the same run's quiet part.
     pub worst_added: Option<Three<Time>>,
@@ -360,6 +400,10 @@ pub struct Generator {
     /// Requests that were under way while it did not run for more than 2 ms.
     pub disturbed: usize,
     pub realtime: bool,
+    /// The longest that it stood still around the fault.
+    pub stood_still_ms: f64,
+    /// Runs that were thrown away since it had stood still there, and played again.
+    pub repeated: usize,
 }
 
 /// Sums up; `None` without a run.
@@ -385,6 +429,7 @@ pub fn sum_up(way: Path, fault: Fault, runs: &[Run]) -> Option<Cell> {
         slow: counts(|run| run.slow)?,
         lost: counts(|run| run.lost)?,
         worst: times(|run| run.worst),
+        worst_from_due: times(|run| run.worst_from_due),
         worst_from_connect: times(|run| run.worst_from_connect),
         worst_added: times(|run| run.worst_added),
         told_idle: times(|run| run.told_idle),
@@ -403,6 +448,8 @@ pub fn sum_up(way: Path, fault: Fault, runs: &[Run]) -> Option<Cell> {
             late_max_ms: most(|run| run.late_max_ms),
             disturbed: runs.iter().map(|run| run.disturbed).sum(),
             realtime: runs.iter().all(|run| run.realtime),
+            stood_still_ms: most(|run| run.stood_still_ms),
+            repeated: runs.iter().map(|run| run.repeated).sum(),
         },
     })
 }
@@ -534,7 +581,9 @@ pub mod tests {
         assert_eq!((run.failed, run.failed_connects), (10, 1));
         assert_eq!((run.lost, run.slow), (3, 2));
         assert_eq!(run.failures["refused after connect"], 9);
-        assert_eq!(run.worst, Some(never(2000)));
+        // Without the gap of 3 ms, in which all of the lost waited.
+        assert_eq!(run.worst, Some(never(1997)));
+        assert_eq!(run.worst_from_due, Some(never(2000)));
         assert_eq!(run.told_idle, Some(time(3.5)));
         assert_eq!(run.told_active, Some(never(80)));
         assert_eq!(run.verdict, Some(time(2.0)));
@@ -565,6 +614,21 @@ pub mod tests {
         // Nobody answered: there is no worst answer, and no first one.
         assert_eq!(run.worst, None);
         assert_eq!(run.first_answer, never(80));
+    }
+
+    #[test]
+    fn what_the_generator_was_late_with_is_told_apart() {
+        let mut facts = facts();
+        facts.record.shots.retain(|shot| shot.outcome != Outcome::Lost);
+        let ended = facts.begun + Duration::from_micros(43_500);
+        let shot = facts.record.shots.iter_mut();
+        let late = shot.max_by_key(|shot| shot.ended - shot.due).expect("it has shots");
+        (late.due, late.ended) = (ended - Duration::from_micros(100_500), ended);
+        let run = tell(&facts);
+        // Of 100.5 ms it stood still for three.
+        assert_eq!(run.worst_from_due, Some(time(100.5)));
+        assert_eq!(run.worst, Some(time(97.5)));
+        assert!((run.stood_still_ms - 3.0).abs() < 1e-9);
     }
 
     #[test]

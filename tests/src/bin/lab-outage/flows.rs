@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use lab::{
     Agent, Lab, Namespace, Process, Server, Way,
+    foreign::Gate,
     topology::{BACKUP_V4, MASTER_V4, PORT, VIP_V4},
 };
 use nix::{
@@ -35,7 +36,7 @@ use nix::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{faults::drop_all, figures::{Time, ms}, round::verdict_after, ways::probe_config};
+use crate::{figures::{Time, ms}, round::verdict_after, ways::probe_config};
 
 /// Of the idle connections; the lab's server answers the checks at its own.
 const FLOWS_PORT: u16 = 9000;
@@ -113,6 +114,7 @@ pub fn measure(wanted: usize, mut tell: impl FnMut(&str)) -> Result<Flows> {
     let lab = Lab::new(Way::Edge)?;
     lab.client
         .sysctl(&[("ipv4/ip_local_port_range", "1024 65535")])?;
+    let gate = Gate::at(&lab.master, "eth0")?;
     let _checked = [
         Server::start(&lab, &lab.master)?,
         Server::start(&lab, &lab.backup)?,
@@ -159,7 +161,8 @@ pub fn measure(wanted: usize, mut tell: impl FnMut(&str)) -> Result<Flows> {
     thread::sleep(Duration::from_secs(1));
 
     tell(&format!("{open} connections are open; the master vanishes"));
-    let (fault_at, drops) = drop_all(&lab)?;
+    let fault_at = Instant::now();
+    gate.set(true)?;
     let fault_ns = now_ns()? - i128::try_from(fault_at.elapsed().as_nanos())?;
     thread::sleep(WINDOW);
     let mut ends = Vec::new();
@@ -171,7 +174,6 @@ pub fn measure(wanted: usize, mut tell: impl FnMut(&str)) -> Result<Flows> {
     }
     let window = fault_at.elapsed();
     let verdict = verdict_after(&agent.printed(), fault_at);
-    drop(drops);
     drop(agent);
     ends.sort_unstable();
     let ended_before = ends.partition_point(|end| *end < 0);

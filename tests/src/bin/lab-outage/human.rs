@@ -118,19 +118,16 @@ fn table(text: &mut String, fault: Fault, cells: &[&Cell]) -> std::fmt::Result {
     };
     writeln!(
         text,
-        "\n{:<18}{:>5}{:>7}{:>22}{:>16}{:>12}{:>14}{:>16}{:>24}{:>22}{:>22}{:>20}",
+        "\n{:<18}{:>5}{:>20}{:>15}{:>13}{:>13}{:>22}{:>20}{:>20}",
         fault.shown(),
         "runs",
-        "window",
         first,
         "failed",
-        "at connect",
         "slow",
         "lost",
         "worst",
         idle,
-        active,
-        "verdict"
+        active
     )?;
     for cell in cells {
         let idle = match cell.broken {
@@ -144,20 +141,36 @@ fn table(text: &mut String, fault: Fault, cells: &[&Cell]) -> std::fmt::Result {
         };
         writeln!(
             text,
-            "{:<18}{:>5}{:>7}{:>22}{:>16}{:>12}{:>14}{:>16}{:>24}{:>22}{:>22}{:>20}",
+            "{:<18}{:>5}{:>20}{:>15}{:>13}{:>13}{:>22}{:>20}{:>20}",
             cell.way.shown(),
             cell.runs,
-            number(cell.window_ms),
             times(Some(cell.first_answer)),
             counts(cell.failed),
-            counts(cell.failed_connects),
             counts(cell.slow),
             counts(cell.lost),
             times(cell.worst),
             idle,
-            active,
-            times(cell.verdict)
+            active
         )?;
+    }
+    for cell in cells {
+        if cell.verdict.is_some() {
+            writeln!(
+                text,
+                "  {}: verdict after {} ms; worst latency with all that the generator was late: {}",
+                cell.way.shown(),
+                times(cell.verdict),
+                times(cell.worst_from_due)
+            )?;
+        }
+        if cell.way == Path::Probe && !cell.failures.is_empty() {
+            let kinds: Vec<String> = cell
+                .failures
+                .iter()
+                .map(|(kind, count)| format!("{count} {kind}"))
+                .collect();
+            writeln!(text, "  {}: failed: {}", cell.way.shown(), kinds.join(", "))?;
+        }
     }
     Ok(())
 }
@@ -166,7 +179,7 @@ fn table(text: &mut String, fault: Fault, cells: &[&Cell]) -> std::fmt::Result {
 fn quiet(text: &mut String, figures: &Figures) -> std::fmt::Result {
     writeln!(
         text,
-        "\n{:<18}{:>10}{:>10}{:>10}{:>16}{:>16}{:>16}{:>12}",
+        "\n{:<18}{:>10}{:>10}{:>10}{:>16}{:>16}{:>16}{:>12}{:>12}",
         "quiet parts",
         "seconds",
         "p50",
@@ -174,7 +187,8 @@ fn quiet(text: &mut String, figures: &Figures) -> std::fmt::Result {
         "false switches",
         "begun late p99",
         "begun late max",
-        "disturbed"
+        "disturbed",
+        "repeated"
     )?;
     for path in Path::ALL {
         let cells: Vec<&Cell> = figures.cells.iter().filter(|c| c.way == path).collect();
@@ -187,7 +201,7 @@ fn quiet(text: &mut String, figures: &Figures) -> std::fmt::Result {
         let false_switches: usize = cells.iter().map(|c| c.false_switches_in_all).sum();
         writeln!(
             text,
-            "{:<18}{:>10.1}{:>10}{:>10}{:>16}{:>16}{:>16}{:>12}",
+            "{:<18}{:>10.1}{:>10}{:>10}{:>16}{:>16}{:>16}{:>12}{:>12}",
             path.shown(),
             cells.iter().map(|c| c.quiet_ms).sum::<f64>() / 1e3,
             lab::bench::quantile(&steady, 0.5).map_or("-".to_owned(), number),
@@ -195,13 +209,15 @@ fn quiet(text: &mut String, figures: &Figures) -> std::fmt::Result {
             false_switches,
             number(most(|c| c.generator.late_p99_ms)),
             number(most(|c| c.generator.late_max_ms)),
-            cells.iter().map(|c| c.generator.disturbed).sum::<usize>()
+            cells.iter().map(|c| c.generator.disturbed).sum::<usize>(),
+            cells.iter().map(|c| c.generator.repeated).sum::<usize>()
         )?;
     }
     let realtime = figures.cells.iter().all(|cell| cell.generator.realtime);
     writeln!(
         text,
-        "disturbed: under way while the generator did not run for over 2 ms; it {} a real-time priority",
+        "disturbed: requests under way while the generator did not run for over 2 ms; repeated: runs \
+         in which it did not for over 4 ms around the fault. It {} a real-time priority",
         if realtime { "has" } else { "lacks" }
     )
 }

@@ -25,7 +25,7 @@ use lab::bench::{Machine, teller};
 
 use crate::{
     faults::Fault,
-    figures::{Figures, Run, Setting, Way, ms, sum_up},
+    figures::{Facts, Figures, Run, Setting, Way, ms, sum_up},
     plot::Trace,
     ways::{FALL, HOLD, INTER, Path, RISE, Rig, TIMEOUT},
 };
@@ -58,6 +58,11 @@ enum Part {
     Faults,
     Flows,
 }
+
+/// How often a run is played again in which the machine stood still for longer than this
+/// around the fault.
+const AGAIN: usize = 3;
+const STOOD_STILL: Duration = Duration::from_millis(4);
 
 /// How much is measured.
 struct Scale {
@@ -209,9 +214,14 @@ fn play_all(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Vec<Played>> {
                     path.shown(),
                     fault.shown()
                 ));
-                let facts = round::play(rig, fault)
+                let again = if path.is_fast() && !late { AGAIN } else { 0 };
+                let (facts, repeated) = play_undisturbed(rig, fault, again)
                     .with_context(|| format!("{}: {}", path.shown(), fault.shown()))?;
-                runs.push((path, fault, figures::tell(&facts), Trace::of(&facts)));
+                let run = Run {
+                    repeated,
+                    ..figures::tell(&facts)
+                };
+                runs.push((path, fault, run, Trace::of(&facts)));
             }
             rig.stop()?;
         }
@@ -229,6 +239,23 @@ fn play_all(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Vec<Played>> {
         }
     }
     Ok(all)
+}
+
+/// Plays a fault, again if the machine stood still around it; of runs that were all
+/// disturbed the least is taken. What came out of a run has no say in it. Tells how many
+/// were thrown away.
+fn play_undisturbed(rig: &mut Rig, fault: Fault, again: usize) -> Result<(Facts, usize)> {
+    let mut best = round::play(rig, fault)?;
+    for repeated in 0..again {
+        if best.stood_still() <= STOOD_STILL {
+            return Ok((best, repeated));
+        }
+        let next = round::play(rig, fault)?;
+        if next.stood_still() < best.stood_still() {
+            best = next;
+        }
+    }
+    Ok((best, again))
 }
 
 fn setting() -> Setting {
@@ -256,5 +283,6 @@ fn haproxy_version() -> Result<String> {
         .context("cannot run haproxy")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let first = text.lines().next().unwrap_or_default();
-    Ok(first.split(" - ").next().unwrap_or_default().to_owned())
+    let words: Vec<&str> = first.split(' ').take(3).collect();
+    Ok(words.join(" ").replace(" version", ""))
 }

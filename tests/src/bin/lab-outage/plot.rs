@@ -68,7 +68,7 @@ pub fn typical(runs: &[Run], traces: &[Trace]) -> Option<Trace> {
 }
 
 const WIDTH: f64 = 1240.0;
-const HEADER: f64 = 74.0;
+const HEADER: f64 = 90.0;
 const PANEL_WIDTH: f64 = 620.0;
 const PANEL_HEIGHT: f64 = 286.0;
 /// Names of the ways.
@@ -140,11 +140,19 @@ fn write(out: &mut String, figures: &Figures, traces: &[Trace]) -> std::fmt::Res
         56.0,
         "start",
         &format!(
-            "{} new connections a second; probe and HAProxy tuned check every {:.0} ms, fall {}. Of each way the \
-             run whose first answer is the median. Linux {}, {} CPUs, {}",
-            setting.connections_per_second,
-            setting.inter_ms,
-            setting.fall,
+            "{} new connections a second; probe and HAProxy tuned check every {:.0} ms, fall {}. Of each way \
+             the run whose first answer is the median.",
+            setting.connections_per_second, setting.inter_ms, setting.fall
+        ),
+    )?;
+    text(
+        out,
+        "m",
+        24.0,
+        73.0,
+        "start",
+        &format!(
+            "Linux {}, {} CPUs, {}. At the right of each lane: how long until who takes over answers.",
             figures.machine.kernel,
             figures.machine.cpus,
             figures.haproxy

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::{
     Agent, Lab, Process, Server, agent,
     client::get,
+    foreign::Gate,
     topology::{BACKUP_V4, MASTER_V4, PORT, VIP_V4},
 };
 use serde::Serialize;
@@ -75,10 +76,11 @@ impl Path {
             Self::HaproxyTuned => format!(
                 "inter {inter} ms, fastinter 2 ms, fall {FALL}, rise {RISE}, observe layer4 with error-limit 1 and \
                  on-error mark-down, on-marked-down shutdown-sessions, option redispatch 1, \
-                 retries 3, timeouts of connect and check {timeout} ms"
+                 retries 3, timeouts of connect and check {timeout} ms, and a check of the status, \
+                 which the reference's expectation of a string replaces"
             ),
             Self::HaproxyFloor => {
-                "as tuned, but inter 1 ms, fall 1, and checks that time out after 1 ms".to_owned()
+                "as tuned, but inter 1 ms, fall 1: connects of checks time out after 1 ms".to_owned()
             }
             Self::HaproxyDefault => "inter 2 s, fall 3, rise 2: nothing but `check`".to_owned(),
             Self::HaproxyShortened => format!(
@@ -103,6 +105,11 @@ impl Path {
         Duration::from_millis(millis)
     }
 
+    /// What takes milliseconds is disturbed by milliseconds.
+    pub const fn is_fast(self) -> bool {
+        matches!(self, Self::Probe | Self::HaproxyTuned | Self::HaproxyFloor)
+    }
+
     /// What takes seconds runs less often.
     pub const fn is_slow(self) -> bool {
         matches!(self, Self::HaproxyDefault | Self::HaproxyShortened)
@@ -112,9 +119,9 @@ impl Path {
     fn haproxy(self) -> Option<String> {
         let (inter, timeout) = (INTER.as_millis(), TIMEOUT.as_millis());
         let reference = REFERENCE_INTER.as_millis() / u128::from(SHORTENED_BY);
-        let tuned = |inter: String, check: String| {
+        let tuned = |inter: String| {
             format!(
-                " timeout connect {timeout}ms\n{check} timeout client 1m\n timeout server 1m\n retries 3\n \
+                " timeout connect {timeout}ms\n timeout check {timeout}ms\n timeout client 1m\n timeout server 1m\n retries 3\n \
                  option redispatch 1\n default-server {inter} rise {RISE} observe layer4 \
                  error-limit 1 on-error mark-down on-marked-down shutdown-sessions\n"
             )
@@ -123,11 +130,10 @@ impl Path {
             " timeout connect 5s\n timeout client 1m\n timeout server 1m\n".to_owned();
         match self {
             Self::Probe | Self::NftDnat => None,
-            Self::HaproxyTuned => Some(tuned(
-                format!("inter {inter}ms fastinter 2ms downinter {inter}ms fall {FALL}"),
-                format!(" timeout check {timeout}ms\n"),
-            )),
-            Self::HaproxyFloor => Some(tuned("inter 1ms fall 1".to_owned(), String::new())),
+            Self::HaproxyTuned => Some(tuned(format!(
+                "inter {inter}ms fastinter 2ms downinter {inter}ms fall {FALL}"
+            ))),
+            Self::HaproxyFloor => Some(tuned("inter 1ms fall 1".to_owned())),
             Self::HaproxyDefault => Some(plain),
             Self::HaproxyShortened => Some(format!("{plain} default-server inter {reference}\n")),
         }
@@ -137,8 +143,13 @@ impl Path {
 /// HAProxy's whole configuration; nothing for the other ways.
 pub fn haproxy_config(path: Path) -> Option<String> {
     let own = path.haproxy()?;
+    // A body with "version" keeps a server up whatever its status, unless that is asked for.
+    let status = match path {
+        Path::HaproxyTuned | Path::HaproxyFloor => " http-check expect status 200\n",
+        _ => "",
+    };
     Some(format!(
-        "defaults\n mode tcp\n{own}listen sense\n bind {VIP_V4}\n option httpchk GET /status\n \
+        "defaults\n mode tcp\n{own}listen sense\n bind {VIP_V4}\n option httpchk GET /status\n{status} \
          http-check expect string version\n server backup {BACKUP_V4} check port {PORT} backup\n \
          server master {MASTER_V4} check port {PORT}\n"
     ))
@@ -178,6 +189,8 @@ pub struct Rig {
     /// Only while the way has its turn: those that wait must not disturb.
     balancer: Option<Balancer>,
     pub master: Server,
+    /// At the master's interface.
+    pub gate: Gate,
     _backup: Server,
     pub lab: Lab,
 }
@@ -208,6 +221,7 @@ impl Rig {
             path,
             balancer: None,
             master,
+            gate: Gate::at(&lab.master, "eth0")?,
             _backup: backup,
             lab,
         })
@@ -327,6 +341,7 @@ mod tests {
             "on-error mark-down",
             "option redispatch 1",
             "on-marked-down shutdown-sessions",
+            "http-check expect status 200",
         ] {
             assert!(tuned.contains(word), "{word}");
         }
@@ -349,8 +364,9 @@ mod tests {
             };
             let file = folder.path().join("haproxy.cfg");
             fs::write(&file, text).expect("the folder takes files");
-            let judged = Command::new("haproxy").arg("-c").arg("-f").arg(&file);
-            let judged = { judged }.output().expect("haproxy runs");
+            let mut judge = Command::new("haproxy");
+            let judged = judge.arg("-c").arg("-f").arg(&file).output();
+            let judged = judged.expect("haproxy runs");
             let said = String::from_utf8_lossy(&judged.stderr);
             assert!(judged.status.success(), "{path:?}: {said}");
         }
