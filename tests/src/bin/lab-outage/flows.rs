@@ -48,6 +48,8 @@ const SPARE: u64 = 2_000;
 const AT_ONCE: usize = 64;
 /// For all to be told.
 const WINDOW: Duration = Duration::from_secs(5);
+/// Of a check: opening so many at once keeps the machine busy, and nothing is to be down.
+const TIMEOUT: &str = "200ms";
 
 /// What was seen.
 #[derive(Clone, Debug, Serialize)]
@@ -137,6 +139,7 @@ pub fn measure(wanted: usize, mut tell: impl FnMut(&str)) -> Result<Flows> {
     service["endpoints"][0]["address"] = json!(at(MASTER_V4).to_string());
     service["endpoints"][1]["address"] = json!(at(BACKUP_V4).to_string());
     service["check"]["http"]["port"] = json!(PORT);
+    service["check"]["timeout"] = json!(TIMEOUT);
     let mut agent = Agent::start(&lab, &config)?;
     agent.wait_selected("master")?;
 
@@ -300,8 +303,9 @@ fn hold(from: Ipv4Addr, to: SocketAddrV4, count: usize) -> Result<()> {
     let stdin = io::stdin();
     let epoll = epoll_with(&stdin)?;
     let mut held: Vec<Option<TcpStream>> = Vec::with_capacity(count);
+    let mut answered = vec![false; count];
     let mut ends: Vec<i128> = Vec::new();
-    let (mut open, mut failed, mut said) = (0, 0, false);
+    let (mut open, mut failed, mut again, mut said) = (0, 0, 0, false);
     let mut events = vec![EpollEvent::empty(); 512];
     loop {
         while held.len() < count && held.len() - open - failed < AT_ONCE {
@@ -322,12 +326,30 @@ fn hold(from: Ipv4Addr, to: SocketAddrV4, count: usize) -> Result<()> {
                 }
                 continue;
             }
-            let place = &mut held[event.data() as usize];
-            match progress(place, event.events()) {
+            let key = event.data() as usize;
+            match progress(&mut held[key], event.events()) {
                 Progress::None => {}
-                Progress::Open => open += 1,
-                Progress::Ended if said => ends.push(now),
-                Progress::Ended => failed += 1,
+                Progress::Open => {
+                    open += 1;
+                    answered[key] = true;
+                }
+                Progress::Ended if said => {
+                    if answered[key] {
+                        ends.push(now);
+                    }
+                }
+                Progress::Ended => {
+                    open -= usize::from(answered[key]);
+                    answered[key] = false;
+                    if again == count {
+                        failed += 1;
+                        continue;
+                    }
+                    again += 1;
+                    let stream = begin(from, to)?;
+                    epoll.add(&stream, edge(key)).context("epoll")?;
+                    held[key] = Some(stream);
+                }
             }
         }
     }

@@ -89,8 +89,8 @@ fn write(text: &mut String, figures: &Figures) -> std::fmt::Result {
     if let Some(flows) = &figures.flows {
         writeln!(
             text,
-            "\n{} open flows ({} wanted{}), drop all: opened in {:.1} s, {} ended before; verdict after {} ms; \
-             {} told, half of them {} ms after the verdict, the last {} ms",
+            "\n{} open flows ({} wanted{}), drop all: opened in {:.1} s, {} ended before; verdict after {} (ms); \
+             {} told: half of them {} after the verdict, the last {}",
             flows.open,
             flows.wanted,
             flows
