@@ -227,10 +227,7 @@ impl Generator {
         )
         .context("no timer")?;
         epoll
-            .add(
-                timer.as_fd(),
-                EpollEvent::new(EpollFlags::EPOLLIN, TIMER),
-            )
+            .add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TIMER))
             .context("cannot wait for a timer")?;
         let ask = |connection: &str| {
             format!(

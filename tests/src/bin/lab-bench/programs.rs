@@ -15,12 +15,12 @@ use aya::programs::ProgramFd;
 use probe_ebpf::names;
 use serde::Serialize;
 
-use lab::bench::Spread;
 use crate::{
     Scale,
     harness::{Drivers, Hook, Instance, Walk, descriptor},
     packets::{Family, Kind, ends, master, vip},
 };
+use lab::bench::Spread;
 
 /// Flow counts that are compared.
 pub const FLOWS: [u32; 3] = [1, 16 << 10, 512 << 10];

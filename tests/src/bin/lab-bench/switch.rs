@@ -19,12 +19,12 @@ use probe_ebpf::names;
 use probe_user::datapath::{Choice, Steering};
 use serde::Serialize;
 
-use lab::bench::Spread;
 use crate::{
     Scale,
     harness::{Instance, stay_on, test_run},
     packets::{BACKUP_V4, Family, Kind, ends, frame},
 };
+use lab::bench::Spread;
 
 /// One more than the port of every other flow of this client.
 const OWN_PORT: u16 = 0x7fff;

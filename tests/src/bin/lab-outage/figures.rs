@@ -112,6 +112,18 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Who should have answered last before the fault did not: there was a false switch, and
+    /// nothing can be learned about the fault.
+    pub fn begun_wrong(&self) -> bool {
+        let [before, _] = self.fault.servers();
+        let answered = |shot: &&Shot| {
+            shot.ended < self.fault_at && matches!(shot.outcome, Outcome::Answered(_))
+        };
+        let last = self.record.shots.iter().filter(answered);
+        last.max_by_key(|shot| shot.ended)
+            .is_some_and(|shot| !shot.outcome.by(before))
+    }
+
     /// For how long the generator stood still while it mattered most: around the fault,
     /// or around the way back.
     pub fn stood_still(&self) -> Duration {
@@ -119,7 +131,10 @@ impl Facts {
             Fault::Recovery => Duration::from_millis(400),
             _ => Duration::from_millis(150),
         };
-        let (from, to) = (self.fault_at - Duration::from_millis(20), self.fault_at + after);
+        let (from, to) = (
+            self.fault_at - Duration::from_millis(20),
+            self.fault_at + after,
+        );
         let within = self.record.gaps.iter().map(|gap| {
             let end = gap.ran.min(to);
             end.saturating_duration_since(gap.due.max(from))
@@ -210,8 +225,14 @@ fn failed(shot: &Shot) -> bool {
 fn told(held: &[Held], idle: bool, facts: &Facts) -> Option<Time> {
     let open = held.iter().filter(|held| {
         held.idle == idle
-            && held.served.as_ref().is_some_and(|(_, at)| *at < facts.fault_at)
-            && held.ended.as_ref().is_none_or(|(at, _)| *at >= facts.fault_at)
+            && held
+                .served
+                .as_ref()
+                .is_some_and(|(_, at)| *at < facts.fault_at)
+            && held
+                .ended
+                .as_ref()
+                .is_none_or(|(at, _)| *at >= facts.fault_at)
     });
     open.map(|held| match &held.ended {
         Some((at, _)) => Time::came(*at - facts.fault_at),
@@ -302,16 +323,16 @@ pub fn tell(facts: &Facts) -> Run {
         failures,
         slow: judged
             .iter()
-            .filter(|shot| {
-                matches!(shot.outcome, Outcome::Answered(_)) && net(shot, gaps) > SLOW
-            })
+            .filter(|shot| matches!(shot.outcome, Outcome::Answered(_)) && net(shot, gaps) > SLOW)
             .count(),
         lost: judged
             .iter()
             .filter(|shot| shot.outcome == Outcome::Lost)
             .count(),
         worst: worst_net,
-        worst_from_due: worst(&judged, |shot| shot.ended.saturating_duration_since(shot.due)),
+        worst_from_due: worst(&judged, |shot| {
+            shot.ended.saturating_duration_since(shot.due)
+        }),
         worst_from_connect: worst(&judged, |shot| {
             shot.ended.saturating_duration_since(shot.begun)
         }),
@@ -339,7 +360,10 @@ pub fn tell(facts: &Facts) -> Run {
         late_max_ms: late.last().copied().unwrap_or_default(),
         disturbed: judged
             .iter()
-            .filter(|shot| gaps.iter().any(|gap| gap.due < shot.ended && shot.due < gap.ran))
+            .filter(|shot| {
+                gaps.iter()
+                    .any(|gap| gap.due < shot.ended && shot.due < gap.ran)
+            })
             .count(),
         realtime: *realtime,
         stood_still_ms: ms(facts.stood_still()),
@@ -348,7 +372,22 @@ pub fn tell(facts: &Facts) -> Run {
 }
 
 fn lost_by(held: &Held, facts: &Facts) -> bool {
-    held.served.is_some() && held.ended.as_ref().is_some_and(|(at, _)| *at >= facts.fault_at)
+    held.served.is_some()
+        && held
+            .ended
+            .as_ref()
+            .is_some_and(|(at, _)| *at >= facts.fault_at)
+}
+
+impl Run {
+    /// Takes the quiet part of a run that was thrown away for this one: what happened in it
+    /// happened.
+    pub fn inherit(&mut self, other: &Self) {
+        self.repeated += 1;
+        self.false_switches += other.false_switches;
+        self.failed_before += other.failed_before;
+        self.quiet_ms += other.quiet_ms;
+    }
 }
 
 /// All runs of one way and fault.
@@ -402,7 +441,8 @@ pub struct Generator {
     pub realtime: bool,
     /// The longest that it stood still around the fault.
     pub stood_still_ms: f64,
-    /// Runs that were thrown away since it had stood still there, and played again.
+    /// Runs that were thrown away since it had stood still there, or since a false switch
+    /// had come before the fault, and played again.
     pub repeated: usize,
 }
 
@@ -602,6 +642,14 @@ pub mod tests {
             facts.record.shots[n].outcome = Outcome::Answered("backup".to_owned());
         }
         assert_eq!(tell(&facts).false_switches, 2);
+        assert!(!facts.begun_wrong());
+        facts.record.shots[19].outcome = Outcome::Answered("backup".to_owned());
+        assert!(facts.begun_wrong());
+        // Thrown away, its false switches are still told.
+        let mut kept = tell(&self::facts());
+        kept.inherit(&tell(&facts));
+        assert_eq!((kept.repeated, kept.false_switches), (1, 3));
+        assert!((kept.quiet_ms - 40.0).abs() < 1e-9);
     }
 
     #[test]
@@ -619,10 +667,15 @@ pub mod tests {
     #[test]
     fn what_the_generator_was_late_with_is_told_apart() {
         let mut facts = facts();
-        facts.record.shots.retain(|shot| shot.outcome != Outcome::Lost);
+        facts
+            .record
+            .shots
+            .retain(|shot| shot.outcome != Outcome::Lost);
         let ended = facts.begun + Duration::from_micros(43_500);
         let shot = facts.record.shots.iter_mut();
-        let late = shot.max_by_key(|shot| shot.ended - shot.due).expect("it has shots");
+        let late = shot
+            .max_by_key(|shot| shot.ended - shot.due)
+            .expect("it has shots");
         (late.due, late.ended) = (ended - Duration::from_micros(100_500), ended);
         let run = tell(&facts);
         // Of 100.5 ms it stood still for three.

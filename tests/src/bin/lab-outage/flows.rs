@@ -36,7 +36,11 @@ use nix::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{figures::{Time, ms}, round::verdict_after, ways::probe_config};
+use crate::{
+    figures::{Time, ms},
+    round::verdict_after,
+    ways::probe_config,
+};
 
 /// Of the idle connections; the lab's server answers the checks at its own.
 const FLOWS_PORT: u16 = 9000;
@@ -94,7 +98,11 @@ fn fit(wanted: usize) -> Result<(usize, Option<String>)> {
     let info = fs::read_to_string("/proc/meminfo").context("the memory")?;
     let free = info
         .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next())
+        .find_map(|line| {
+            line.strip_prefix("MemAvailable:")?
+                .split_whitespace()
+                .next()
+        })
         .and_then(|kib| kib.parse::<u64>().ok())
         .context("no MemAvailable")?;
     let room = usize::try_from(free * 1024 / 2 / BYTES_A_FLOW)?;

@@ -217,14 +217,15 @@ fn quiet(text: &mut String, figures: &Figures) -> std::fmt::Result {
     writeln!(
         text,
         "disturbed: requests under way while the generator did not run for over 2 ms; repeated: runs \
-         in which it did not for over 4 ms around the fault. It {} a real-time priority",
+         in which it did not for over 4 ms around the fault, or before whose fault there was a false switch. It {} a real-time priority",
         if realtime { "has" } else { "lacks" }
     )
 }
 
 fn bars(text: &mut String, figures: &Figures) -> std::fmt::Result {
     writeln!(text, "\nbars")?;
-    let shown = |value: Option<f64>| value.map_or("never".to_owned(), |value| format!("{value:.2}"));
+    let shown =
+        |value: Option<f64>| value.map_or("never".to_owned(), |value| format!("{value:.2}"));
     for bar in &figures.bars {
         writeln!(
             text,

@@ -136,11 +136,7 @@ fn compare(probe: &Cell, tuned: &Cell, bars: &mut Vec<Bar>) {
     counts("failed requests", probe.failed, tuned.failed);
     counts("slow requests", probe.slow, tuned.slow);
     counts("lost requests", probe.lost, tuned.lost);
-    counts(
-        "false switches",
-        probe.false_switches,
-        tuned.false_switches,
-    );
+    counts("false switches", probe.false_switches, tuned.false_switches);
     if let (Some(mine), Some(other)) = (probe.broken, tuned.broken) {
         counts("long connections lost", mine, other);
     }
@@ -183,12 +179,10 @@ mod tests {
         let cell = sum_up(Path::Probe, Fault::Kill, &[tell(&facts())]).expect("it has a run");
         let mut bars = Vec::new();
         promises(&cell, &mut bars);
-        let met: Vec<(bool, Option<f64>)> = bars.iter().map(|bar| (bar.met, bar.measured)).collect();
+        let met: Vec<(bool, Option<f64>)> =
+            bars.iter().map(|bar| (bar.met, bar.measured)).collect();
         // Ten failed; the worst never came; the idle ones were told 1.5 ms after the verdict.
-        assert_eq!(
-            met,
-            [(false, Some(10.0)), (false, None), (true, Some(1.5))]
-        );
+        assert_eq!(met, [(false, Some(10.0)), (false, None), (true, Some(1.5))]);
     }
 
     #[test]
@@ -224,7 +218,10 @@ mod tests {
         });
         bars.clear();
         compare(&told, &mine, &mut bars);
-        assert!(bars.iter().any(|bar| bar.name.contains("active") && bar.met));
+        assert!(
+            bars.iter()
+                .any(|bar| bar.name.contains("active") && bar.met)
+        );
     }
 
     fn mine_with(failed: usize) -> crate::figures::Cell {

@@ -60,7 +60,7 @@ enum Part {
 }
 
 /// How often a run is played again in which the machine stood still for longer than this
-/// around the fault.
+/// around the fault, or whose quiet part ended wrong.
 const AGAIN: usize = 3;
 const STOOD_STILL: Duration = Duration::from_millis(4);
 
@@ -215,12 +215,8 @@ fn play_all(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Vec<Played>> {
                     fault.shown()
                 ));
                 let again = if path.is_fast() && !late { AGAIN } else { 0 };
-                let (facts, repeated) = play_undisturbed(rig, fault, again)
+                let (facts, run) = play_undisturbed(rig, fault, again)
                     .with_context(|| format!("{}: {}", path.shown(), fault.shown()))?;
-                let run = Run {
-                    repeated,
-                    ..figures::tell(&facts)
-                };
                 runs.push((path, fault, run, Trace::of(&facts)));
             }
             rig.stop()?;
@@ -241,21 +237,27 @@ fn play_all(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Vec<Played>> {
     Ok(all)
 }
 
-/// Plays a fault, again if the machine stood still around it; of runs that were all
-/// disturbed the least is taken. What came out of a run has no say in it. Tells how many
-/// were thrown away.
-fn play_undisturbed(rig: &mut Rig, fault: Fault, again: usize) -> Result<(Facts, usize)> {
-    let mut best = round::play(rig, fault)?;
-    for repeated in 0..again {
-        if best.stood_still() <= STOOD_STILL {
-            return Ok((best, repeated));
+/// Plays a fault, again if the machine stood still around it, or if a false switch had come
+/// before it; of runs that were all disturbed the least is taken. What came after the
+/// fault has no say in it, and quiet parts count whatever becomes of their runs.
+fn play_undisturbed(rig: &mut Rig, fault: Fault, again: usize) -> Result<(Facts, Run)> {
+    let rank = |facts: &Facts| (facts.begun_wrong(), facts.stood_still());
+    let mut facts = round::play(rig, fault)?;
+    let mut run = figures::tell(&facts);
+    for _ in 0..again {
+        if rank(&facts) <= (false, STOOD_STILL) {
+            break;
         }
-        let next = round::play(rig, fault)?;
-        if next.stood_still() < best.stood_still() {
-            best = next;
+        let mut other_facts = round::play(rig, fault)?;
+        let mut other = figures::tell(&other_facts);
+        if rank(&other_facts) < rank(&facts) {
+            std::mem::swap(&mut facts, &mut other_facts);
+            std::mem::swap(&mut run, &mut other);
+            run.repeated = other.repeated;
         }
+        run.inherit(&other);
     }
-    Ok((best, again))
+    Ok((facts, run))
 }
 
 fn setting() -> Setting {

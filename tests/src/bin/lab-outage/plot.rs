@@ -132,7 +132,14 @@ fn write(out: &mut String, figures: &Figures, traces: &[Trace]) -> std::fmt::Res
          <rect class=\"bg\" width=\"{WIDTH}\" height=\"{height}\"/>"
     )?;
     let setting = &figures.setting;
-    text(out, "t h", 24.0, 34.0, "start", "What clients see of an outage")?;
+    text(
+        out,
+        "t h",
+        24.0,
+        34.0,
+        "start",
+        "What clients see of an outage",
+    )?;
     text(
         out,
         "m",
@@ -153,9 +160,7 @@ fn write(out: &mut String, figures: &Figures, traces: &[Trace]) -> std::fmt::Res
         "start",
         &format!(
             "Linux {}, {} CPUs, {}. At the right of each lane: how long until who takes over answers.",
-            figures.machine.kernel,
-            figures.machine.cpus,
-            figures.haproxy
+            figures.machine.kernel, figures.machine.cpus, figures.haproxy
         ),
     )?;
     for (n, fault) in faults.iter().enumerate() {
@@ -197,12 +202,7 @@ fn text(
     )
 }
 
-fn panel(
-    out: &mut String,
-    figures: &Figures,
-    fault: Fault,
-    traces: &[Trace],
-) -> std::fmt::Result {
+fn panel(out: &mut String, figures: &Figures, fault: Fault, traces: &[Trace]) -> std::fmt::Result {
     let ((from, to), ticks) = span(fault);
     let x = |after: f64| LEFT + (after - from) / (to - from) * PLOT;
     let ways: Vec<Path> = Path::ALL
@@ -226,10 +226,7 @@ fn panel(
     text(out, "m s", LEFT + PLOT + 8.0, 35.0, "start", back)?;
     for decade in low..=high {
         let at = y(10_f64.powi(decade));
-        writeln!(
-            out,
-            "<path class=\"g\" d=\"M{LEFT} {at:.1}h{PLOT}\"/>"
-        )?;
+        writeln!(out, "<path class=\"g\" d=\"M{LEFT} {at:.1}h{PLOT}\"/>")?;
         let label = match decade {
             3 => "1 s".to_owned(),
             -1 => "0.1 ms".to_owned(),
@@ -257,7 +254,10 @@ fn panel(
     // Probe is drawn last, over the others.
     for path in ways.iter().rev() {
         let top = TOP + LANE * ways.iter().position(|way| way == path).unwrap_or_default() as f64;
-        for trace in traces.iter().filter(|t| (t.path, t.fault) == (*path, fault)) {
+        for trace in traces
+            .iter()
+            .filter(|t| (t.path, t.fault) == (*path, fault))
+        {
             let within = |after: &&(f64, Mark)| after.0 >= from && after.0 <= to;
             let points: Vec<(f64, Mark)> = trace.points.iter().filter(within).copied().collect();
             let class = *path as usize;
@@ -427,7 +427,13 @@ mod tests {
         assert!(text.contains("&lt;6.18 &amp; more&gt;"));
         assert!(!text.contains("NaN") && !text.contains("inf"));
         // Nothing measured is a picture, too.
-        check(&svg(&Figures { cells: Vec::new(), ..figures }, &[]));
+        check(&svg(
+            &Figures {
+                cells: Vec::new(),
+                ..figures
+            },
+            &[],
+        ));
     }
 
     #[test]

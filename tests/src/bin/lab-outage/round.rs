@@ -8,11 +8,7 @@ use std::{
 use anyhow::Result;
 use lab::client::{Course, OpenLoop};
 
-use crate::{
-    faults::Fault,
-    figures::Facts,
-    ways::Rig,
-};
+use crate::{faults::Fault, figures::Facts, ways::Rig};
 
 /// A new connection each.
 pub const PERIOD: Duration = Duration::from_millis(1);

@@ -80,7 +80,8 @@ impl Path {
                  which the reference's expectation of a string replaces"
             ),
             Self::HaproxyFloor => {
-                "as tuned, but inter 1 ms, fall 1: connects of checks time out after 1 ms".to_owned()
+                "as tuned, but inter 1 ms, fall 1: connects of checks time out after 1 ms"
+                    .to_owned()
             }
             Self::HaproxyDefault => "inter 2 s, fall 3, rise 2: nothing but `check`".to_owned(),
             Self::HaproxyShortened => format!(
@@ -126,8 +127,7 @@ impl Path {
                  error-limit 1 on-error mark-down on-marked-down shutdown-sessions\n"
             )
         };
-        let plain =
-            " timeout connect 5s\n timeout client 1m\n timeout server 1m\n".to_owned();
+        let plain = " timeout connect 5s\n timeout client 1m\n timeout server 1m\n".to_owned();
         match self {
             Self::Probe | Self::NftDnat => None,
             Self::HaproxyTuned => Some(tuned(format!(
