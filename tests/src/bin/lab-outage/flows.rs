@@ -301,7 +301,7 @@ fn answer(at: SocketAddrV4) -> Result<()> {
             let mut stream = &held[event.data() as usize];
             // A connection that breaks is its client's matter.
             if matches!(stream.read(&mut byte), Ok(1)) {
-                stream.write(&byte).ok();
+                stream.write_all(&byte).ok();
             }
         }
     }
@@ -410,6 +410,6 @@ fn progress(place: &mut Option<TcpStream>, events: EpollFlags) -> Progress {
         };
     }
     // Connected: that is the first thing that happens, and happens once.
-    stream.write(b"x").ok();
+    stream.write_all(b"x").ok();
     Progress::None
 }

@@ -118,7 +118,7 @@ fn table(text: &mut String, fault: Fault, cells: &[&Cell]) -> std::fmt::Result {
     };
     writeln!(
         text,
-        "\n{:<18}{:>5}{:>20}{:>15}{:>13}{:>13}{:>22}{:>20}{:>20}",
+        "\n{:<18}{:>5}{:>24}{:>18}{:>14}{:>19}{:>25}{:>25}{:>24}",
         fault.shown(),
         "runs",
         first,
@@ -141,7 +141,7 @@ fn table(text: &mut String, fault: Fault, cells: &[&Cell]) -> std::fmt::Result {
         };
         writeln!(
             text,
-            "{:<18}{:>5}{:>20}{:>15}{:>13}{:>13}{:>22}{:>20}{:>20}",
+            "{:<18}{:>5}{:>24}{:>18}{:>14}{:>19}{:>25}{:>25}{:>24}",
             cell.way.shown(),
             cell.runs,
             times(Some(cell.first_answer)),

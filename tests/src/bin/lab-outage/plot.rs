@@ -413,7 +413,7 @@ mod tests {
             haproxy: String::new(),
             setting: setting(),
             ways: Vec::new(),
-            cells: sum_up(Path::Probe, Fault::Kill, &[run.clone()])
+            cells: sum_up(Path::Probe, Fault::Kill, std::slice::from_ref(&run))
                 .into_iter()
                 .collect(),
             flows: None,

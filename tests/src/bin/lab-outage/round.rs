@@ -40,7 +40,6 @@ pub fn play(rig: &mut Rig, fault: Fault) -> Result<Facts> {
     let made = fault.make(rig)?;
     let end = made.at + rig.path.window(fault);
     thread::sleep(end.saturating_duration_since(Instant::now()));
-    let end = Instant::now();
     let record = load.stop()?;
     let fault_at = made.at;
     let verdict = rig

@@ -116,6 +116,17 @@ impl Path {
         matches!(self, Self::HaproxyDefault | Self::HaproxyShortened)
     }
 
+    /// HAProxy takes a server that was never checked down at its first failed check,
+    /// whatever `fall` is: the first good one comes within the interval.
+    const fn first_check(self) -> Duration {
+        let millis = match self {
+            Self::HaproxyDefault => 2_500,
+            Self::HaproxyShortened => 1_500,
+            _ => 100,
+        };
+        Duration::from_millis(millis)
+    }
+
     /// The lines of HAProxy's configuration that make the way what it is.
     fn haproxy(self) -> Option<String> {
         let (inter, timeout) = (INTER.as_millis(), TIMEOUT.as_millis());
@@ -248,6 +259,7 @@ impl Rig {
                 Balancer::Haproxy(Process::start("haproxy", command)?)
             }
         });
+        thread::sleep(self.path.first_check());
         self.settle("master")
     }
 
