@@ -22,6 +22,7 @@ use crate::Namespace;
 // include/uapi/linux/bpf.h
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_MAP_LOOKUP_ELEM: u32 = 1;
+const BPF_MAP_UPDATE_ELEM: u32 = 2;
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_QUERY: u32 = 16;
@@ -188,19 +189,7 @@ impl Foreign {
         hook: Hook,
         place: Place,
     ) -> Result<OwnedFd> {
-        let flags = match place {
-            Place::First => BPF_F_BEFORE,
-            Place::Last => BPF_F_AFTER,
-        };
-        host.run(|| {
-            Attributes::new()
-                .put_u32(0, self.program.as_raw_fd().cast_unsigned())
-                .put_u32(4, if_nametoindex(interface)?)
-                .put_u32(8, hook.tcx())
-                .put_u32(12, flags)
-                .descriptor(BPF_LINK_CREATE)
-                .context("cannot attach by TCX")
-        })
+        attach_tcx(&self.program, host, interface, hook, place)
     }
 
     /// Attaches it as a filter of clsact, which must be there. A priority of 0 is the
@@ -224,6 +213,79 @@ impl Foreign {
         );
         host.ask("tc", &words.split(' ').collect::<Vec<_>>())?;
         host.run(|| fs::remove_file(&pin).context("the pin"))
+    }
+}
+
+fn attach_tcx(
+    program: &OwnedFd,
+    host: &Namespace,
+    interface: &str,
+    hook: Hook,
+    place: Place,
+) -> Result<OwnedFd> {
+    let flags = match place {
+        Place::First => BPF_F_BEFORE,
+        Place::Last => BPF_F_AFTER,
+    };
+    host.run(|| {
+        Attributes::new()
+            .put_u32(0, program.as_raw_fd().cast_unsigned())
+            .put_u32(4, if_nametoindex(interface)?)
+            .put_u32(8, hook.tcx())
+            .put_u32(12, flags)
+            .descriptor(BPF_LINK_CREATE)
+            .context("cannot attach by TCX")
+    })
+}
+
+/// Both directions of an interface: open, or every packet vanishes without a word. It is
+/// attached long before, since attaching takes milliseconds; one store closes it.
+pub struct Gate {
+    shut: OwnedFd,
+    _links: [OwnedFd; 2],
+}
+
+impl Gate {
+    /// At this interface, open, for as long as it lives. Needs TCX, Linux 6.6.
+    pub fn at(host: &Namespace, interface: &str) -> Result<Self> {
+        /// `TC_ACT_SHOT`, which is TCX_DROP.
+        const DROP: i32 = 2;
+        let shut = Attributes::new()
+            .put_u32(0, BPF_MAP_TYPE_ARRAY)
+            .put_u32(4, 4)
+            .put_u32(8, 8)
+            .put_u32(12, 1)
+            .descriptor(BPF_MAP_CREATE)
+            .context("cannot make a map")?;
+        let program = [
+            // r1 = the switch's address; r0 = *(u64 *)r1; if r0 == 0 past the drop
+            instruction(0x18, 1, 2, 0, shut.as_raw_fd()),
+            0,
+            instruction(0x79, 0, 1, 0, 0),
+            instruction(0x15, 0, 0, 2, 0),
+            instruction(0xb7, 0, 0, 0, DROP),
+            instruction(0x95, 0, 0, 0, 0),
+            instruction(0xb7, 0, 0, 0, Answer::Next as i32),
+            instruction(0x95, 0, 0, 0, 0),
+        ];
+        let program = load(BPF_PROG_TYPE_SCHED_CLS, &program)?;
+        let attach = |hook| attach_tcx(&program, host, interface, hook, Place::First);
+        Ok(Self {
+            _links: [attach(Hook::Ingress)?, attach(Hook::Egress)?],
+            shut,
+        })
+    }
+
+    /// Shuts or opens it.
+    pub fn set(&self, shut: bool) -> Result<()> {
+        let (key, value) = (0_u32, u64::from(shut));
+        Attributes::new()
+            .put_u32(0, self.shut.as_raw_fd().cast_unsigned())
+            .put_pointer(8, &raw const key)
+            .put_pointer(16, &raw const value)
+            .call(BPF_MAP_UPDATE_ELEM)
+            .context("cannot write a map")?;
+        Ok(())
     }
 }
 

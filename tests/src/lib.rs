@@ -6,6 +6,7 @@
 //! bpffs, so pins vanish with it; files are on a tmpfs mounted nowhere. Child processes die with the lab's process.
 
 pub mod agent;
+pub mod bench;
 pub mod capture;
 pub mod cgroup;
 pub mod client;

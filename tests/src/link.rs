@@ -1,6 +1,11 @@
 //! Links between namespaces, and what their ends offload.
 
-use std::{io, os::fd::AsRawFd, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -57,6 +62,58 @@ pub fn veth(a: &End<'_>, b: &End<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Switches an interface on or off by one system call, so that the moment is known.
+pub fn set_up(namespace: &Namespace, interface: &str, up: bool) -> Result<Instant> {
+    namespace.run(|| {
+        let socket = any_socket()?;
+        let mut request = libc::ifreq {
+            ifr_name: name_of(interface),
+            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
+        };
+        let call = |command, request: &mut libc::ifreq| {
+            // SAFETY: both commands take a pointer to an ifreq, which outlives the call.
+            let status = unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut *request) };
+            if status < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        };
+        call(libc::SIOCGIFFLAGS, &mut request)
+            .with_context(|| format!("cannot read the flags of {interface}"))?;
+        // SAFETY: the kernel has just written the flags.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        let bit = libc::IFF_UP as libc::c_short;
+        request.ifr_ifru.ifru_flags = if up { flags | bit } else { flags & !bit };
+        let now = Instant::now();
+        call(libc::SIOCSIFFLAGS, &mut request)
+            .with_context(|| format!("cannot switch {interface}"))?;
+        Ok(now)
+    })
+}
+
+/// A socket for questions about interfaces.
+fn any_socket() -> Result<OwnedFd> {
+    socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .context("cannot open a socket")
+}
+
+/// As an ifreq holds it, with a zero at its end.
+fn name_of(interface: &str) -> [libc::c_char; libc::IFNAMSIZ] {
+    let mut name = [0; libc::IFNAMSIZ];
+    for (to, from) in name
+        .iter_mut()
+        .zip(interface.bytes().take(libc::IFNAMSIZ - 1))
+    {
+        *to = from.cast_signed();
+    }
+    name
+}
+
 /// The kernel fills in the checksums of what the interface sends, as on a wire, and
 /// does not leave them to the hardware: `ethtool -K INTERFACE tx off`.
 pub fn complete_checksums(namespace: &Namespace, interface: &str) -> Result<()> {
@@ -70,26 +127,13 @@ pub fn complete_checksums(namespace: &Namespace, interface: &str) -> Result<()> 
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
     namespace.run(|| {
-        let socket = socket(
-            AddressFamily::Inet,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .context("cannot open a socket")?;
+        let socket = any_socket()?;
         let mut value = Value {
             command: ETHTOOL_STXCSUM,
             data: 0,
         };
-        let mut name = [0; libc::IFNAMSIZ];
-        for (to, from) in name
-            .iter_mut()
-            .zip(interface.bytes().take(libc::IFNAMSIZ - 1))
-        {
-            *to = from.cast_signed();
-        }
         let mut request = libc::ifreq {
-            ifr_name: name,
+            ifr_name: name_of(interface),
             ifr_ifru: libc::__c_anonymous_ifr_ifru {
                 ifru_data: (&raw mut value).cast(),
             },

@@ -20,7 +20,7 @@ use crate::{
     Namespace,
     folder::Folder,
     foreign::{Mode, xdp_pass},
-    link::{End, complete_checksums, veth},
+    link::{End, complete_checksums, mac, veth},
 };
 
 /// The port of listeners and endpoints.
@@ -169,6 +169,24 @@ impl Lab {
         host.ip([
             format!("route add default via 10.{net}.0.1"),
             format!("route add default via fd00:{net}::1"),
+        ])
+    }
+
+    /// A host that was joined as `net` and whose `eth0` was down and is up again gets
+    /// back what its kernel forgot with the link.
+    pub fn rejoin(&self, host: &Arc<Namespace>, net: u8) -> Result<()> {
+        host.ip([
+            format!("addr replace fd00:{net}::2/64 dev eth0 nodad"),
+            format!(
+                "neigh replace 10.{net}.0.1 lladdr {} dev eth0 nud permanent",
+                mac(net << 4 | 1)
+            ),
+            format!(
+                "neigh replace fd00:{net}::1 lladdr {} dev eth0 nud permanent",
+                mac(net << 4 | 1)
+            ),
+            format!("route replace default via 10.{net}.0.1"),
+            format!("route replace default via fd00:{net}::1"),
         ])
     }
 }

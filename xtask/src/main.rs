@@ -43,7 +43,7 @@ enum Verb {
     Lint,
     /// Kill a master under load in network namespaces and tell what its clients saw
     Demo(demo::Options),
-    /// Measure what steering costs, against floors and other ways
+    /// Measure what steering costs, or what clients see of an outage, against other ways
     Bench(bench::Options),
     /// Look for bad input that breaks the packet code, guided by coverage
     Fuzz(fuzz::Options),

@@ -107,6 +107,22 @@ pub const BENCH: &[Program] = &[
     },
 ];
 
+/// What the bench of failover runs besides what cargo builds.
+pub const OUTAGE: &[Program] = &[
+    Program {
+        name: "ip",
+        package: "iproute2",
+    },
+    Program {
+        name: "nft",
+        package: "nftables",
+    },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
+    },
+];
+
 /// Are we root? Then packages may be installed and namespaces made.
 pub fn is_root() -> bool {
     // SAFETY: geteuid has no precondition and cannot fail.

@@ -159,7 +159,7 @@ async fn exchange(
 }
 
 /// The answer without its body, the length of its head and of its body.
-fn head(
+pub(super) fn head(
     buffer: &[u8],
     local: SocketAddr,
 ) -> std::result::Result<Option<(Answer, usize, usize)>, Failure> {

@@ -13,14 +13,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use lab::{
     Lab, Namespace, Server, Way,
-    client::{Failure, KeepAlive, Load, Long, Plan, get},
+    client::{Course, Failure, KeepAlive, Load, Long, OpenLoop, Outcome, Plan, Record, get},
     faults,
-    foreign::{Mode, xdp_off, xdp_pass},
+    foreign::{Gate, Mode, xdp_off, xdp_pass},
     kernel::traces,
+    link::set_up,
+    privilege::with_tcx,
     privileged,
     server::Kind,
     topology::{BACKUP_V4, BACKUP_V6, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, VIP_V4, VIP_V6},
-    wait::until_true,
+    wait::{patience, until_true},
 };
 
 const WAYS: [Way; 3] = [Way::Edge, Way::EdgeAmongPods, Way::Uplink];
@@ -68,6 +70,79 @@ fn mapped(ip: std::net::IpAddr) -> std::net::IpAddr {
         std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().into(),
         v6 => v6,
     }
+}
+
+/// An open loop against the master, while `during` happens to it.
+fn open_loop(lab: &Lab, during: impl FnOnce() -> Result<()>) -> Result<Record> {
+    let load = OpenLoop::start(
+        &lab.client,
+        Course {
+            to: MASTER_V4,
+            period: patience(Duration::from_millis(5)),
+            patience: patience(Duration::from_millis(500)),
+            idle: 3,
+            active: 2,
+            speak: 4,
+        },
+    );
+    std::thread::sleep(patience(Duration::from_millis(400)));
+    during()?;
+    std::thread::sleep(patience(Duration::from_millis(400)));
+    load.stop()
+}
+
+#[test]
+fn an_open_loop_tells_a_kill_from_silence() {
+    with_tcx(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let mut master = Server::start(&lab, &lab.master)?;
+        let gate = Gate::at(&lab.master, "eth0")?;
+
+        let record = open_loop(&lab, || Ok(()))?;
+        assert!(record.shots.len() >= 20, "{}", record.shots.len());
+        for shot in &record.shots {
+            assert!(shot.outcome.by("master"), "{shot:?}");
+            assert!(shot.due <= shot.begun && shot.begun <= shot.ended);
+        }
+        assert_eq!(record.held.len(), 5);
+        for held in &record.held {
+            assert!(held.served.is_some() && held.ended.is_none(), "{held:?}");
+        }
+
+        // Nobody answers, nobody says so, and nobody is told.
+        let record = open_loop(&lab, || gate.set(true))?;
+        assert!(record.shots.first().context("shots")?.outcome.by("master"));
+        let last = record.shots.last().context("shots")?;
+        assert_eq!(last.outcome, Outcome::Lost);
+        assert!(last.ended - last.begun >= patience(Duration::from_millis(500)));
+        assert!(record.held.iter().all(|held| held.ended.is_none()));
+        gate.set(false)?;
+
+        let record = open_loop(&lab, || master.kill())?;
+        let last = record.shots.last().context("shots")?;
+        assert_eq!(last.outcome, Outcome::Failed(Failure::Refused));
+        for held in &record.held {
+            assert!(held.ended.is_some(), "{held:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_link_that_was_down_is_as_before() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let _master = Server::start(&lab, &lab.master)?;
+        set_up(&lab.master, "eth0", false)?;
+        assert!(get(&lab.client, MASTER_V4, "/")?.is_err());
+        set_up(&lab.master, "eth0", true)?;
+        lab.rejoin(&lab.master, 2)?;
+        for to in [MASTER_V4, MASTER_V6] {
+            let answer = get(&lab.client, to, "/")?.expect("the endpoint answers");
+            assert_eq!(answer.body, "master", "{to}");
+        }
+        Ok(())
+    });
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! `bench`: builds what the lab's bench needs, in release, and becomes it.
 
 use std::{
+    env,
+    ffi::OsStr,
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -24,6 +27,8 @@ pub struct Options {
 enum What {
     /// Programs against floors, throughput against other ways, the cost of a switch
     Datapath(Datapath),
+    /// What clients see of an outage, by probe, HAProxy and a plain rule
+    Failover(Failover),
 }
 
 #[derive(Args)]
@@ -39,10 +44,43 @@ struct Datapath {
     only: Option<Part>,
 }
 
+#[derive(Args)]
+struct Failover {
+    /// Tables to read, or one JSON object
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+    /// One round of the ways that are fast, fewer flows: under two minutes instead of twelve
+    #[arg(long)]
+    quick: bool,
+    /// One part only
+    #[arg(long, value_enum)]
+    only: Option<Outage>,
+    /// Write the latency around each fault into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Human,
     Json,
+}
+
+impl Format {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Outage {
+    /// Every fault on every way
+    Faults,
+    /// Very many idle connections
+    Flows,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -53,23 +91,24 @@ enum Part {
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let What::Datapath(options) = &options.what;
     if !toolchain::is_root() {
         bail!("the bench makes network namespaces and loads BPF programs: run it as root");
     }
+    match &options.what {
+        What::Datapath(options) => datapath(options),
+        What::Failover(options) => failover(options),
+    }
+}
+
+fn datapath(options: &Datapath) -> Result<ExitCode> {
     toolchain::need_programs(toolchain::BENCH)?;
     build_ebpf::build()?;
     let floors = build_ebpf::build_floors()?;
     eprintln!("xtask: building in release");
     let [bench, probe] = build_release(["lab-bench", "probe"])?;
     let mut command = Command::new(&bench);
-    command.arg("--floors").arg(floors).args([
-        "--format",
-        match options.format {
-            Format::Human => "human",
-            Format::Json => "json",
-        },
-    ]);
+    command.arg("--floors").arg(floors);
+    command.args(["--format", options.format.word()]);
     if options.quick {
         command.arg("--quick");
     }
@@ -83,7 +122,40 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             },
         ]);
     }
-    // Replacing this process hands Ctrl-C and the exit code straight to the bench.
-    let error = command.current_dir(root()).env("PROBE_BIN", probe).exec();
+    command.env("PROBE_BIN", probe);
+    become_it(command, &bench)
+}
+
+fn failover(options: &Failover) -> Result<ExitCode> {
+    toolchain::need_programs(toolchain::OUTAGE)?;
+    build_ebpf::build()?;
+    eprintln!("xtask: building in release");
+    let [bench, server, probe] = build_release(["lab-outage", "lab-server", "probe"])?;
+    let mut command = Command::new(&bench);
+    command.args(["--format", options.format.word()]);
+    if options.quick {
+        command.arg("--quick");
+    }
+    if let Some(part) = options.only {
+        command.args([
+            "--only",
+            match part {
+                Outage::Faults => "faults",
+                Outage::Flows => "flows",
+            },
+        ]);
+    }
+    if let Some(file) = &options.plot {
+        // As the shell that we were called from means it.
+        let here = env::current_dir().context("cannot tell the working directory")?;
+        command.args([OsStr::new("--plot"), here.join(file).as_os_str()]);
+    }
+    command.env("PROBE_BIN", probe).env("LAB_SERVER", server);
+    become_it(command, &bench)
+}
+
+/// Replacing this process hands Ctrl-C and the exit code straight to the bench.
+fn become_it(mut command: Command, bench: &Path) -> Result<ExitCode> {
+    let error = command.current_dir(root()).exec();
     Err(error).with_context(|| format!("cannot run {}", bench.display()))
 }

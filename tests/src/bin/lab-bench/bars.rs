@@ -1,7 +1,7 @@
 //! The bars, each computed from what the run measured.
 
 use anyhow::Result;
-use serde::Serialize;
+use lab::bench::{Bar, at_least, at_most};
 
 use crate::{
     Figures,
@@ -10,36 +10,6 @@ use crate::{
     programs::{FLOWS, What},
     throughput::{Mode, Path},
 };
-
-/// One promise and what became of it.
-#[derive(Debug, Serialize)]
-pub struct Bar {
-    pub name: String,
-    pub measured: f64,
-    pub limit: f64,
-    pub unit: &'static str,
-    pub met: bool,
-}
-
-fn at_most(name: String, measured: f64, limit: f64, unit: &'static str) -> Bar {
-    Bar {
-        name: format!("{name}: at most"),
-        met: measured <= limit,
-        measured,
-        limit,
-        unit,
-    }
-}
-
-fn at_least(name: String, measured: f64, limit: f64, unit: &'static str) -> Bar {
-    Bar {
-        name: format!("{name}: at least"),
-        met: measured >= limit,
-        measured,
-        limit,
-        unit,
-    }
-}
 
 fn shown(flows: Option<u32>) -> String {
     match flows {

@@ -93,9 +93,9 @@ fn write(text: &mut String, figures: &Figures) -> std::fmt::Result {
             "{:<7}{} {:.2} {}, measured {:.3}",
             if bar.met { "met" } else { "MISSED" },
             bar.name,
-            bar.limit,
+            bar.limit.unwrap_or(f64::INFINITY),
             bar.unit,
-            bar.measured
+            bar.measured.unwrap_or(f64::NAN)
         )?;
     }
     let missed = figures.bars.iter().filter(|bar| !bar.met).count();

@@ -10,22 +10,17 @@ mod human;
 mod job;
 mod packets;
 mod programs;
-mod stats;
 mod switch;
 mod throughput;
 
-use std::{
-    fs,
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    process::ExitCode,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use lab::Namespace;
+use lab::{
+    Namespace,
+    bench::{Bar, Machine, teller},
+};
 use probe_user::datapath::OBJECT;
 use serde::Serialize;
 
@@ -106,30 +101,7 @@ pub struct Figures {
     pub programs: Option<programs::Programs>,
     pub throughput: Option<throughput::Throughput>,
     pub switches: Vec<switch::Switch>,
-    pub bars: Vec<bars::Bar>,
-}
-
-#[derive(Serialize)]
-pub struct Machine {
-    pub kernel: String,
-    pub cpu: String,
-    pub cpus: usize,
-}
-
-impl Machine {
-    fn here() -> Result<Self> {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel")?;
-        let info = fs::read_to_string("/proc/cpuinfo").context("the CPU")?;
-        let cpu = info
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map_or("a CPU without a name", |(_, name)| name);
-        Ok(Self {
-            kernel: kernel.trim().to_owned(),
-            cpu: cpu.to_owned(),
-            cpus: thread::available_parallelism().context("the CPUs")?.get(),
-        })
-    }
+    pub bars: Vec<Bar>,
 }
 
 fn main() -> ExitCode {
@@ -204,19 +176,4 @@ fn run(args: &Args) -> Result<()> {
         ),
     }
     Ok(())
-}
-
-/// Says on a terminal what is going on; elsewhere a line every few seconds.
-fn teller() -> impl FnMut(&str) + Send {
-    let terminal = std::io::stderr().is_terminal();
-    let mut last: Option<Instant> = None;
-    move |what| {
-        if terminal {
-            eprint!("\r\x1b[Kbench: {what}");
-            std::io::stderr().flush().ok();
-        } else if last.is_none_or(|last| last.elapsed() > Duration::from_secs(5)) {
-            last = Some(Instant::now());
-            eprintln!("bench: {what}");
-        }
-    }
 }

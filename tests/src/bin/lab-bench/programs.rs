@@ -19,8 +19,8 @@ use crate::{
     Scale,
     harness::{Drivers, Hook, Instance, Walk, descriptor},
     packets::{Family, Kind, ends, master, vip},
-    stats::Spread,
 };
+use lab::bench::Spread;
 
 /// Flow counts that are compared.
 pub const FLOWS: [u32; 3] = [1, 16 << 10, 512 << 10];

@@ -23,8 +23,8 @@ use crate::{
     Scale,
     harness::{Instance, stay_on, test_run},
     packets::{BACKUP_V4, Family, Kind, ends, frame},
-    stats::Spread,
 };
+use lab::bench::Spread;
 
 /// One more than the port of every other flow of this client.
 const OWN_PORT: u16 = 0x7fff;
@@ -120,7 +120,7 @@ pub fn measure(instance: &mut Instance, flows: u32, scale: &Scale) -> Result<Swi
     Ok(Switch {
         flows,
         store_ns: Spread::of(store).context("no switch was made")?,
-        first_packet_p99_us: crate::stats::quantile(&delays, 0.99).context("no switch was seen")?,
+        first_packet_p99_us: lab::bench::quantile(&delays, 0.99).context("no switch was seen")?,
         first_packet_us: Spread::of(delays).context("no switch was seen")?,
     })
 }

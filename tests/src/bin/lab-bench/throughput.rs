@@ -9,6 +9,7 @@ use std::{fs, sync::Arc, time::Instant};
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
     Agent, Lab, Namespace, Process, Server, Way, agent,
+    bench::Spread,
     client::get,
     server::Kind,
     topology::{MASTER_V4, PORT, VIP_V4},
@@ -17,7 +18,7 @@ use lab::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{Scale, stats::Spread};
+use crate::Scale;
 
 /// How packets get to the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
