@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lab::{
     Agent, Lab, Namespace, Server, Way, agent,
-    client::{Failure, Load, Plan, get},
+    client::{Load, Plan, get},
     dns::Dns,
     journal, privileged,
     topology::{BACKUP_V4, MASTER_V4, PORT, VIP_V4, VIP_V6},
