@@ -49,7 +49,7 @@ struct Failover {
     /// Tables to read, or one JSON object
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
-    /// One round of the ways that are fast, fewer flows: under two minutes instead of twelve
+    /// One round of the ways that are fast, fewer flows: two minutes instead of ten
     #[arg(long)]
     quick: bool,
     /// One part only
