@@ -143,7 +143,8 @@ fn defaults_are_those_that_the_documentation_names() {
     assert_eq!(
         config.services()[0].failback(),
         Failback::Auto {
-            hold: Duration::from_secs(5)
+            hold: Duration::from_secs(5),
+            max_hold: Duration::from_secs(300)
         }
     );
     assert_eq!(config.resolve_every().as_secs(), 10);
@@ -391,6 +392,16 @@ fn each_bad_input_has_its_one_message() {
             "hold: 5s",
             "hold: soon",
             "services[0].failback.hold: `soon`: not a duration; accepted: a whole number with a unit (ms, s, m, h), from 0s to 24h",
+        ),
+        (
+            "hold: 5s",
+            "hold: 5s, max_hold: 4999ms",
+            "services[0].failback.max_hold: `4999ms`: less than `hold`, which is 5s; accepted: at least as long as `hold`; as long as it, fail-backs never wait longer",
+        ),
+        (
+            "mode: auto, hold: 5s",
+            "mode: manual, max_hold: 5m",
+            "services[0].failback.max_hold: `5m`: a manual fail-back has no hold time; accepted: no `max_hold`, or mode: auto",
         ),
         (
             "mode: auto, hold",

@@ -17,6 +17,7 @@ use crate::{
     },
     failover::{
         Failover, Member, Reason, Switch, Target,
+        damping::Damped,
         drain::{Before, Drains, Limits},
     },
     health::{
@@ -34,6 +35,8 @@ struct Service {
     config: config::Service,
     id: ServiceId,
     failover: Failover,
+    /// What was told of its damping.
+    damped: Vec<Damped>,
     drains: Drains,
     reason: Reason,
     since: SystemTime,
@@ -74,7 +77,8 @@ struct Endpoint {
 pub struct Services {
     all: Vec<Service>,
     start_checks: Option<StartChecks>,
-    /// The earliest fail-back or end of a drain that will be due; kept, because it is asked for at every message.
+    /// The earliest fail-back, end of its damping or end of a drain that will be due; kept,
+    /// because it is asked for at every message.
     due: Option<Instant>,
 }
 
@@ -178,6 +182,7 @@ impl Services {
         service.record(key.endpoint, verdict, skipped, changed, observer);
         service.tell_switch(switch, observer);
         if changed.is_some() {
+            service.tell_damping(observer);
             self.reckon();
         }
         Ok(())
@@ -191,10 +196,12 @@ impl Services {
         observer: &dyn Observer,
     ) -> Result {
         for service in &mut self.all {
-            if service.failover.due().is_some_and(|due| due <= now) {
+            let due = [service.failover.due(), service.failover.steady_due()];
+            if due.into_iter().flatten().any(|due| due <= now) {
                 let switch = service.failover.tick(now);
                 service.carry_out(switch.as_ref(), now, datapath)?;
                 service.tell_switch(switch, observer);
+                service.tell_damping(observer);
             }
             if service.drains.due().is_some_and(|due| due <= now) {
                 let over = service.drains.tick(now);
@@ -217,7 +224,7 @@ impl Services {
         let Some(service) = self.all.iter_mut().find(|s| s.config.name() == name) else {
             return Ok(Err(Refused::NoService(name.to_owned())));
         };
-        let switch = match service.failover.order_failback() {
+        let switch = match service.failover.order_failback(now) {
             Ok(switch) => Some(switch),
             Err(reason) => {
                 let service = name.to_owned();
@@ -226,6 +233,7 @@ impl Services {
         };
         service.carry_out(switch.as_ref(), now, datapath)?;
         service.tell_switch(switch, observer);
+        service.tell_damping(observer);
         let name = service.target_name(service.failover.selected());
         self.reckon();
         Ok(Ok(name))
@@ -284,7 +292,7 @@ impl Services {
     }
 
     fn reckon(&mut self) {
-        let due = |s: &Service| [s.failover.due(), s.drains.due()];
+        let due = |s: &Service| [s.failover.due(), s.failover.steady_due(), s.drains.due()];
         self.due = self.all.iter().flat_map(due).flatten().min();
     }
 }
@@ -386,6 +394,7 @@ impl Service {
             config: config.clone(),
             id: applied.id,
             failover,
+            damped: Vec::new(),
             drains,
             reason,
             since: SystemTime::now(),
