@@ -34,7 +34,7 @@ pub enum Verb {
     Import(Import),
     /// Show what the running agent knows
     Status(Status),
-    /// Order a service with failback mode manual back to its lowest tier that is up
+    /// Order a service back to its lowest tier that is up, at once whatever its failback says
     Failback(Failback),
     /// Remove everything that probe has put into the kernel, without config or agent
     Detach(Detach),

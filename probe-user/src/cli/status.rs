@@ -42,13 +42,14 @@ fn human(status: &status::Status, now_ms: u64) -> String {
             Some(due) => format!(", fails back in {}", span(due.saturating_sub(now_ms))),
             None => String::new(),
         };
+        let damped: String = service.failback.damped.iter().map(damped).collect();
         let drains: String = service
             .endpoints
             .iter()
             .filter_map(|endpoint| Some(drains(&endpoint.name, endpoint.drain?, now_ms)))
             .collect();
         text += &format!(
-            "\n{} ({}) {to}, {} for {}, switches {}{due}{drains}\n",
+            "\n{} ({}) {to}, {} for {}, switches {}{due}{damped}{drains}\n",
             service.name,
             service.listeners.join(", "),
             selection.reason,
@@ -145,6 +146,16 @@ fn signals(endpoint: &status::Endpoint) -> String {
 }
 
 /// What an endpoint that was left still has.
+fn damped(of: &status::Damped) -> String {
+    let times = if of.relapses == 1 { "time" } else { "times" };
+    format!(
+        ", tier {} waits {} before a fail-back (down again {} {times} soon after one)",
+        of.tier,
+        span(of.hold_ms),
+        of.relapses
+    )
+}
+
 fn drains(endpoint: &str, drain: status::Drain, now_ms: u64) -> String {
     let flows = match drain.flows {
         Some(flows) => format!("{flows} flows"),

@@ -237,4 +237,5 @@ impl<'de> Visitor<'de> for OneOrManyVisitor {
 pub struct Failback {
     pub mode: Option<String>,
     pub hold: Option<String>,
+    pub max_hold: Option<String>,
 }

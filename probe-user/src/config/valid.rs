@@ -23,6 +23,8 @@ use crate::{
 /// HAProxy's `error-limit`.
 const DEFAULT_ERROR_LIMIT: u32 = 10;
 const DEFAULT_HOLD: Duration = Duration::from_secs(5);
+/// Unless `hold` is longer.
+const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(300);
 /// Kubernetes' `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
 /// HAProxy's bounds and default.
@@ -103,6 +105,8 @@ pub enum Failback {
     Auto {
         /// How long.
         hold: Duration,
+        /// How long at most, when it was down again soon after a fail-back; no less.
+        max_hold: Duration,
     },
     /// When somebody orders it.
     Manual,
@@ -674,27 +678,45 @@ impl Observe {
 
 impl Failback {
     fn parse(field: &str, raw: &raw::Failback) -> Result<Self, Fault> {
-        let hold = match &raw.hold {
-            Some(text) => Some(duration(&format!("{field}.hold"), text, Duration::ZERO)?),
-            None => None,
+        let time = |key: &str, text: &Option<String>| match text {
+            Some(text) => duration(&format!("{field}.{key}"), text, Duration::ZERO).map(Some),
+            None => Ok(None),
         };
+        let (hold, max_hold) = (time("hold", &raw.hold)?, time("max_hold", &raw.max_hold)?);
         let modes = [("auto", true), ("manual", false)];
         let auto = word(
             &format!("{field}.mode"),
             raw.mode.as_deref().unwrap_or("auto"),
             &modes,
         )?;
-        match (auto, hold) {
-            (true, hold) => Ok(Self::Auto {
-                hold: hold.unwrap_or(DEFAULT_HOLD),
-            }),
-            (false, None) => Ok(Self::Manual),
-            (false, Some(hold)) => Err(Fault::new(
-                format!("{field}.hold"),
-                scalar::show(hold),
-                "a manual fail-back has no hold time",
-                "no `hold`, or mode: auto",
+        if auto {
+            return Self::auto(field, hold.unwrap_or(DEFAULT_HOLD), max_hold);
+        }
+        for (key, time) in [("hold", hold), ("max_hold", max_hold)] {
+            if let Some(time) = time {
+                return Err(Fault::new(
+                    format!("{field}.{key}"),
+                    scalar::show(time),
+                    "a manual fail-back has no hold time",
+                    format!("no `{key}`, or mode: auto"),
+                ));
+            }
+        }
+        Ok(Self::Manual)
+    }
+
+    fn auto(field: &str, hold: Duration, max_hold: Option<Duration>) -> Result<Self, Fault> {
+        match max_hold {
+            Some(max_hold) if max_hold < hold => Err(Fault::new(
+                format!("{field}.max_hold"),
+                scalar::show(max_hold),
+                format!("less than `hold`, which is {}", scalar::show(hold)),
+                "at least as long as `hold`; as long as it, fail-backs never wait longer",
             )),
+            _ => Ok(Self::Auto {
+                hold,
+                max_hold: max_hold.unwrap_or(DEFAULT_MAX_HOLD.max(hold)),
+            }),
         }
     }
 }

@@ -77,7 +77,9 @@ pub fn example() -> status::Status {
             failback: status::Failback {
                 mode: "auto".to_owned(),
                 hold_ms: Some(5000),
+                max_hold_ms: Some(300_000),
                 due_unix_ms: None,
+                damped: Vec::new(),
             },
             affinity_ms: None,
             endpoints: vec![endpoint("sen2", 3), endpoint("sen1", 4)],
@@ -97,10 +99,10 @@ fn sources() -> Sources {
                 Ask::Failback(name, reply) if name == "sense" => {
                     reply.send(Ok("sen2".to_owned())).unwrap();
                 }
-                Ask::Failback(name, reply) if name == "auto" => reply
+                Ask::Failback(name, reply) if name == "best" => reply
                     .send(Err(Refused::No {
                         service: name,
-                        reason: crate::failover::NoFailback::Automatic,
+                        reason: crate::failover::NoFailback::Lowest,
                     }))
                     .unwrap(),
                 Ask::Failback(name, reply) => reply.send(Err(Refused::NoService(name))).unwrap(),
@@ -140,8 +142,8 @@ async fn questions_and_orders() {
     };
     assert_eq!(order("sense").await, Ok("sen2".to_owned()));
     assert_eq!(
-        order("auto").await.unwrap_err(),
-        "service auto: the service fails back by itself (failback mode auto)"
+        order("best").await.unwrap_err(),
+        "service best: the lowest tier already is selected"
     );
     assert_eq!(
         order("a/b c").await.unwrap_err(),

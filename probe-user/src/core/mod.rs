@@ -18,7 +18,10 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -120,6 +123,8 @@ pub trait Observer: Send {
     fn selected(&self, service: &str, endpoints: &[&str]);
     /// The selection changed, or who serves within the selected tier.
     fn switched(&self, service: &str, reason: Reason);
+    /// An automatic fail-back of the service waits so long at most, now.
+    fn holds(&self, service: &str, hold: Duration);
     /// An endpoint that was left has flows, or may have, or has none any more.
     fn draining(&self, service: &str, endpoint: &str, draining: bool);
     /// A service has this id in the kernel.

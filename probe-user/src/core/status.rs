@@ -77,8 +77,24 @@ pub struct Failback {
     pub mode: String,
     /// Of mode auto.
     pub hold_ms: Option<u64>,
+    /// Of mode auto: the longest that [`Damped::hold_ms`] can be.
+    #[serde(default)]
+    pub max_hold_ms: Option<u64>,
     /// When it will, if nothing happens before.
     pub due_unix_ms: Option<u64>,
+    /// Tiers that went down soon after a fail-back, and wait longer before the next.
+    #[serde(default)]
+    pub damped: Vec<Damped>,
+}
+
+/// A tier that comes and goes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Damped {
+    pub tier: u8,
+    /// The hold time in effect for it.
+    pub hold_ms: u64,
+    /// How often it went down soon after a fail-back, since it was steady last.
+    pub relapses: u32,
 }
 
 /// An endpoint.

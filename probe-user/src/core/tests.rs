@@ -35,8 +35,12 @@ enum Did {
     Detach(String),
     /// The observer heard of a switch: must come after the write.
     Heard(Reason),
+    /// The hold time, where it is more than the usual one of these tests.
+    Holds(Duration),
 }
-use Did::{Apply, Detach, Down, Drained, Forget, Heard, Readdress, Refuse, Select, Spread, Up};
+use Did::{
+    Apply, Detach, Down, Drained, Forget, Heard, Holds, Readdress, Refuse, Select, Spread, Up,
+};
 
 #[derive(Default)]
 struct Recorder {
@@ -148,6 +152,12 @@ impl Observer for Ears {
     fn selected(&self, _: &str, _: &[&str]) {}
     fn switched(&self, _: &str, reason: Reason) {
         self.0.lock().unwrap().push(Heard(reason));
+    }
+    fn holds(&self, _: &str, hold: Duration) {
+        let mut did = self.0.lock().unwrap();
+        if hold > Duration::from_secs(5) {
+            did.push(Holds(hold));
+        }
     }
     fn draining(&self, _: &str, _: &str, _: bool) {}
     fn served(&self, _: &str, _: ServiceId) {}
@@ -396,6 +406,58 @@ async fn over_and_back() {
         service.endpoints[0].detail.as_deref(),
         Some("200 in 0.4 ms")
     );
+    bench.end().await;
+}
+
+/// Fail-backs of a master that comes and goes wait longer, failovers never.
+#[tokio::test(start_paused = true)]
+async fn a_relapse_is_told_and_forgotten() {
+    let bench = Bench::new(&config("  failback: {hold: 5s}"), Recorder::default(), &[]);
+    for endpoint in [0, 1] {
+        bench.check(endpoint, Kind::Ok).await;
+    }
+    let down = async || {
+        bench.check(0, Kind::Refused).await;
+        bench.check(0, Kind::Refused).await;
+    };
+    let up = async || {
+        bench.check(0, Kind::Ok).await;
+        bench.check(0, Kind::Ok).await;
+        assert_eq!(bench.did().await, [Up(0)]);
+    };
+    bench.did().await;
+    let over = [Select(1), Down(0), Heard(Reason::MasterDown)];
+    let back = [Select(0), Heard(Reason::Failback)];
+    down().await;
+    assert_eq!(bench.did().await, over);
+    up().await;
+    tokio::time::sleep(Duration::from_millis(5010)).await;
+    assert_eq!(bench.did().await, back);
+    // Over at once, with the news of a longer hold time after it.
+    down().await;
+    let ten = Holds(Duration::from_secs(10));
+    assert_eq!(bench.did().await, [&over[..], &[ten]].concat());
+    let failback = bench.status().await.services[0].failback.clone();
+    let of = failback.damped[0];
+    assert_eq!((of.tier, of.hold_ms, of.relapses), (0, 10_000, 1));
+    let longest = failback.max_hold_ms;
+    assert_eq!((failback.hold_ms, longest), (Some(5000), Some(300_000)));
+    up().await;
+    tokio::time::sleep(Duration::from_millis(9990)).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(bench.did().await, back);
+    // Steady for a minute: forgotten, without anything else happening.
+    assert_eq!(bench.status().await.services[0].failback.damped.len(), 1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.did().await;
+    assert!(bench.status().await.services[0].failback.damped.is_empty());
+    // By hand nobody waits.
+    down().await;
+    assert_eq!(bench.did().await, over);
+    up().await;
+    assert_eq!(bench.failback("sense").await, Ok("master".to_owned()));
+    assert_eq!(bench.did().await, [Select(0), Heard(Reason::Manual)]);
     bench.end().await;
 }
 

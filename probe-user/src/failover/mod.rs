@@ -12,17 +12,19 @@
 //! 3. When all are down the selection stays (`keep`), or clients are refused
 //!    (`refuse`) until any endpoint is up; its tier is then taken at once.
 //! 4. Fail-back, from a higher tier to a lower: automatically when the lower tier has been
-//!    up for the hold time without a break, or by order. A failed check that does not take
-//!    an endpoint down is no break: `fall` says what counts.
+//!    up for the hold time without a break, or at once by order. A failed check that does not
+//!    take an endpoint down is no break: `fall` says what counts. The hold time grows for
+//!    a tier that does not stay up after it, see [`damping`]. Nothing else waits for it.
 //!
 //! A tier that is down is never newly selected. At start the selection is the
 //! one an earlier agent left, or else the lowest tier.
 
+pub mod damping;
 pub mod drain;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
@@ -30,6 +32,7 @@ use crate::{
     config::{AllDown, Failback},
     health::State,
 };
+use damping::{Damped, Damping};
 
 /// Where new connections go. Endpoints are numbered as the service lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,9 +107,6 @@ pub struct Switch {
 /// Why an ordered fail-back is not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoFailback {
-    /// It would happen by itself.
-    #[error("the service fails back by itself (failback mode auto)")]
-    Automatic,
     /// There is no lower tier.
     #[error("the lowest tier already is selected")]
     Lowest,
@@ -129,7 +129,8 @@ pub struct Member {
 /// One service's state machine.
 #[derive(Clone, Debug)]
 pub struct Failover {
-    failback: Failback,
+    /// Nothing where fail-back waits for an order.
+    damping: Option<Damping>,
     all_down: AllDown,
     members: Vec<Member>,
     /// The tiers that are up, each with the time since when it has been without a break.
@@ -168,7 +169,10 @@ impl Failover {
             _ => None,
         };
         let mut failover = Self {
-            failback,
+            damping: match failback {
+                Failback::Auto { hold, max_hold } => Some(Damping::new(hold, max_hold)),
+                Failback::Manual => None,
+            },
             all_down,
             members: members.to_vec(),
             up: BTreeMap::new(),
@@ -179,6 +183,7 @@ impl Failover {
         for member in members {
             failover.reckon(member.tier, now);
         }
+        failover.tell_damping(false, now);
         failover
     }
 
@@ -216,18 +221,26 @@ impl Failover {
 
     /// When [`Failover::tick`] will fail back if nothing happens before.
     pub fn due(&self) -> Option<Instant> {
-        let Failback::Auto { hold } = self.failback else {
-            return None;
-        };
+        let damping = self.damping.as_ref()?;
         // Each lower tier has its own time; the first to come decides.
-        self.lower_up().map(|(_, since)| since + hold).min()
+        let due = |(tier, since)| since + damping.hold(tier);
+        self.lower_up().map(due).min()
+    }
+
+    /// When [`Failover::tick`] will find that the selected tier is steady, if nothing happens
+    /// before; see [`damping`].
+    pub fn steady_due(&self) -> Option<Instant> {
+        self.damping.as_ref()?.due()
+    }
+
+    /// Tiers whose fail-backs wait longer than configured, and since how many relapses.
+    pub fn damped(&self) -> Vec<Damped> {
+        let damping = self.damping.as_ref();
+        damping.map_or_else(Vec::new, |damping| damping.damped().collect())
     }
 
     /// Somebody orders to go back to the lowest tier that is up, without hold time.
-    pub fn order_failback(&mut self) -> Result<Switch, NoFailback> {
-        if let Failback::Auto { .. } = self.failback {
-            return Err(NoFailback::Automatic);
-        }
+    pub fn order_failback(&mut self, now: Instant) -> Result<Switch, NoFailback> {
         if let Some(tier) = self.tier()
             && self.weighing().all(|(_, member)| member.tier >= tier)
         {
@@ -235,22 +248,48 @@ impl Failover {
         }
         let best = self.lower_up().map(|(tier, _)| tier).min();
         let best = best.ok_or(NoFailback::NoneUp)?;
-        Ok(self.switch(self.of(best, State::Up), Reason::Manual))
+        Ok(self.switch(self.of(best, State::Up), Reason::Manual, now))
     }
 
     /// Sets down since when a tier has been up.
     fn reckon(&mut self, tier: u8, now: Instant) {
-        if self.of(tier, State::Up).is_empty() {
-            self.up.remove(&tier);
-        } else {
-            self.up.entry(tier).or_insert(now);
+        let (was, is) = (
+            self.up.contains_key(&tier),
+            !self.of(tier, State::Up).is_empty(),
+        );
+        match (was, is) {
+            (true, false) => {
+                self.up.remove(&tier);
+                if let Some(damping) = &mut self.damping {
+                    damping.down(tier, now);
+                }
+            }
+            (false, true) => {
+                self.up.insert(tier, now);
+                if let Some(damping) = &mut self.damping {
+                    damping.up(tier, now);
+                }
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// Tells the damping which tier is selected, by a fail-back or otherwise.
+    fn tell_damping(&mut self, back: bool, now: Instant) {
+        let tier = self.tier();
+        let up = tier.is_some_and(|tier| self.up.contains_key(&tier));
+        if let Some(damping) = &mut self.damping {
+            damping.select(tier, back, up, now);
         }
     }
 
     fn decide(&mut self, now: Instant) -> Option<Switch> {
+        if let Some(damping) = &mut self.damping {
+            damping.tick(now);
+        }
         let Target::Endpoints(serving) = &self.selected else {
             let best = self.lowest(State::Up)?;
-            return Some(self.switch(self.of(best, State::Up), Reason::Failback));
+            return Some(self.switch(self.of(best, State::Up), Reason::Failback, now));
         };
         let tier = self.tier()?;
         let stay: Vec<_> = self
@@ -270,28 +309,22 @@ impl Failover {
                     } else {
                         Reason::MasterDown
                     };
-                    return Some(self.switch(self.of(best, state), reason));
+                    return Some(self.switch(self.of(best, state), reason, now));
                 }
             }
             return match self.all_down {
                 AllDown::Keep => None,
-                AllDown::Refuse => {
-                    let from = std::mem::replace(&mut self.selected, Target::Refuse);
-                    Some(Switch {
-                        from,
-                        to: Target::Refuse,
-                        reason: Reason::AllDown,
-                    })
-                }
+                AllDown::Refuse => Some(self.switch_to(Target::Refuse, Reason::AllDown, now)),
             };
         }
-        if let Failback::Auto { hold } = self.failback {
-            let held = self.lower_up().filter(|(_, since)| held(*since, hold, now));
+        if let Some(damping) = &self.damping {
+            let held = |(tier, since): &(u8, Instant)| *since + damping.hold(*tier) <= now;
+            let held = self.lower_up().filter(held);
             if let Some(best) = held.map(|(tier, _)| tier).min() {
-                return Some(self.switch(self.of(best, State::Up), Reason::Failback));
+                return Some(self.switch(self.of(best, State::Up), Reason::Failback, now));
             }
         }
-        (stay != *serving).then(|| self.switch(stay, Reason::MembersChanged))
+        (stay != *serving).then(|| self.switch(stay, Reason::MembersChanged, now))
     }
 
     fn weighing(&self) -> impl Iterator<Item = (usize, &Member)> {
@@ -319,13 +352,18 @@ impl Failover {
         self.up.range(tiers).map(|(tier, since)| (*tier, *since))
     }
 
-    fn switch(&mut self, to: Vec<usize>, reason: Reason) -> Switch {
-        let to = Target::Endpoints(to);
+    fn switch(&mut self, to: Vec<usize>, reason: Reason, now: Instant) -> Switch {
+        self.switch_to(Target::Endpoints(to), reason, now)
+    }
+
+    fn switch_to(&mut self, to: Target, reason: Reason, now: Instant) -> Switch {
+        let before = self.tier();
         let from = std::mem::replace(&mut self.selected, to.clone());
+        if self.tier() != before {
+            // From refusing is no way back that had to be waited for.
+            let back = matches!(reason, Reason::Failback | Reason::Manual) && before.is_some();
+            self.tell_damping(back, now);
+        }
         Switch { from, to, reason }
     }
-}
-
-fn held(since: Instant, hold: Duration, now: Instant) -> bool {
-    now.saturating_duration_since(since) >= hold
 }

@@ -1,11 +1,17 @@
 //! Cases, and properties over any sequence of what can happen. Time is explicit.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
 
 const HOLD: Duration = Duration::from_secs(5);
-const AUTO: Failback = Failback::Auto { hold: HOLD };
+const MAX_HOLD: Duration = Duration::from_secs(45);
+const AUTO: Failback = Failback::Auto {
+    hold: HOLD,
+    max_hold: MAX_HOLD,
+};
 
 fn member(tier: u8, state: State) -> Member {
     Member {
@@ -109,17 +115,171 @@ fn manual_failback() {
     let start = Instant::now();
     let later = start + Duration::from_secs(3600);
     let mut f = two(Failback::Manual, AllDown::Keep, start);
-    assert_eq!(f.order_failback(), Err(NoFailback::Lowest));
+    assert_eq!(f.order_failback(start), Err(NoFailback::Lowest));
     f.observe(1, State::Up, start);
     f.observe(0, State::Down, start);
-    assert_eq!(f.order_failback(), Err(NoFailback::NoneUp));
+    assert_eq!(f.order_failback(start), Err(NoFailback::NoneUp));
     f.observe(0, State::Up, start);
     assert_eq!(f.due(), None);
     assert_eq!(f.tick(later), None);
-    let switch = f.order_failback().unwrap();
+    let switch = f.order_failback(start).unwrap();
     assert_eq!((switch.to, switch.reason), (at(&[0]), Reason::Manual));
-    let mut auto = two(AUTO, AllDown::Keep, start);
-    assert_eq!(auto.order_failback(), Err(NoFailback::Automatic));
+}
+
+#[test]
+fn an_order_does_not_wait_for_the_hold_time() {
+    let start = Instant::now();
+    let mut f = two(AUTO, AllDown::Keep, start);
+    assert_eq!(f.order_failback(start), Err(NoFailback::Lowest));
+    f.observe(1, State::Up, start);
+    f.observe(0, State::Down, start);
+    assert_eq!(f.order_failback(start), Err(NoFailback::NoneUp));
+    f.observe(0, State::Up, start);
+    let switch = f.order_failback(start).unwrap();
+    assert_eq!((switch.to, switch.reason), (at(&[0]), Reason::Manual));
+    // It was no proof that the master is well.
+    let later = start + Duration::from_secs(1);
+    f.observe(0, State::Down, later);
+    f.observe(0, State::Up, later);
+    assert_eq!(f.due(), Some(later + HOLD * 2));
+    assert!(f.order_failback(later).is_ok());
+}
+
+/// The hold times that a master waits which stays up for `stays` after each fail-back.
+fn holds(failback: Failback, stays: Duration, times: usize) -> Vec<u64> {
+    let mut now = Instant::now();
+    let mut f = two(failback, AllDown::Keep, now);
+    f.observe(1, State::Up, now);
+    f.observe(0, State::Up, now);
+    let mut holds = Vec::new();
+    for _ in 0..times {
+        now += stays;
+        f.tick(now);
+        let over = f.observe(0, State::Down, now);
+        assert_eq!(to(over), Some((at(&[1]), Reason::MasterDown)));
+        now += Duration::from_millis(100);
+        let at_once = f.observe(0, State::Up, now);
+        let due = f.due().unwrap_or(now);
+        holds.push(u64::try_from((due - now).as_millis()).unwrap());
+        let back = at_once.or_else(|| {
+            assert_eq!(f.tick(due - Duration::from_nanos(1)), None);
+            f.tick(due)
+        });
+        assert_eq!(to(back), Some((at(&[0]), Reason::Failback)));
+        now = due;
+    }
+    holds
+}
+
+#[test]
+fn a_master_that_relapses_waits_twice_as_long_up_to_the_bound() {
+    let soon = Duration::from_secs(1);
+    let expected = [5000, 10_000, 20_000, 40_000, 45_000, 45_000];
+    assert_eq!(holds(AUTO, soon, 6), expected);
+    // What is steady is no relapse.
+    assert_eq!(holds(AUTO, damping::STEADY, 3), [5000; 3]);
+    let nearly = damping::STEADY.saturating_sub(Duration::from_millis(1));
+    assert_eq!(holds(AUTO, nearly, 3), [5000, 10_000, 20_000]);
+    // As long as the hold time, where that is longer.
+    let auto = |hold, max_hold| Failback::Auto {
+        hold: Duration::from_millis(hold),
+        max_hold: Duration::from_millis(max_hold),
+    };
+    let long = auto(100_000, 400_000);
+    let minute_and_a_half = Duration::from_secs(90);
+    let expected = [100_000, 200_000, 400_000, 400_000];
+    assert_eq!(holds(long, minute_and_a_half, 4), expected);
+    assert_eq!(holds(long, Duration::from_secs(100), 3), [100_000; 3]);
+    // No time at all grows too, unless it must not.
+    assert_eq!(holds(auto(0, 3000), soon, 5), [0, 1000, 2000, 3000, 3000]);
+    assert_eq!(holds(auto(0, 0), soon, 3), [0; 3]);
+    assert_eq!(holds(auto(5000, 5000), soon, 3), [5000; 3]);
+}
+
+#[test]
+fn a_steady_master_is_forgiven_and_a_backup_s_time_forgives_nobody() {
+    let mut now = Instant::now();
+    let mut f = two(AUTO, AllDown::Keep, now);
+    f.observe(1, State::Up, now);
+    f.observe(0, State::Up, now);
+    let back = |f: &mut Failover, now: &mut Instant| {
+        f.observe(0, State::Down, *now);
+        f.observe(0, State::Up, *now);
+        *now = f.due().unwrap();
+        assert!(f.tick(*now).is_some());
+    };
+    back(&mut f, &mut now);
+    assert_eq!(f.steady_due(), None, "there is nothing to forgive");
+    back(&mut f, &mut now);
+    let damped = Damped {
+        tier: 0,
+        hold: HOLD * 2,
+        relapses: 1,
+    };
+    assert_eq!(f.damped(), [damped]);
+    let steady = f.steady_due().unwrap();
+    assert_eq!(steady, now + damping::STEADY);
+    assert_eq!(f.tick(steady - Duration::from_nanos(1)), None);
+    assert_eq!(f.damped(), [damped]);
+    assert_eq!(f.tick(steady), None);
+    assert_eq!(f.damped(), []);
+    // Down for hours after a relapse: nobody knows more of the master than before.
+    now = steady;
+    back(&mut f, &mut now);
+    f.observe(0, State::Down, now);
+    assert_eq!(f.damped(), [damped]);
+    assert_eq!(f.steady_due(), None);
+    now += Duration::from_secs(7200);
+    f.tick(now);
+    f.observe(0, State::Up, now);
+    assert_eq!(f.due(), Some(now + HOLD * 2));
+}
+
+#[test]
+fn who_is_kept_while_down_is_not_steady() {
+    let start = Instant::now();
+    let after = |s| start + Duration::from_secs(s);
+    let mut f = two(AUTO, AllDown::Keep, start);
+    f.observe(1, State::Up, start);
+    f.observe(0, State::Down, start);
+    f.observe(0, State::Up, start);
+    f.tick(after(5));
+    f.observe(1, State::Down, after(6));
+    // It relapses and stays selected: nobody else is up.
+    assert_eq!(f.observe(0, State::Down, after(7)), None);
+    assert_eq!(f.damped()[0].relapses, 1);
+    assert_eq!(f.steady_due(), None);
+    f.observe(0, State::Up, after(100));
+    assert_eq!(f.steady_due(), Some(after(160)));
+    // One fail-back makes one relapse.
+    f.observe(0, State::Down, after(101));
+    assert_eq!(f.damped()[0].relapses, 1);
+}
+
+#[test]
+fn each_tier_has_its_own_hold_time() {
+    let start = Instant::now();
+    let after = |s| start + Duration::from_secs(s);
+    let members = [0, 1, 2].map(|tier| member(tier, State::Up));
+    let mut f = Failover::new(AUTO, AllDown::Keep, &members, None, start);
+    let relapse = |f: &mut Failover, i: usize, s: u64| {
+        f.observe(i, State::Down, after(s));
+        f.observe(i, State::Up, after(s));
+    };
+    // Both go; back by way of the middle one, which is no relapse of anybody's.
+    f.observe(0, State::Down, start);
+    f.observe(1, State::Down, start);
+    f.observe(1, State::Up, start);
+    assert_eq!(to(f.tick(after(5))), Some((at(&[1]), Reason::Failback)));
+    f.observe(0, State::Up, after(6));
+    assert_eq!(to(f.tick(after(11))), Some((at(&[0]), Reason::Failback)));
+    assert_eq!(f.damped(), []);
+    relapse(&mut f, 0, 12);
+    assert_eq!(f.tier(), Some(1));
+    assert_eq!(f.due(), Some(after(22)));
+    // The middle one, which it went to and not back to, keeps the configured time.
+    relapse(&mut f, 1, 13);
+    assert_eq!(f.tier(), Some(0), "the master, although it should wait");
 }
 
 #[test]
@@ -268,7 +428,7 @@ fn the_last_to_serve_are_kept_when_all_are_down() {
     );
     f.observe(1, State::Up, start);
     f.observe(2, State::Up, start);
-    assert_eq!(f.order_failback().unwrap().to, at(&[1, 2]));
+    assert_eq!(f.order_failback(start).unwrap().to, at(&[1, 2]));
 }
 
 #[derive(Clone, Debug)]
@@ -315,6 +475,7 @@ proptest! {
         let mut up: Vec<Option<Instant>> = vec![None; 3];
         for event in history {
             let before = f.selected().clone();
+            let (damped_before, steady_before) = (f.damped(), f.steady_due());
             let switch = match event {
                 Happening::State(i, state) if i < count => {
                     states[i] = state;
@@ -343,7 +504,7 @@ proptest! {
                         }
                     }
                 }
-                Happening::Order => f.order_failback().ok(),
+                Happening::Order => f.order_failback(now).ok(),
             };
             let weighing = || (0..count).filter(|i| shape[*i].1);
             let any_up = weighing().any(|i| states[i] == State::Up);
@@ -399,9 +560,10 @@ proptest! {
                         prop_assert!(to_tier < from_tier);
                         let since = up[usize::from(to_tier)].unwrap();
                         prop_assert!(now - since >= HOLD, "no fail-back before the hold time");
+                        let damped = damped_before.iter().find(|of| of.tier == to_tier);
+                        prop_assert!(damped.is_none_or(|of| now - since >= of.hold));
                     }
                     Reason::Manual => {
-                        prop_assert!(manual);
                         prop_assert!(to_tier < from_tier);
                         prop_assert!(up[usize::from(to_tier)].is_some());
                     }
@@ -410,11 +572,35 @@ proptest! {
             }
             // A fail-back that may happen by itself is never overdue.
             if !manual && let Some(tier) = f.tier() {
-                for since in up.iter().take(usize::from(tier)).flatten() {
-                    prop_assert!(now - *since <= HOLD);
+                for (lower, since) in (0..tier).zip(&up) {
+                    let Some(since) = since else { continue };
+                    let of = f.damped().into_iter().find(|of| of.tier == lower);
+                    prop_assert!(now - *since <= of.map_or(HOLD, |of| of.hold));
                     prop_assert!(f.due().is_some());
                 }
             }
+            // Hold times are bounded, grow by one relapse at a time, and only a steady tier's
+            // is forgotten.
+            let damped = f.damped();
+            prop_assert!(damped.is_empty() || !manual);
+            for of in &damped {
+                let before = damped_before.iter().find(|before| before.tier == of.tier);
+                prop_assert!(of.hold > HOLD && of.hold <= MAX_HOLD);
+                let (hold, relapses) = before.map_or((HOLD, 0), |of| (of.hold, of.relapses));
+                prop_assert!(of.relapses - relapses <= 1);
+                if of.relapses == relapses {
+                    prop_assert_eq!(of.hold, hold);
+                } else {
+                    prop_assert_eq!(of.hold, (hold * 2).min(MAX_HOLD));
+                    prop_assert_eq!(up[usize::from(of.tier)], None, "who relapses is down");
+                }
+            }
+            for before in &damped_before {
+                if !damped.iter().any(|of| of.tier == before.tier) {
+                    prop_assert!(steady_before.is_some_and(|steady| steady <= now));
+                }
+            }
+            prop_assert!(f.steady_due().is_none_or(|steady| steady > now));
         }
     }
 }

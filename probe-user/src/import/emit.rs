@@ -679,7 +679,7 @@ impl Writer<'_> {
             Some(line) => self.out.line(2, &format!("failback: {{mode: manual}}  # line {line}")),
             None => self.out.line(
                 2,
-                "failback: {mode: auto, hold: 0s}  # at once, as before; hold: 5s waits for a steady master",
+                "failback: {mode: auto, hold: 0s}  # at once, as before, but for one that comes and goes; hold: 5s waits for a steady master",
             ),
         }
         match service.cut_backup {

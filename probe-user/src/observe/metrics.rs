@@ -4,7 +4,8 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
 };
 
 use probe_ebpf::abi::EventKind;
@@ -137,6 +138,7 @@ pub struct Recorder {
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
     draining: Family<OfEndpoint, Gauge>,
+    holds: Family<OfService, Gauge<f64, AtomicU64>>,
     refusing: Family<OfService, Gauge>,
     switches: Family<OfReason, Counter>,
     members_changed: Family<OfService, Counter>,
@@ -165,6 +167,7 @@ impl Metrics {
             state: Family::default(),
             selected: Family::default(),
             draining: Family::default(),
+            holds: Family::default(),
             refusing: Family::default(),
             switches: Family::default(),
             members_changed: Family::default(),
@@ -219,6 +222,12 @@ impl Metrics {
             "endpoint_draining",
             "1 while the endpoint, left for another one, has flows from before",
             r.draining.clone(),
+        );
+        registry.register(
+            "failback_hold_seconds",
+            "What the service's next automatic fail-back waits at most, more than configured while \
+             a tier comes and goes",
+            r.holds.clone(),
         );
         registry.register(
             "service_refusing",
@@ -462,6 +471,14 @@ impl Observer for Recorder {
                 reason: reason.label(),
             })
             .inc();
+    }
+
+    fn holds(&self, service: &str, hold: Duration) {
+        self.holds
+            .get_or_create(&OfService {
+                service: service.to_owned(),
+            })
+            .set(hold.as_secs_f64());
     }
 
     fn draining(&self, service: &str, endpoint: &str, draining: bool) {

@@ -412,7 +412,8 @@ fn from_one_port(from: SocketAddr, to: SocketAddr) -> Result<String> {
 fn nobody_is_refused_while_the_master_comes_and_goes() {
     privileged(|| {
         let mut rig = Rig::with(Way::Edge, |config| {
-            config["services"][0]["failback"] = json!({"mode": "auto", "hold": "0s"});
+            config["services"][0]["failback"] =
+                json!({"mode": "auto", "hold": "0s", "max_hold": "0s"});
         })?;
         let load = Load::start(&rig.lab.client, Plan::steady(VIP_V4));
         for _ in 0..5 {

@@ -59,6 +59,7 @@ impl Services {
         // The kernel knows; now people may.
         service.tell_observed(e, signal, errors, observer);
         service.tell_switch(switch, observer);
+        service.tell_damping(observer);
         self.reckon();
         Ok(())
     }

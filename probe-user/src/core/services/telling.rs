@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::{Endpoint, Observer, Service, status};
 use crate::{
     config::Failback,
-    failover::{Reason, Switch, Target},
+    failover::{Reason, Switch, Target, damping::Damped},
     health::{Kind, Signal, State, Verdict},
 };
 
@@ -75,6 +75,7 @@ impl Service {
             observer.state(service, config.name(), endpoint.health.state());
         }
         observer.served(service, self.id);
+        self.tell_hold(observer);
         self.tell_selection(observer);
         info!(
             service,
@@ -100,6 +101,45 @@ impl Service {
             );
         } else {
             warn!(service, from, to, reason, "switched");
+        }
+    }
+
+    /// Says which tiers' fail-backs wait longer now, or no longer, if that changed.
+    pub(super) fn tell_damping(&mut self, observer: &dyn Observer) {
+        let damped = self.failover.damped();
+        if damped == self.damped {
+            return;
+        }
+        let service = self.config.name();
+        for of in &damped {
+            if !self.damped.contains(of) {
+                warn!(
+                    service,
+                    tier = of.tier,
+                    relapses = of.relapses,
+                    hold_ms = millis(of.hold),
+                    "down again soon after a fail-back: the next one to this tier waits longer"
+                );
+            }
+        }
+        for before in &self.damped {
+            if !damped.iter().any(|of| of.tier == before.tier) {
+                info!(
+                    service,
+                    tier = before.tier,
+                    "steady since the last fail-back: the next one waits as configured"
+                );
+            }
+        }
+        self.damped = damped;
+        self.tell_hold(observer);
+    }
+
+    /// Says how long fail-backs wait at most, where they come by themselves.
+    fn tell_hold(&self, observer: &dyn Observer) {
+        if let Failback::Auto { hold, .. } = self.config.failback() {
+            let longest = self.damped.iter().map(|of| of.hold).max();
+            observer.holds(self.config.name(), longest.unwrap_or(hold));
         }
     }
 
@@ -159,8 +199,8 @@ impl Service {
             [only] => ("endpoint", Some(*only)),
             _ => ("spread", None),
         };
-        let (mode, hold_ms) = match self.config.failback() {
-            Failback::Auto { hold } => ("auto", Some(millis(hold))),
+        let (mode, holds) = match self.config.failback() {
+            Failback::Auto { hold, max_hold } => ("auto", Some((millis(hold), millis(max_hold)))),
             Failback::Manual => ("manual", None),
         };
         let due = self.failover.due().map(|due| wall_clock(due, now));
@@ -180,8 +220,10 @@ impl Service {
             },
             failback: status::Failback {
                 mode: mode.to_owned(),
-                hold_ms,
+                hold_ms: holds.map(|(hold, _)| hold),
+                max_hold_ms: holds.map(|(_, longest)| longest),
                 due_unix_ms: due.map(status::unix_ms),
+                damped: self.damped.iter().map(status_of_damped).collect(),
             },
             affinity_ms: self.config.affinity().map(millis),
             endpoints: endpoints
@@ -254,6 +296,14 @@ impl Endpoint {
 /// A time of the agent's clock on the wall clock.
 fn wall_clock(at: Instant, now: Instant) -> SystemTime {
     SystemTime::now() + at.saturating_duration_since(now) - now.saturating_duration_since(at)
+}
+
+fn status_of_damped(of: &Damped) -> status::Damped {
+    status::Damped {
+        tier: of.tier,
+        hold_ms: millis(of.hold),
+        relapses: of.relapses,
+    }
 }
 
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {
