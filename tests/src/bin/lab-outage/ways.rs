@@ -22,6 +22,8 @@ use crate::faults::Fault;
 
 /// Of probe and of HAProxy where it is tuned: the interval of checks, and their timeout.
 pub const INTER: Duration = Duration::from_millis(10);
+/// Of both: the interval while an endpoint's state is in doubt.
+const FASTINTER: Duration = Duration::from_millis(2);
 pub const TIMEOUT: Duration = Duration::from_millis(10);
 pub const FALL: u32 = 2;
 pub const RISE: u32 = 2;
@@ -67,14 +69,15 @@ impl Path {
     /// In a line.
     pub fn described(self) -> String {
         let (inter, timeout) = (INTER.as_millis(), TIMEOUT.as_millis());
+        let fast = FASTINTER.as_millis();
         match self {
             Self::Probe => format!(
-                "inter {inter} ms, fall {FALL}, rise {RISE}, timeout {timeout} ms, sentinel on, on_marked_down reset, \
+                "inter {inter} ms, fastinter {fast} ms, fall {FALL}, rise {RISE}, timeout {timeout} ms, sentinel on, on_marked_down reset, \
                  failback auto with a hold of {} ms",
                 HOLD.as_millis()
             ),
             Self::HaproxyTuned => format!(
-                "inter {inter} ms, fastinter 2 ms, fall {FALL}, rise {RISE}, observe layer4 with error-limit 1 and \
+                "inter {inter} ms, fastinter {fast} ms, fall {FALL}, rise {RISE}, observe layer4 with error-limit 1 and \
                  on-error mark-down, on-marked-down shutdown-sessions, option redispatch 1, \
                  retries 3, timeouts of connect and check {timeout} ms, and a check of the status, \
                  which the reference's expectation of a string replaces"
@@ -177,6 +180,7 @@ pub fn probe_config(lab: &Lab) -> Value {
         {"name": "backup", "address": BACKUP_V4.to_string(), "tier": 1},
     ]);
     service["check"]["inter"] = json!(millis(INTER));
+    service["check"]["fastinter"] = json!(millis(FASTINTER));
     service["check"]["timeout"] = json!(millis(TIMEOUT));
     service["check"]["fall"] = json!(FALL);
     service["check"]["rise"] = json!(RISE);
