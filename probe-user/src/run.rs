@@ -176,7 +176,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     };
     let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
-        let (target, inter) = (plan.probe.target(), plan.rhythm.inter);
+        let (target, inter) = (plan.probe.target(), plan.rhythm.intervals.inter);
         let checks = scheduler::run(
             key,
             plan.probe,

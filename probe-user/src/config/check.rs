@@ -44,6 +44,8 @@ const DEFAULT_FALL: u32 = 3;
 pub const MOST_IN_A_ROW: u32 = 1000;
 /// Checks that one endpoint may have.
 const MOST_CHECKS: usize = 16;
+/// HAProxy's bound, in percent.
+const MOST_SPREAD: u32 = 50;
 const KINDS: &str = "one of tcp, http, script, redis, postgres, grpc, udp, exec";
 
 /// How the health of a service's endpoints is probed.
@@ -52,6 +54,9 @@ pub struct Check {
     each: Vec<Each>,
     combine: Combine,
     inter: Duration,
+    fastinter: Duration,
+    downinter: Duration,
+    spread: u32,
     timeout: Duration,
     rise: u32,
     fall: u32,
@@ -124,6 +129,18 @@ impl Check {
     /// Time between the starts of two checks.
     pub fn inter(&self) -> Duration {
         self.inter
+    }
+    /// The same while an endpoint's state is in question; `inter` unless said.
+    pub fn fastinter(&self) -> Duration {
+        self.fastinter
+    }
+    /// The same while an endpoint is down; `inter` unless said.
+    pub fn downinter(&self) -> Duration {
+        self.downinter
+    }
+    /// How much later than its time a check may begin, in percent of the interval.
+    pub fn spread(&self) -> u32 {
+        self.spread
     }
     /// Time that one check may take, from connect to the last byte that it needs; of several,
     /// that one which may take longest.
@@ -204,6 +221,9 @@ impl Check {
     fn one_of(&self, field: &str, raw: &raw::Check) -> Result<Each, Fault> {
         for (key, given) in [
             ("inter", &raw.inter),
+            ("fastinter", &raw.fastinter),
+            ("downinter", &raw.downinter),
+            ("spread_checks", &raw.spread_checks),
             ("rise", &raw.rise),
             ("fall", &raw.fall),
         ] {
@@ -235,10 +255,17 @@ impl Check {
             Some(text) => number(&format!("{field}.{key}"), text, 1..=MOST_IN_A_ROW),
             None => Ok(default),
         };
+        let inter = time("inter", raw.inter, DEFAULT_INTER)?;
         Ok(Self {
             each: Vec::new(),
             combine: Combine::All,
-            inter: time("inter", raw.inter, DEFAULT_INTER)?,
+            inter,
+            fastinter: time("fastinter", raw.fastinter, inter)?,
+            downinter: time("downinter", raw.downinter, inter)?,
+            spread: match raw.spread_checks {
+                Some(text) => number(&format!("{field}.spread_checks"), text, 0..=MOST_SPREAD)?,
+                None => 0,
+            },
             timeout: time("timeout", raw.timeout, DEFAULT_TIMEOUT)?,
             rise: count("rise", raw.rise, DEFAULT_RISE)?,
             fall: count("fall", raw.fall, DEFAULT_FALL)?,
@@ -352,10 +379,19 @@ impl fmt::Display for Check {
                 }
             }
         }
+        write!(f, ", every {}", scalar::show(self.inter))?;
+        if self.fastinter != self.inter {
+            write!(f, ", {} in transition", scalar::show(self.fastinter))?;
+        }
+        if self.downinter != self.inter {
+            write!(f, ", {} while down", scalar::show(self.downinter))?;
+        }
+        if self.spread > 0 {
+            write!(f, ", up to {} % later", self.spread)?;
+        }
         write!(
             f,
-            ", every {}, timeout {}, rise {}, fall {}",
-            scalar::show(self.inter),
+            ", timeout {}, rise {}, fall {}",
             scalar::show(self.timeout),
             self.rise,
             self.fall,

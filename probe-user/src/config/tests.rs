@@ -151,6 +151,23 @@ fn defaults_are_those_that_the_documentation_names() {
 }
 
 #[test]
+fn intervals_are_what_is_written_or_inter() {
+    let check = |text: &str| {
+        let text = GOOD.replace("inter: 10ms", text);
+        parse(&text).unwrap().services()[0].check().clone()
+    };
+    let plain = check("inter: 70ms");
+    assert_eq!(plain.fastinter(), Duration::from_millis(70));
+    assert_eq!(plain.downinter(), Duration::from_millis(70));
+    assert_eq!(plain.spread(), 0);
+    let said =
+        check("inter: 2s\n      fastinter: 50ms\n      downinter: 5s\n      spread_checks: 20");
+    let asked = said.to_string();
+    let timing = "every 2s, 50ms in transition, 5s while down, up to 20 % later, timeout 100ms, rise 2, fall 3";
+    assert!(asked.ends_with(timing), "{asked}");
+}
+
+#[test]
 fn signals_have_the_policy_that_is_written() {
     let service = |text: &str| {
         let text = GOOD.replace("failback:", &format!("{text}\n    failback:"));
@@ -292,7 +309,7 @@ fn each_bad_input_has_its_one_message() {
             "rise: 2",
             "rize: 2",
             "services[0].check.rize: `rize: 2`: unknown field `rize` at line 17, column 7; \
-             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, timeout, rise, fall",
+             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, fastinter, downinter, spread_checks, timeout, rise, fall",
         ),
         (
             "services:",
@@ -377,6 +394,16 @@ fn each_bad_input_has_its_one_message() {
             "timeout: 100ms",
             "timeout: 25h",
             "services[0].check.timeout: `25h`: too long; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "rise: 2",
+            "fastinter: 0ms\n      rise: 2",
+            "services[0].check.fastinter: `0ms`: too short; accepted: a whole number with a unit (ms, s, m, h), from 1ms to 24h",
+        ),
+        (
+            "rise: 2",
+            "spread_checks: 51\n      rise: 2",
+            "services[0].check.spread_checks: `51`: not a number in range; accepted: a whole number from 0 to 50",
         ),
         (
             "rise: 2",

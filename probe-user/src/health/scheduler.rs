@@ -4,23 +4,38 @@
 //! takes longer than the interval makes the grid points within it be skipped, not
 //! made up for later: a burst of late checks would only tell the same thing
 //! several times. The timeout is the check's own and may be longer than `inter`.
+//! The first check is made early, since everybody waits for it; the grid begins as
+//! long after it as spreads the endpoints over the interval. With `spread_checks` a check
+//! is made somewhat after its point, each time differently; the grid does not drift by it.
+//!
+//! The interval is HAProxy's (`srv_getinter`): `fastinter` while the last check spoke against the
+//! state, `downinter` while the endpoint is down, else `inter`. A check that changes which one it
+//! is begins a new grid at its own point.
 //!
 //! Between the grid's points a [`Trigger`] makes a *burst*: checks back to back, until
 //! one agrees with the endpoint's state or as many have spoken against it as change it.
 //! So a crash that somebody tells of is known after `fall` checks, whatever `inter`
-//! is, and a false alarm costs one check. The grid stays where it is.
+//! is, and a false alarm costs one check. The grid stays where it is, unless the interval
+//! is another one after it: then it begins anew where the burst ended.
 //!
 //! Triggers cannot add up. A burst answers all those before its last check began;
 //! whatever comes later waits for a [`Gap`] and is answered by one more burst.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 
-use super::{rise_fall::RiseFall, verdict::Verdict};
+use super::{
+    rise_fall::{RiseFall, State},
+    verdict::Verdict,
+};
 
 /// Least time between the beginnings of two checks of a burst: enough to be two looks
 /// at the endpoint and not one.
@@ -52,11 +67,39 @@ pub trait Check: Send {
 #[derive(Clone, Debug)]
 pub struct Rhythm {
     /// Time between two points of the grid.
-    pub inter: Duration,
-    /// Time before the first.
+    pub intervals: Intervals,
+    /// Time before the first check.
     pub offset: Duration,
+    /// Time between the first check and the grid's next point, not more than `inter`.
+    pub phase: Duration,
+    /// How long after its point a check may be made, in percent of the interval.
+    pub spread: u32,
     /// A copy of the core's machine, see [`RiseFall`].
     pub health: RiseFall,
+}
+
+/// Time between two checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intervals {
+    /// While the endpoint is up, or nothing is known of it.
+    pub inter: Duration,
+    /// While the last check spoke against its state.
+    pub fastinter: Duration,
+    /// While it is down.
+    pub downinter: Duration,
+}
+
+impl Intervals {
+    /// The interval of now.
+    pub fn of(&self, health: &RiseFall) -> Duration {
+        if health.undecided() {
+            return self.fastinter;
+        }
+        match health.state() {
+            State::Up | State::Unknown => self.inter,
+            State::Down => self.downinter,
+        }
+    }
 }
 
 /// Asks for checks at once.
@@ -105,20 +148,25 @@ pub async fn run<K: Clone>(
     reports: mpsc::Sender<Report<K>>,
 ) {
     let Rhythm {
-        inter,
+        intervals,
         offset,
+        phase,
+        spread,
         mut health,
     } = rhythm;
-    let mut gap = Gap::new(inter);
+    let mut gap = Gap::new(intervals.inter);
     let mut last_burst = Instant::now();
     let mut quiet_until = last_burst;
-    let start = last_burst + offset;
-    let (mut point, mut skipped) = (0u64, 0);
+    let mut grid = Grid::first(last_burst + offset, intervals.of(&health));
+    let jitter = Jitter::new(spread);
+    // The second check is where the grid begins.
+    let mut begins = Some(grid.start + phase);
+    let mut skipped = 0;
     loop {
-        let due = start + offset_of(point, inter);
+        let due = grid.due();
         let burst = tokio::select! {
             Some(()) = triggered.pulled(quiet_until) => true,
-            () = sleep_until(due) => false,
+            () = sleep_until(due + jitter.of(&grid)) => false,
         };
         let (mut made, state) = (0, health.state());
         let calm = last_burst.elapsed();
@@ -153,13 +201,82 @@ pub async fn run<K: Clone>(
             last_burst = now;
             quiet_until = now + gap.after(calm, health.state() != state);
         }
+        let inter = intervals.of(&health);
         // A burst may be over before the grid's next point.
         if !burst || now >= due {
-            let since_start = now.saturating_duration_since(start);
-            let next = next_point(point, since_start, inter);
-            skipped = (next - point).saturating_sub(made);
-            point = next;
+            skipped = match begins.take() {
+                Some(begins) => {
+                    grid = Grid::first(begins, grid.inter);
+                    if begins > now { 0 } else { grid.pass(now) }
+                }
+                None => grid.pass(now).saturating_sub(made),
+            };
         }
+        if inter != grid.inter {
+            grid = Grid::first(if burst { now } else { due }, inter);
+            // Its first point is what has been; those since then it did not have yet.
+            grid.pass(now);
+        }
+    }
+}
+
+/// Points in time, as far apart as the interval says.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    start: Instant,
+    inter: Duration,
+    /// The one to come.
+    point: u64,
+}
+
+impl Grid {
+    /// One that begins then.
+    fn first(start: Instant, inter: Duration) -> Self {
+        Self {
+            start,
+            inter,
+            point: 0,
+        }
+    }
+
+    fn due(&self) -> Instant {
+        self.start + offset_of(self.point, self.inter)
+    }
+
+    /// Goes on to the first point that is still to come; how many that was.
+    fn pass(&mut self, now: Instant) -> u64 {
+        let since_start = now.saturating_duration_since(self.start);
+        let next = next_point(self.point, since_start, self.inter);
+        let passed = next - self.point;
+        self.point = next;
+        passed
+    }
+}
+
+/// How long after its point each check is made.
+struct Jitter {
+    percent: u32,
+    random: RandomState,
+}
+
+impl Jitter {
+    fn new(percent: u32) -> Self {
+        Self {
+            percent,
+            random: RandomState::new(),
+        }
+    }
+
+    /// The same for a point, however often it is asked for.
+    fn of(&self, grid: &Grid) -> Duration {
+        if self.percent == 0 {
+            return Duration::ZERO;
+        }
+        let most = grid.inter * self.percent / 100;
+        let share = self.random.hash_one(grid.point) >> 32;
+        // The share of 2^32, in integers: a duration of hours has 44 bits of nanoseconds.
+        let nanos = (most.as_nanos() * u128::from(share)) >> 32;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 
@@ -218,7 +335,7 @@ mod tests {
     use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 
     use super::*;
-    use crate::health::{Probe, State, verdict::Finding, verdict::Kind};
+    use crate::health::{Probe, verdict::Finding, verdict::Kind};
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -264,8 +381,14 @@ mod tests {
 
     fn rhythm(inter: Duration) -> Rhythm {
         Rhythm {
-            inter,
+            intervals: Intervals {
+                inter,
+                fastinter: inter,
+                downinter: inter,
+            },
             offset: Duration::ZERO,
+            phase: inter,
+            spread: 0,
             health: RiseFall::new(2, 3, State::Up),
         }
     }
@@ -305,6 +428,10 @@ mod tests {
 
     impl Bench {
         fn new(inter: Duration) -> Self {
+            Self::with(rhythm(inter))
+        }
+
+        fn with(rhythm: Rhythm) -> Self {
             let mood = Arc::new(Mutex::new(Mood {
                 kind: Kind::Ok,
                 takes: Duration::ZERO,
@@ -314,7 +441,7 @@ mod tests {
             let (trigger, triggered) = Trigger::new();
             let (tx, reports) = mpsc::channel(4096);
             let check = Scripted(mood.clone());
-            let task = tokio::spawn(run((), check, rhythm(inter), triggered, tx)).abort_handle();
+            let task = tokio::spawn(run((), check, rhythm, triggered, tx)).abort_handle();
             Self {
                 mood,
                 trigger,
@@ -508,6 +635,116 @@ mod tests {
             skipped.push(report.skipped);
         }
         assert_eq!(skipped, [0, 0, 0, 0, 12]);
+    }
+
+    /// Another rhythm than that of most tests.
+    fn quick(change: impl FnOnce(&mut Rhythm)) -> Bench {
+        let mut rhythm = rhythm(ms(1000));
+        change(&mut rhythm);
+        Bench::with(rhythm)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_transition_and_while_down_the_intervals_are_others() {
+        let bench = quick(|rhythm| {
+            rhythm.intervals.fastinter = ms(100);
+            rhythm.intervals.downinter = ms(5000);
+        });
+        sleep(ms(1500)).await;
+        assert_eq!(bench.begun(), [ms(0), ms(1000)]);
+        // The first failure is found on the grid, the others follow fast.
+        bench.becomes(Kind::BadStatus);
+        sleep(ms(8000)).await;
+        assert_eq!(bench.begun(), [ms(2000), ms(2100), ms(2200), ms(7200)]);
+        // One good check, the second makes it up; then as usual, from there.
+        bench.becomes(Kind::Ok);
+        sleep(ms(5000)).await;
+        let up = [ms(12_200), ms(12_300), ms(13_300), ms(14_300)];
+        assert_eq!(bench.begun(), up);
+        // A failure that the next check takes back.
+        sleep(ms(400)).await;
+        bench.becomes(Kind::Refused);
+        sleep(ms(450)).await;
+        assert_eq!(bench.begun(), [ms(15_300)]);
+        bench.becomes(Kind::Ok);
+        sleep(ms(2000)).await;
+        assert_eq!(bench.begun(), [ms(15_400), ms(16_400)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_that_takes_an_endpoint_down_begins_the_interval_of_those() {
+        let bench = quick(|rhythm| {
+            rhythm.intervals.fastinter = ms(100);
+            rhythm.intervals.downinter = ms(300);
+        });
+        sleep(ms(700)).await;
+        bench.becomes(Kind::Refused);
+        bench.trigger.pull();
+        sleep(ms(700)).await;
+        let down = [ms(0), ms(700), ms(701), ms(702), ms(1002), ms(1302)];
+        assert_eq!(bench.begun(), down);
+        // A false alarm leaves the grid alone.
+        bench.becomes(Kind::Ok);
+        sleep(ms(1000)).await;
+        assert_eq!(bench.begun(), [ms(1602), ms(1702)]);
+        bench.trigger.pull();
+        sleep(ms(500)).await;
+        assert_eq!(bench.begun(), [ms(2400), ms(2702)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_check_in_transition_does_not_bunch() {
+        let mut bench = quick(|rhythm| rhythm.intervals.fastinter = ms(10));
+        sleep(ms(500)).await;
+        bench.becomes(Kind::ResponseTimeout);
+        bench.takes(ms(35));
+        sleep(ms(640)).await;
+        // On the fast grid, that began at 1000: those at 1010 to 1030 and so on were passed.
+        let begun = [ms(0), ms(1000), ms(1040), ms(1080)];
+        assert_eq!(bench.begun(), begun);
+        let skipped: Vec<_> = std::iter::from_fn(|| bench.reports.try_recv().ok())
+            .map(|report| report.skipped)
+            .collect();
+        assert_eq!(skipped, [0, 0, 0, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_check_is_early_and_the_grid_has_a_phase() {
+        let bench = quick(|rhythm| {
+            rhythm.offset = ms(1);
+            rhythm.phase = ms(300);
+        });
+        sleep(ms(2500)).await;
+        assert_eq!(bench.begun(), [ms(1), ms(301), ms(1301), ms(2301)]);
+        // A first check that takes longer than the phase.
+        let mut slow = quick(|rhythm| rhythm.phase = ms(20));
+        slow.takes(ms(50));
+        sleep(ms(1500)).await;
+        assert_eq!(slow.begun(), [ms(0), ms(1020)]);
+        assert_eq!(slow.reports.try_recv().unwrap().skipped, 0);
+        assert_eq!(slow.reports.try_recv().unwrap().skipped, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jitter_is_bounded_and_does_not_add_up() {
+        let bench = quick(|rhythm| {
+            rhythm.intervals.inter = ms(100);
+            rhythm.phase = ms(100);
+            rhythm.spread = 20;
+        });
+        sleep(ms(100_000)).await;
+        let begun = bench.begun();
+        assert!((999..=1001).contains(&begun.len()), "{}", begun.len());
+        let late: Vec<_> = begun
+            .iter()
+            .zip(0u32..)
+            .map(|(at, point)| at.checked_sub(ms(100) * point).unwrap())
+            .collect();
+        // Timers are exact to the millisecond.
+        assert!(late.iter().all(|late| *late <= ms(21)), "{late:?}");
+        let (early, tardy) = (ms(5), ms(15));
+        assert!(late.iter().any(|late| *late < early));
+        assert!(late.iter().any(|late| *late > tardy));
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,9 @@ pub struct Check {
     #[serde(default, deserialize_with = "there")]
     pub exec: Option<Exec>,
     pub inter: Option<String>,
+    pub fastinter: Option<String>,
+    pub downinter: Option<String>,
+    pub spread_checks: Option<String>,
     pub timeout: Option<String>,
     pub rise: Option<String>,
     pub fall: Option<String>,
@@ -41,6 +44,9 @@ pub struct Checks {
     pub all: Option<Vec<Check>>,
     pub any: Option<Vec<Check>>,
     pub inter: Option<String>,
+    pub fastinter: Option<String>,
+    pub downinter: Option<String>,
+    pub spread_checks: Option<String>,
     pub timeout: Option<String>,
     pub rise: Option<String>,
     pub fall: Option<String>,
@@ -50,6 +56,9 @@ pub struct Checks {
 #[derive(Clone, Copy, Debug)]
 pub struct Timing<'a> {
     pub inter: &'a Option<String>,
+    pub fastinter: &'a Option<String>,
+    pub downinter: &'a Option<String>,
+    pub spread_checks: &'a Option<String>,
     pub timeout: &'a Option<String>,
     pub rise: &'a Option<String>,
     pub fall: &'a Option<String>,
@@ -59,6 +68,9 @@ impl Check {
     pub fn timing(&self) -> Timing<'_> {
         let Self {
             inter,
+            fastinter,
+            downinter,
+            spread_checks,
             timeout,
             rise,
             fall,
@@ -66,6 +78,9 @@ impl Check {
         } = self;
         Timing {
             inter,
+            fastinter,
+            downinter,
+            spread_checks,
             timeout,
             rise,
             fall,
@@ -77,6 +92,9 @@ impl Checks {
     pub fn timing(&self) -> Timing<'_> {
         let Self {
             inter,
+            fastinter,
+            downinter,
+            spread_checks,
             timeout,
             rise,
             fall,
@@ -84,6 +102,9 @@ impl Checks {
         } = self;
         Timing {
             inter,
+            fastinter,
+            downinter,
+            spread_checks,
             timeout,
             rise,
             fall,

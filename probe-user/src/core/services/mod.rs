@@ -3,7 +3,10 @@
 mod signals;
 mod telling;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -22,7 +25,7 @@ use crate::{
     },
     health::{
         Probe, RiseFall, State, Verdict,
-        scheduler::{Report, Rhythm, Trigger},
+        scheduler::{Intervals, Report, Rhythm, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
     },
@@ -73,9 +76,25 @@ struct Endpoint {
     unresolved: bool,
 }
 
+/// Time between the first checks of two endpoints: two of a service are soon known, and ten
+/// thousand do not begin at one moment.
+const FIRST_APART: Duration = Duration::from_micros(100);
+
+/// When an endpoint's checks begin.
+#[derive(Clone, Copy)]
+struct Begin {
+    /// The first one, from now.
+    offset: Duration,
+    /// From then to the second.
+    phase: Duration,
+}
+
 /// All of them.
 pub struct Services {
     all: Vec<Service>,
+    /// Where in their intervals this agent's checks are, so that nodes that start together do
+    /// not check together.
+    turn: u64,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping or end of a drain that will be due; kept,
     /// because it is asked for at every message.
@@ -106,6 +125,7 @@ impl Services {
             .collect();
         let mut services = Self {
             all,
+            turn: RandomState::new().hash_one(0),
             start_checks: None,
             due: None,
         };
@@ -119,16 +139,21 @@ impl Services {
         Ok(services)
     }
 
-    /// Begins every endpoint's checks, spread over their interval.
+    /// Begins every endpoint's checks: the first ones soon, since everybody waits for them,
+    /// the others spread over their interval, and other nodes' elsewhere.
     pub fn begin_checks(&mut self, mut start: StartChecks) {
+        let count = u32::try_from(self.all.iter().map(|s| s.endpoints.len()).sum::<usize>());
+        let count = count.unwrap_or(u32::MAX);
+        let mut position = 0u32;
         for (s, service) in self.all.iter_mut().enumerate() {
-            let count = u32::try_from(service.endpoints.len()).unwrap_or(u32::MAX);
+            let inter = service.config.check().inter();
             for e in 0..service.endpoints.len() {
-                // A millisecond at most: enough to keep bursts apart, too little to delay.
-                let offset = Duration::from_millis(1).min(service.config.check().inter())
-                    * u32::try_from(e).unwrap_or(0)
-                    / count;
-                service.start_check(s, e, offset, &mut start);
+                let begin = Begin {
+                    offset: (FIRST_APART * position).min(inter),
+                    phase: phase(inter, position, count, self.turn),
+                };
+                service.start_check(s, e, begin, &mut start);
+                position = position.saturating_add(1);
             }
         }
         self.start_checks = Some(start);
@@ -252,7 +277,12 @@ impl Services {
         };
         let moved = service.looked_up(e, lookup.answer, datapath, observer)?;
         if moved && let Some(start) = &mut self.start_checks {
-            service.start_check(s, e, Duration::ZERO, start);
+            let turn = RandomState::new().hash_one(e);
+            let begin = Begin {
+                offset: Duration::ZERO,
+                phase: phase(service.config.check().inter(), 0, 1, turn),
+            };
+            service.start_check(s, e, begin, start);
         }
         Ok(())
     }
@@ -584,7 +614,7 @@ impl Service {
         Ok(true)
     }
 
-    fn start_check(&mut self, s: usize, e: usize, offset: Duration, start: &mut StartChecks) {
+    fn start_check(&mut self, s: usize, e: usize, begin: Begin, start: &mut StartChecks) {
         let check = self.config.check();
         let config = &self.config.endpoints()[e];
         let endpoint = &mut self.endpoints[e];
@@ -607,8 +637,14 @@ impl Service {
         let plan = CheckPlan {
             probe: Probe::new(check, at, &authority).of(self.config.name(), config.name()),
             rhythm: Rhythm {
-                inter: check.inter(),
-                offset,
+                intervals: Intervals {
+                    inter: check.inter(),
+                    fastinter: check.fastinter(),
+                    downinter: check.downinter(),
+                },
+                offset: begin.offset,
+                phase: begin.phase,
+                spread: check.spread(),
                 health: endpoint.health.clone(),
             },
             triggered,
@@ -617,6 +653,16 @@ impl Service {
         endpoint.trigger = Some(trigger);
         endpoint.running = Some(start(key, plan));
     }
+}
+
+/// The part of an interval at which one of so many endpoints has its turn: all of them are
+/// spread over it evenly, from anywhere on. Never nothing.
+fn phase(inter: Duration, position: u32, count: u32, turn: u64) -> Duration {
+    let inter = inter.as_nanos().max(1);
+    let share = inter * u128::from(position) / u128::from(count.max(1));
+    let phase = (share + u128::from(turn) % inter) % inter;
+    let phase = if phase == 0 { inter } else { phase };
+    Duration::from_nanos(u64::try_from(phase).unwrap_or(u64::MAX))
 }
 
 /// How long flows may go on with an endpoint that was left.
@@ -662,5 +708,26 @@ fn endpoint_plan(endpoint: &config::Endpoint, at: &Resolved) -> EndpointPlan {
         v6: at.v6,
         port: at.port,
         listeners: endpoint.listeners().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_are_spread_evenly_over_the_interval() {
+        let inter = Duration::from_millis(10);
+        for turn in [0, 3_333_333, u64::MAX] {
+            let mut phases: Vec<_> = (0..1000).map(|i| phase(inter, i, 1000, turn)).collect();
+            phases.sort();
+            assert!(phases[0] > Duration::ZERO && phases[999] <= inter);
+            for two in phases.windows(2) {
+                assert_eq!(two[1] - two[0], inter / 1000);
+            }
+        }
+        assert_eq!(phase(inter, 0, 1, 0), inter);
+        let (day, most) = (Duration::from_secs(86_400), u32::MAX);
+        assert!(phase(day, most - 1, most, u64::MAX) <= day);
     }
 }
