@@ -275,7 +275,7 @@ impl Jitter {
         let most = grid.inter * self.percent / 100;
         let share = self.random.hash_one(grid.point) >> 32;
         // The share of 2^32, in integers: a duration of hours has 44 bits of nanoseconds.
-        let nanos = most.as_nanos() * u128::from(share) >> 32;
+        let nanos = (most.as_nanos() * u128::from(share)) >> 32;
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
