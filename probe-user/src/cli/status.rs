@@ -32,6 +32,12 @@ fn human(status: &status::Status, now_ms: u64) -> String {
         status.agent.pid,
         ago(status.agent.started_unix_ms)
     );
+    if let Some(since) = status.agent.distrust_since_unix_ms {
+        text += &format!(
+            "endpoints of all hosts are silent for {}: perhaps it is this node; selections are held\n",
+            ago(since)
+        );
+    }
     for service in &status.services {
         let selection = &service.selection;
         let to = match selection.endpoints.as_slice() {

@@ -30,6 +30,7 @@ pub struct File {
     #[serde(default)]
     pub metrics: Metrics,
     pub services: Vec<Service>,
+    pub suspect_self: Option<String>,
     #[serde(default)]
     pub resolve: Resolve,
 }

@@ -801,6 +801,11 @@ fn each_bad_input_has_its_one_message() {
             "    on_failback: reset\n    drain: 10s\n    failback:",
             "services[0].drain: `10s`: says the same as `on_failback`, which is there too; accepted: no `drain`",
         ),
+        (
+            "services:",
+            "suspect_self: yes\nservices:",
+            "suspect_self: `yes`: not known; accepted: on, off",
+        ),
         // Signals.
         (
             "    failback:",

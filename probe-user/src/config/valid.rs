@@ -51,6 +51,7 @@ pub struct Config {
     socket: PathBuf,
     metrics: Option<SocketAddr>,
     services: Vec<Service>,
+    suspect_self: bool,
     resolve_every: Duration,
 }
 
@@ -175,6 +176,10 @@ impl Config {
     pub fn services(&self) -> &[Service] {
         &self.services
     }
+    /// Does the agent doubt itself when endpoints of all hosts fall silent together?
+    pub fn suspect_self(&self) -> bool {
+        self.suspect_self
+    }
     /// Time between two resolutions of a name.
     pub fn resolve_every(&self) -> Duration {
         self.resolve_every
@@ -247,6 +252,11 @@ impl Config {
             socket,
             metrics,
             services,
+            suspect_self: word(
+                "suspect_self",
+                raw.suspect_self.as_deref().unwrap_or("on"),
+                &[("on", true), ("off", false)],
+            )?,
             resolve_every,
         })
     }

@@ -60,6 +60,7 @@ pub fn example() -> status::Status {
         agent: status::Agent {
             pid: 7,
             started_unix_ms: 1,
+            distrust_since_unix_ms: None,
         },
         services: vec![status::Service {
             name: "sense".to_owned(),

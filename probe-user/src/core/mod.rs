@@ -125,6 +125,8 @@ pub trait Observer: Send {
     fn switched(&self, service: &str, reason: Reason);
     /// An automatic fail-back of the service waits so long at most, now.
     fn holds(&self, service: &str, hold: Duration);
+    /// The agent doubts itself, or no longer.
+    fn distrusts(&self, doubts: bool);
     /// An endpoint that was left has flows, or may have, or has none any more.
     fn draining(&self, service: &str, endpoint: &str, draining: bool);
     /// A service has this id in the kernel.
@@ -386,6 +388,7 @@ impl<D: Steering + Attach> Core<D> {
             agent: status::Agent {
                 pid: std::process::id(),
                 started_unix_ms: status::unix_ms(self.started),
+                distrust_since_unix_ms: self.services.distrust_since_unix_ms(Instant::now()),
             },
             services: self.services.status(Instant::now()),
             interfaces: self.managed.status(),

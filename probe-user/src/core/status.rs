@@ -34,6 +34,9 @@ pub struct Agent {
     pub pid: u32,
     /// When it started.
     pub started_unix_ms: u64,
+    /// Since when it doubts itself rather than its endpoints, and holds all selections.
+    #[serde(default)]
+    pub distrust_since_unix_ms: Option<u64>,
 }
 
 /// A service.

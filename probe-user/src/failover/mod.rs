@@ -20,6 +20,7 @@
 //! one an earlier agent left, or else the lowest tier.
 
 pub mod damping;
+pub mod distrust;
 pub mod drain;
 #[cfg(test)]
 mod tests;

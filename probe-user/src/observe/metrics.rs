@@ -139,6 +139,7 @@ pub struct Recorder {
     selected: Family<OfEndpoint, Gauge>,
     draining: Family<OfEndpoint, Gauge>,
     holds: Family<OfService, Gauge<f64, AtomicU64>>,
+    distrust: Gauge,
     refusing: Family<OfService, Gauge>,
     switches: Family<OfReason, Counter>,
     members_changed: Family<OfService, Counter>,
@@ -168,6 +169,7 @@ impl Metrics {
             selected: Family::default(),
             draining: Family::default(),
             holds: Family::default(),
+            distrust: Gauge::default(),
             refusing: Family::default(),
             switches: Family::default(),
             members_changed: Family::default(),
@@ -228,6 +230,12 @@ impl Metrics {
             "What the service's next automatic fail-back waits at most, more than configured while \
              a tier comes and goes",
             r.holds.clone(),
+        );
+        registry.register(
+            "self_distrust",
+            "1 while endpoints of all hosts are silent together, so that the agent doubts itself and \
+             holds all selections",
+            r.distrust.clone(),
         );
         registry.register(
             "service_refusing",
@@ -479,6 +487,10 @@ impl Observer for Recorder {
                 service: service.to_owned(),
             })
             .set(hold.as_secs_f64());
+    }
+
+    fn distrusts(&self, doubts: bool) {
+        self.distrust.set(doubts.into());
     }
 
     fn draining(&self, service: &str, endpoint: &str, draining: bool) {

@@ -61,6 +61,7 @@ fn what_is_scraped() {
     recorder.identified("sense", "sen1", EndpointId(9));
     recorder.served("sense", ServiceId(5));
     recorder.served("other", ServiceId(6));
+    recorder.distrusts(true);
     recorder.holds("sense", Duration::from_secs(10));
     recorder.draining("sense", "sen2", false);
     recorder.draining("sense", "sen1", true);
@@ -116,6 +117,7 @@ fn what_is_scraped() {
         "probe_service_slot_alone{service=\"sense\"} 1",
         "probe_service_slot_alone{service=\"other\"} 0",
         "probe_service_refusing{service=\"sense\"} 0",
+        "probe_self_distrust 1",
         "probe_failback_hold_seconds{service=\"sense\"} 10.0",
         "probe_switches_total{service=\"sense\",reason=\"master-down\"} 1",
         "probe_switches_total{service=\"sense\",reason=\"failback\"} 0",

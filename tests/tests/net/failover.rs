@@ -186,6 +186,8 @@ fn connections_of_a_lost_master_are_kept_if_told_so() {
 fn all_down(policy: &str) -> Result<(Rig, Result<String, Failure>)> {
     let mut rig = Rig::with(Way::Edge, |config| {
         config["services"][0]["all_down"] = json!(policy);
+        // Two faults, one soon after the other.
+        config["suspect_self"] = json!("off");
     })?;
     faults::blackhole(&rig.lab.master)?;
     rig.agent.wait_selected("backup")?;
@@ -228,6 +230,44 @@ fn all_down_refuses_if_told_so() {
         rig.agent.wait_selected("backup")?;
         let answer = get(&rig.lab.client, VIP_V4, "/")?.map(|answer| answer.body);
         ensure!(answer == Ok("backup".to_owned()), "{answer:?}");
+        Ok(())
+    });
+}
+
+/// Both at once may be the node's own trouble: nothing is switched, refused or reset.
+#[test]
+fn who_falls_silent_together_is_doubted() {
+    privileged(|| {
+        let mut rig = Rig::with(Way::Edge, |config| {
+            let service = &mut config["services"][0];
+            service["all_down"] = json!("refuse");
+            // Time to silence both before any check is over.
+            service["check"]["timeout"] = json!("500ms");
+        })?;
+        let (host, other) = (&rig.lab.master, &rig.lab.backup);
+        faults::blackhole(host)?;
+        faults::blackhole(other)?;
+        let doubts =
+            |status: &serde_json::Value| status["agent"]["distrust_since_unix_ms"].is_u64();
+        rig.agent.wait("the agent to doubt itself", |status| {
+            ensure!(doubts(status), "{}", status["agent"]);
+            Ok(())
+        })?;
+        rig.agent.wait_state("master", "down")?;
+        rig.agent.wait_state("backup", "down")?;
+        faults::heal(&rig.lab.master)?;
+        faults::heal(&rig.lab.backup)?;
+        rig.agent.wait_state("master", "up")?;
+        rig.agent.wait_state("backup", "up")?;
+        rig.agent.wait("the doubt to be over", |status| {
+            ensure!(!doubts(status), "{}", status["agent"]);
+            Ok(())
+        })?;
+        rig.agent.wait_selected("master")?;
+        let switches = rig.agent.switches()?;
+        ensure!(switches == 0, "{switches} switches");
+        let answer = get(&rig.lab.client, VIP_V4, "/")?.map(|answer| answer.body);
+        ensure!(answer == Ok("master".to_owned()), "{answer:?}");
         Ok(())
     });
 }

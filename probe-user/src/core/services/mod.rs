@@ -1,5 +1,6 @@
 //! The services: from verdicts to map writes.
 
+mod doubt;
 mod signals;
 mod telling;
 
@@ -21,6 +22,7 @@ use crate::{
     failover::{
         Failover, Member, Reason, Switch, Target,
         damping::Damped,
+        distrust::Distrust,
         drain::{Before, Drains, Limits},
     },
     health::{
@@ -54,6 +56,10 @@ struct Endpoint {
     at: Resolved,
     families: Families,
     health: RiseFall,
+    /// When it went down after it had been up.
+    fell: Option<Instant>,
+    /// It is down, and the failover was not told.
+    withheld: bool,
     since: SystemTime,
     /// What the kernel holds.
     mark: Mark,
@@ -95,9 +101,10 @@ pub struct Services {
     /// Where in their intervals this agent's checks are, so that nodes that start together do
     /// not check together.
     turn: u64,
+    distrust: Distrust,
     start_checks: Option<StartChecks>,
-    /// The earliest fail-back, end of its damping or end of a drain that will be due; kept,
-    /// because it is asked for at every message.
+    /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
+    /// due; kept, because it is asked for at every message.
     due: Option<Instant>,
 }
 
@@ -126,6 +133,7 @@ impl Services {
         let mut services = Self {
             all,
             turn: RandomState::new().hash_one(0),
+            distrust: Distrust::new(config.suspect_self()),
             start_checks: None,
             due: None,
         };
@@ -197,18 +205,35 @@ impl Services {
         if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
             errors.good_check();
         }
+        let (kind, was_up) = (verdict.kind, endpoint.health.state() == State::Up);
         let changed = success.and_then(|success| endpoint.health.observe(success));
+        if changed.is_some() {
+            let fell = was_up.then_some(now);
+            endpoint.fell = fell;
+            let withheld =
+                fell.is_some() && self.withholds(key.service, key.endpoint, kind, now, observer);
+            self.all[key.service].endpoints[key.endpoint].withheld = withheld;
+        }
+        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
+        let believed = success == Some(false) && self.distrust.believes(begun);
+        let service = &mut self.all[key.service];
+        let endpoint = &mut service.endpoints[key.endpoint];
+        let told = believed && std::mem::take(&mut endpoint.withheld);
+        let tells = changed.filter(|_| !endpoint.withheld);
         let mut switch = None;
-        if let Some(state) = changed {
+        if let Some(state) = tells.or(told.then_some(State::Down)) {
             switch = service.failover.observe(key.endpoint, state, now);
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
         // The kernel knows; now people may.
         service.record(key.endpoint, verdict, skipped, changed, observer);
         service.tell_switch(switch, observer);
-        if changed.is_some() {
+        if changed.is_some() || told {
             service.tell_damping(observer);
             self.reckon();
+        }
+        if self.distrust.heard(kind, now) {
+            self.ask_again(observer);
         }
         Ok(())
     }
@@ -234,8 +259,21 @@ impl Services {
                 service.tell_drained(&over);
             }
         }
+        let doubted = self.distrust.since().is_some();
+        if self.distrust.tick(now) {
+            if doubted {
+                observer.distrusts(false);
+            }
+            self.believe(now, datapath, observer)?;
+        }
         self.reckon();
         Ok(())
+    }
+
+    /// Since when the agent has doubted itself, if it does.
+    pub fn distrust_since_unix_ms(&self, now: Instant) -> Option<u64> {
+        let since = self.distrust.since()?;
+        Some(status::unix_ms(telling::wall_clock(since, now)))
     }
 
     /// Somebody orders a fail-back.
@@ -323,7 +361,8 @@ impl Services {
 
     fn reckon(&mut self) {
         let due = |s: &Service| [s.failover.due(), s.failover.steady_due(), s.drains.due()];
-        self.due = self.all.iter().flat_map(due).flatten().min();
+        let due = self.all.iter().flat_map(due).flatten();
+        self.due = due.chain(self.distrust.due()).min();
     }
 }
 
@@ -401,6 +440,8 @@ impl Service {
                 at,
                 families: Families::of(config, endpoint),
                 health: RiseFall::new(check.rise(), check.fall(), members[i].state),
+                fell: None,
+                withheld: false,
                 since: SystemTime::now(),
                 mark: mark(i),
                 verdict: None,
@@ -438,7 +479,7 @@ impl Service {
 
     /// Tells the drains who is selected and who is down.
     fn follow(&mut self, now: Instant) {
-        let is_down = |i: usize| self.endpoints[i].health.state() == State::Down;
+        let is_down = |i: usize| self.endpoints[i].is_down();
         self.drains
             .follow(|i| self.failover.serves(i), is_down, now);
     }
@@ -519,7 +560,7 @@ impl Service {
                 Mark::Up
             } else if self.drains.is_drained(i) {
                 Mark::Drained
-            } else if endpoint.health.state() == State::Down {
+            } else if endpoint.is_down() {
                 Mark::Down
             } else {
                 Mark::Up

@@ -294,7 +294,7 @@ impl Endpoint {
 }
 
 /// A time of the agent's clock on the wall clock.
-fn wall_clock(at: Instant, now: Instant) -> SystemTime {
+pub(super) fn wall_clock(at: Instant, now: Instant) -> SystemTime {
     SystemTime::now() + at.saturating_duration_since(now) - now.saturating_duration_since(at)
 }
 

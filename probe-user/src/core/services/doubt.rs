@@ -1,0 +1,143 @@
+//! What becomes of endpoints that go down while the agent doubts itself.
+//!
+//! Their state is said as it is, and withheld from the failover, the drains and the kernel: for
+//! them the endpoint still is up, so selections stay and no connection is reset. When the doubt
+//! is over each is checked at once, and told of if that fails; who comes up meanwhile was never
+//! down.
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Endpoint, Result, Service, Services};
+use crate::{
+    core::Observer,
+    datapath::Steering,
+    failover::distrust::{self, Witness},
+    health::{Kind, State},
+};
+
+impl Services {
+    /// An endpoint has gone down by this verdict. Shall the failover not be told?
+    pub(super) fn withholds(
+        &mut self,
+        s: usize,
+        e: usize,
+        kind: Kind,
+        now: Instant,
+        observer: &dyn Observer,
+    ) -> bool {
+        let before = self.distrust.since();
+        let all = self.all.iter().enumerate();
+        let witnesses = all.flat_map(|(s, service)| {
+            let endpoints = service.endpoints.iter().enumerate();
+            endpoints.filter_map(move |(e, endpoint)| {
+                let silent = service.silence(endpoint, now)?;
+                Some((s, e, service.witness(endpoint, silent)))
+            })
+        });
+        let itself = self.all[s].witness(&self.all[s].endpoints[e], true);
+        let others = witnesses.filter(|(of, at, _)| (*of, *at) != (s, e));
+        let witnesses = others.map(|(.., witness)| witness);
+        let doubts = self.distrust.doubts(kind, witnesses.chain([itself]), now);
+        if doubts && before.is_none() {
+            observer.distrusts(true);
+            warn!(
+                longest_ms = u64::try_from(distrust::LONGEST.as_millis()).unwrap_or(u64::MAX),
+                "endpoints of all hosts have fallen silent together: perhaps it is this node; \
+                 selections are held until any of them says a word"
+            );
+        }
+        doubts
+    }
+
+    /// Somebody said a word: the others are asked.
+    pub(super) fn ask_again(&self, observer: &dyn Observer) {
+        observer.distrusts(false);
+        info!("an endpoint says a word: it is not this node; all are judged by their next check");
+        let all = self.all.iter().flat_map(|service| &service.endpoints);
+        for endpoint in all.filter(|endpoint| endpoint.withheld) {
+            if let Some(trigger) = &endpoint.trigger {
+                trigger.pull();
+            }
+        }
+    }
+
+    /// The time of doubt is over: what was withheld is so.
+    pub(super) fn believe<D: Steering>(
+        &mut self,
+        now: Instant,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        for service in &mut self.all {
+            service.believe(now, datapath, observer)?;
+        }
+        self.reckon();
+        Ok(())
+    }
+}
+
+impl Service {
+    /// Where an endpoint's checks go, and what it says.
+    fn witness(&self, endpoint: &Endpoint, silent: bool) -> Witness {
+        let mut each = self.config.check().each().iter();
+        let reach = each.find_map(|each| each.kind().reach());
+        let at = endpoint.at.addresses().next();
+        let target = at.map(|at| reach.map_or(at, |reach| reach.target(at)));
+        Witness {
+            host: target.map(|target| target.ip()),
+            silent,
+        }
+    }
+
+    /// Is an endpoint silent that is up, or was a short time ago? Nothing of others.
+    fn silence(&self, endpoint: &Endpoint, now: Instant) -> Option<bool> {
+        let last = endpoint.verdict.as_ref();
+        let silent = last.is_some_and(|verdict| distrust::is_silence(verdict.kind));
+        match endpoint.health.state() {
+            State::Unknown => None,
+            State::Up => Some(silent && endpoint.health.undecided()),
+            State::Down => {
+                let together = distrust::TOGETHER.max(self.config.check().inter() * 2);
+                let ago = now.saturating_duration_since(endpoint.fell?);
+                (ago <= together).then_some(silent)
+            }
+        }
+    }
+
+    fn believe<D: Steering>(
+        &mut self,
+        now: Instant,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        let mut withheld: Vec<_> = (0..self.endpoints.len())
+            .filter(|e| std::mem::take(&mut self.endpoints[*e].withheld))
+            .collect();
+        // Backups first: the master is not left for one that is down too.
+        let tier = |e: &usize| self.config.endpoints()[*e].tier();
+        withheld.sort_by_key(|e| std::cmp::Reverse(tier(e)));
+        if !withheld.is_empty() {
+            let service = self.config.name();
+            warn!(
+                service,
+                "no word for so long: its endpoints are believed to be down"
+            );
+        }
+        for e in withheld {
+            let state = self.endpoints[e].health.state();
+            let switch = self.failover.observe(e, state, now);
+            self.carry_out(switch.as_ref(), now, datapath)?;
+            self.tell_switch(switch, observer);
+            self.tell_damping(observer);
+        }
+        Ok(())
+    }
+}
+
+impl Endpoint {
+    /// Is it down, as far as that is believed?
+    pub(super) fn is_down(&self) -> bool {
+        self.health.state() == State::Down && !self.withheld
+    }
+}
