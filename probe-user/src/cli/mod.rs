@@ -2,9 +2,11 @@
 
 mod args;
 mod check_config;
+mod completions;
 mod detach;
 mod failback;
 mod import;
+mod man;
 mod run;
 mod status;
 
@@ -25,6 +27,8 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Failback(args) => failback::run(&args),
         Verb::Detach(args) => detach::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => man::run(&args),
     };
     let (error, code) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
@@ -51,10 +55,10 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 /// Prints to stdout. A reader that went away (`| head`) is no error.
-fn print(text: &str) -> Result<(), Failure> {
+fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write as _};
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Runtime(
             anyhow::Error::new(error).context("write the output"),
         )),
