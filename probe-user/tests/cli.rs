@@ -242,3 +242,25 @@ fn every_verb_has_a_manual_page() {
     assert_eq!(code, 2, "{err}");
     assert!(err.contains("accepted: run, check-config, "), "{err}");
 }
+
+/// The last line, why the agent ended, is JSON as the others are.
+#[test]
+fn a_log_in_json_is_json_to_the_end() {
+    let folder = Folder::new();
+    let file = folder.file(&GOOD.replace("'veth*'", "nosuchiface0"));
+    let (code, out, err) = probe(&["run", "--config", text(&file), "--log-format", "json"]);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    let lines: Vec<serde_json::Value> = err
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(last["level"], "ERROR");
+    assert_eq!(last["code"], 2);
+    let message = last["message"].as_str().expect("a message");
+    assert!(message.contains("there is no such interface"), "{message}");
+    assert!(last["timestamp"].is_string(), "{last}");
+    // No colours in a pipe.
+    let (_, _, err) = probe(&["run", "--config", text(&file)]);
+    assert!(!err.contains('\u{1b}'), "{err}");
+}

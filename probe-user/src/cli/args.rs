@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use crate::{
     config::{DEFAULT_BPFFS, DEFAULT_SOCKET},
     import::Vip,
+    log::LogFormat,
 };
 
 /// Steers connections to the endpoint that is fit, packet by packet.
@@ -64,6 +65,9 @@ pub struct Run {
     /// At the end, remove the steering instead of leaving it in place
     #[arg(long)]
     pub detach: bool,
+    /// How the log is written, on the standard error
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
 }
 
 const RUN_HELP: &str = "\
@@ -72,6 +76,7 @@ Examples:
       until SIGTERM or Ctrl-C; steering stays in place, and the next start takes it over
   probe run --config probe.yaml --detach
       to try it out: at the end nothing is left in the kernel
+  probe run --config probe.yaml --log-format json 2>&1 | jq 'select(.level == \"WARN\")'
   RUST_LOG=debug probe run --config probe.yaml
       with every failed check and every event of the datapath
 
@@ -166,7 +171,8 @@ pub struct Status {
 const STATUS_HELP: &str = "\
 Examples:
   probe status
-  watch -n1 probe status
+  NO_COLOR=1 probe status
+      states are coloured on a terminal only, and not with this
   probe status --format json | jq -r '.services[] | [.name, .selection.endpoint, .selection.reason] | @tsv'
       who serves, since which event
   probe status --format json | jq '.services[].endpoints[] | select(.state == \"down\") | {name, verdict, detail, saw}'

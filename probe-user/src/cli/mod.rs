@@ -16,11 +16,13 @@ use clap::Parser as _;
 
 pub use args::{Cli, Verb};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, log::LogFormat};
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().verb {
+    let verb = Cli::parse().verb;
+    let as_json = matches!(&verb, Verb::Run(args) if args.log_format == LogFormat::Json);
+    let outcome = match verb {
         Verb::Run(args) => run::run(&args),
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Import(args) => import::run(&args),
@@ -36,7 +38,13 @@ pub fn main() -> ExitCode {
         Err(Failure::Config(error)) => (error, 2),
         Err(Failure::Incomplete) => return ExitCode::from(3),
     };
-    eprintln!("probe: {}", one_line(&error));
+    let line = one_line(&error);
+    if as_json {
+        // Whoever reads the log reads JSON to the end.
+        tracing::error!(code, "{line}");
+    } else {
+        eprintln!("probe: {line}");
+    }
     ExitCode::from(code)
 }
 
