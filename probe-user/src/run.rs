@@ -8,6 +8,7 @@
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
 
+mod supervisor;
 mod tasks;
 
 use std::{path::Path, sync::Arc};
@@ -144,6 +145,7 @@ async fn live(
     if let Ok(teller) = teller {
         tasks.spawn(tasks::tell_flows(teller, marked, metrics.recorder()));
     }
+    tasks.spawn(supervisor::run(sources.clone()));
     let control = sources.clone();
     tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
     if let Some(listener) = metrics_listener {
@@ -207,6 +209,7 @@ async fn live(
             return Err(error.into());
         }
     }
+    supervisor::stopping().await;
     // The socket's file goes first: nobody should ask any more.
     tasks.shutdown().await;
     // The core may have ended in this very moment; then its own result says so.

@@ -264,3 +264,41 @@ fn a_log_in_json_is_json_to_the_end() {
     let (_, _, err) = probe(&["run", "--config", text(&file)]);
     assert!(!err.contains('\u{1b}'), "{err}");
 }
+
+/// deploy/probe.service starts what this binary takes, and systemd understands it where it is
+/// installed.
+#[test]
+fn the_unit_is_good() {
+    let unit = include_str!("../../deploy/probe.service");
+    let value = |name: &str| {
+        let of = |line: &'static str| line.strip_prefix(name)?.strip_prefix('=');
+        unit.lines().find_map(of).expect(name)
+    };
+    let (program, arguments) = value("ExecStart").split_once(' ').expect("arguments");
+    assert_eq!(program, "/usr/bin/probe");
+    let arguments: Vec<_> = arguments.split(' ').collect();
+    let (file, verb) = arguments.split_last().expect("a file");
+    assert_eq!(*file, "/etc/probe/probe.yaml");
+    let (code, _, err) = probe(&[verb, &["/nonexistent/probe.yaml"]].concat());
+    assert_eq!(code, 2, "{err}");
+    assert!(
+        err.contains("/nonexistent/probe.yaml: cannot read"),
+        "{err}"
+    );
+    assert_eq!(value("Type"), "notify");
+    // The default place of the control socket.
+    assert_eq!(value("RuntimeDirectory"), "probe");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("probe.service");
+    let here = unit.replace(program, env!("CARGO_BIN_EXE_probe"));
+    std::fs::write(&path, here).expect("a file");
+    let verify = ["verify", "--man=no", "--recursive-errors=no", text(&path)];
+    let Ok(output) = Command::new("systemd-analyze").args(verify).output() else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    // It also speaks of other units of this machine.
+    assert!(!said.contains("probe.service"), "{said}");
+    assert!(output.status.success(), "{said}");
+}
