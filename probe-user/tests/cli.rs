@@ -265,6 +265,17 @@ fn a_log_in_json_is_json_to_the_end() {
     assert!(!err.contains('\u{1b}'), "{err}");
 }
 
+#[test]
+fn the_schema_is_json() {
+    let (code, out, err) = probe(&["schema"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let schema: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(
+        schema["required"],
+        serde_json::json!(["interfaces", "services"])
+    );
+}
+
 /// deploy/probe.service starts what this binary takes, and systemd understands it where it is
 /// installed.
 #[test]

@@ -49,6 +49,9 @@ pub enum Verb {
     Failback(Failback),
     /// Remove everything that probe has put into the kernel, without config or agent
     Detach(Detach),
+    /// Print the JSON schema of the configuration, for editors
+    #[command(after_help = SCHEMA_HELP)]
+    Schema,
     /// Print a shell's completions of this command line
     Completions(Completions),
     /// Print a manual page, or write all of them
@@ -224,6 +227,14 @@ Examples:
   probe detach --bpffs /run/bpf
 
 Exit codes: 0 nothing is left, also if nothing was there; 1 something could not be removed.";
+
+const SCHEMA_HELP: &str = "\
+Examples:
+  probe schema > /etc/probe/probe.schema.json
+      and as the first line of /etc/probe/probe.yaml, for yaml-language-server:
+      # yaml-language-server: $schema=probe.schema.json
+
+The schema sees a field at a time; `probe check-config` judges the whole.";
 
 /// `probe completions`.
 #[derive(Debug, Args)]

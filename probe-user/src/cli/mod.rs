@@ -8,6 +8,7 @@ mod failback;
 mod import;
 mod man;
 mod run;
+mod schema;
 mod status;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Failback(args) => failback::run(&args),
         Verb::Detach(args) => detach::run(&args),
+        Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
     };

@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{OneOrMany, there};
 
 /// A service's `check`, or one of its `checks`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     #[serde(default, deserialize_with = "there")]
@@ -35,7 +36,7 @@ pub struct Check {
 }
 
 /// A service's `checks`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checks {
     pub all: Option<Vec<Check>>,
@@ -92,7 +93,7 @@ impl Checks {
 }
 
 /// `tcp`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tcp {
     pub port: Option<String>,
@@ -103,7 +104,7 @@ pub struct Tcp {
 }
 
 /// `http`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     pub method: Option<String>,
@@ -126,7 +127,7 @@ pub struct Http {
 }
 
 /// `tls`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     pub sni: Option<String>,
@@ -137,7 +138,7 @@ pub struct Tls {
 }
 
 /// `http.expect`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     pub status: Option<OneOrMany>,
@@ -150,7 +151,7 @@ pub struct Expect {
 }
 
 /// `http.expect.not`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Not {
     pub status: Option<OneOrMany>,
@@ -160,7 +161,7 @@ pub struct Not {
 }
 
 /// One of `headers` that are expected or not.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     pub name: String,
@@ -170,7 +171,7 @@ pub struct Header {
 }
 
 /// `body` that is expected or not.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Body {
     pub contains: Option<String>,
@@ -179,7 +180,7 @@ pub struct Body {
 }
 
 /// `script`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
     pub port: Option<String>,
@@ -192,7 +193,7 @@ pub struct Script {
 }
 
 /// One of `script.steps`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     pub send: Option<String>,
@@ -205,7 +206,7 @@ pub struct Step {
 }
 
 /// `redis`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     pub port: Option<String>,
@@ -222,7 +223,7 @@ pub struct Redis {
 }
 
 /// `postgres`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Postgres {
     pub port: Option<String>,
@@ -240,7 +241,7 @@ pub struct Postgres {
 }
 
 /// `grpc`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Grpc {
     pub port: Option<String>,
@@ -255,7 +256,7 @@ pub struct Grpc {
 }
 
 /// `udp`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Udp {
     pub port: Option<String>,
@@ -269,7 +270,7 @@ pub struct Udp {
 }
 
 /// `exec`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
     #[serde(default)]
