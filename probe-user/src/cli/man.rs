@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Command, CommandFactory as _};
 use clap_mangen::Man;
 
-use super::{Cli, Failure, args, print};
+use super::{Cli, Failure, args, print_bytes};
 
 pub fn run(args: &args::Man) -> Result<(), Failure> {
     let mut command = Cli::command().disable_help_subcommand(true);
@@ -23,7 +23,7 @@ pub fn run(args: &args::Man) -> Result<(), Failure> {
     Man::new(command)
         .render(&mut page)
         .context("make the page")?;
-    print(page)
+    print_bytes(&page)
 }
 
 fn verb(command: &Command, name: &str) -> anyhow::Result<Command> {

@@ -65,10 +65,14 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 /// Prints to stdout. A reader that went away (`| head`) is no error.
-fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write as _};
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Runtime(
             anyhow::Error::new(error).context("write the output"),
         )),

@@ -226,14 +226,18 @@ fn narrow(schema: &mut Value, form: Form) -> bool {
             }
             true
         }
-        Value::Object(map) => map
-            .values_mut()
-            .fold(false, |found, inner| narrow(inner, form) || found),
-        Value::Array(list) => list
-            .iter_mut()
-            .fold(false, |found, inner| narrow(inner, form) || found),
+        Value::Object(map) => narrow_all(map.values_mut(), form),
+        Value::Array(list) => narrow_all(list.iter_mut(), form),
         _ => false,
     }
+}
+
+fn narrow_all<'a>(schemas: impl Iterator<Item = &'a mut Value>, form: Form) -> bool {
+    let mut found = false;
+    for schema in schemas {
+        found |= narrow(schema, form);
+    }
+    found
 }
 
 impl JsonSchema for raw::OneOrMany {
