@@ -16,6 +16,7 @@ pub mod health;
 pub mod http1;
 pub mod import;
 pub mod interfaces;
+mod log;
 pub mod observe;
 pub mod resolve;
 mod run;

@@ -8,9 +8,10 @@
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
 
+mod supervisor;
 mod tasks;
 
-use std::{io::IsTerminal as _, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,7 +21,6 @@ use tokio::{
     task::JoinSet,
 };
 use tracing::{info, warn};
-use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 
 use crate::{
     config::{self, Address, Config, Fault},
@@ -33,6 +33,7 @@ use crate::{
     failure::Failure,
     health::{scheduler, sentinel},
     interfaces,
+    log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
@@ -43,9 +44,9 @@ const MAX_WORKERS: usize = 4;
 const QUEUE: usize = 1024;
 
 /// Runs the agent until a signal ends it.
-pub fn agent(file: &Path, detach: bool) -> Result<(), Failure> {
-    log_to_stderr();
-    end_on_panic();
+pub fn agent(file: &Path, detach: bool, log: LogFormat) -> Result<(), Failure> {
+    let held_back = log::to_stderr(log);
+    log::end_on_panic(log);
     let config = config::load(file).map_err(|error| Failure::Config(error.into()))?;
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
@@ -54,31 +55,15 @@ pub fn agent(file: &Path, detach: bool) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(live(file, &config, detach))
+        .block_on(live(file, &config, detach, held_back))
 }
 
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // https://no-color.org: set and not empty.
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && !no_color)
-        .with_target(false)
-        .finish()
-        .init();
-}
-
-fn end_on_panic() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        std::process::exit(1);
-    }));
-}
-
-async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure> {
+async fn live(
+    file: &Path,
+    config: &Config,
+    detach: bool,
+    held_back: HeldBack,
+) -> Result<(), Failure> {
     let invalid = |fault| {
         Failure::Config(anyhow::Error::new(config::Error::Invalid {
             file: file.to_owned(),
@@ -147,6 +132,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     ));
     let pressure = Arc::new(Notify::new());
     tasks.spawn(tasks::clock(node));
+    tasks.spawn(tasks::held_back(held_back));
     tasks.spawn(tasks::sweep(sweeper, sweeps, pressure.clone()));
     tasks.spawn(tasks::events(
         events,
@@ -159,6 +145,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
     if let Ok(teller) = teller {
         tasks.spawn(tasks::tell_flows(teller, marked, metrics.recorder()));
     }
+    tasks.spawn(supervisor::run(sources.clone()));
     let control = sources.clone();
     tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
     if let Some(listener) = metrics_listener {
@@ -222,6 +209,7 @@ async fn live(file: &Path, config: &Config, detach: bool) -> Result<(), Failure>
             return Err(error.into());
         }
     }
+    supervisor::stopping().await;
     // The socket's file goes first: nobody should ask any more.
     tasks.shutdown().await;
     // The core may have ended in this very moment; then its own result says so.

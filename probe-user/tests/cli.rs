@@ -169,3 +169,147 @@ fn no_bpffs_exits_with_1() {
     assert!(!socket.exists());
     assert_eq!(std::fs::read_dir(&bpffs).expect("readable").count(), 0);
 }
+
+/// Every verb, as `--help` lists them.
+fn verbs() -> Vec<String> {
+    let (_, help, _) = probe(&["--help"]);
+    let (_, list) = help.split_once("Commands:\n").expect("a list of verbs");
+    let list = list.split("\n\n").next().unwrap_or_default();
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    list.lines()
+        .filter_map(first)
+        .filter(|verb| verb != "help")
+        .collect()
+}
+
+#[test]
+fn the_help_of_every_verb_has_examples() {
+    let verbs = verbs();
+    assert!(verbs.len() > 6, "{verbs:?}");
+    for verb in &verbs {
+        let (code, out, _) = probe(&[verb, "--help"]);
+        assert_eq!(code, 0, "{verb}");
+        let (_, examples) = out.split_once("Examples:\n").expect(verb);
+        assert!(examples.contains(&format!("probe {verb}")), "{examples}");
+    }
+}
+
+/// Shells that are here read their completions; bash is asked what it would complete.
+#[test]
+fn completions_are_understood_by_the_shells() {
+    let folder = Folder::new();
+    for (shell, check) in [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")] {
+        let (code, script, err) = probe(&["completions", shell]);
+        assert_eq!((code, err.as_str()), (0, ""), "{shell}");
+        for verb in verbs() {
+            assert!(script.contains(&verb), "{shell}: {verb}");
+        }
+        let file = folder.file(&script);
+        let Ok(output) = Command::new(shell).arg(check).arg(&file).output() else {
+            // Only bash is everywhere.
+            assert_ne!(shell, "bash");
+            continue;
+        };
+        assert!(output.status.success(), "{shell}: {output:?}");
+    }
+    let (_, script, _) = probe(&["completions", "bash"]);
+    let ask = format!(
+        "{script}\nCOMP_WORDS=(probe failb); COMP_CWORD=1\n_probe probe failb probe\necho \
+         \"${{COMPREPLY[@]}}\""
+    );
+    let output = Command::new("bash").arg("-c").arg(ask).output();
+    let output = output.expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "failback");
+}
+
+#[test]
+fn every_verb_has_a_manual_page() {
+    let folder = Folder::new();
+    let (code, _, err) = probe(&["man", "--output", text(folder.0.path())]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for verb in verbs() {
+        let path = folder.0.path().join(format!("probe-{verb}.1"));
+        let page = std::fs::read_to_string(&path).expect("a page");
+        assert!(page.contains(".SH SYNOPSIS"), "{page}");
+        assert!(page.contains("Examples:"), "{page}");
+        let (code, alone, _) = probe(&["man", &verb]);
+        assert_eq!((code, alone), (0, page), "{verb}");
+    }
+    let (_, page, _) = probe(&["man"]);
+    let path = folder.0.path().join("probe.1");
+    assert_eq!(std::fs::read_to_string(path).expect("a page"), page);
+    let (code, _, err) = probe(&["man", "start"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("accepted: run, check-config, "), "{err}");
+}
+
+/// The last line, why the agent ended, is JSON as the others are.
+#[test]
+fn a_log_in_json_is_json_to_the_end() {
+    let folder = Folder::new();
+    let file = folder.file(&GOOD.replace("'veth*'", "nosuchiface0"));
+    let (code, out, err) = probe(&["run", "--config", text(&file), "--log-format", "json"]);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    let lines: Vec<serde_json::Value> = err
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(last["level"], "ERROR");
+    assert_eq!(last["code"], 2);
+    let message = last["message"].as_str().expect("a message");
+    assert!(message.contains("there is no such interface"), "{message}");
+    assert!(last["timestamp"].is_string(), "{last}");
+    // No colours in a pipe.
+    let (_, _, err) = probe(&["run", "--config", text(&file)]);
+    assert!(!err.contains('\u{1b}'), "{err}");
+}
+
+#[test]
+fn the_schema_is_json() {
+    let (code, out, err) = probe(&["schema"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let schema: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(
+        schema["required"],
+        serde_json::json!(["interfaces", "services"])
+    );
+}
+
+/// deploy/probe.service starts what this binary takes, and systemd understands it where it is
+/// installed.
+#[test]
+fn the_unit_is_good() {
+    let unit = include_str!("../../deploy/probe.service");
+    let value = |name: &str| {
+        let of = |line: &'static str| line.strip_prefix(name)?.strip_prefix('=');
+        unit.lines().find_map(of).expect(name)
+    };
+    let (program, arguments) = value("ExecStart").split_once(' ').expect("arguments");
+    assert_eq!(program, "/usr/bin/probe");
+    let arguments: Vec<_> = arguments.split(' ').collect();
+    let (file, verb) = arguments.split_last().expect("a file");
+    assert_eq!(*file, "/etc/probe/probe.yaml");
+    let (code, _, err) = probe(&[verb, &["/nonexistent/probe.yaml"]].concat());
+    assert_eq!(code, 2, "{err}");
+    assert!(
+        err.contains("/nonexistent/probe.yaml: cannot read"),
+        "{err}"
+    );
+    assert_eq!(value("Type"), "notify");
+    // The default place of the control socket.
+    assert_eq!(value("RuntimeDirectory"), "probe");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("probe.service");
+    let here = unit.replace(program, env!("CARGO_BIN_EXE_probe"));
+    std::fs::write(&path, here).expect("a file");
+    let verify = ["verify", "--man=no", "--recursive-errors=no", text(&path)];
+    let Ok(output) = Command::new("systemd-analyze").args(verify).output() else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    // It also speaks of other units of this machine.
+    assert!(!said.contains("probe.service"), "{said}");
+    assert!(output.status.success(), "{said}");
+}

@@ -84,6 +84,7 @@ pub struct Agent {
     config: PathBuf,
     socket: PathBuf,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     cgroup: Option<Arc<Cgroup>>,
     process: Option<Process>,
 }
@@ -114,6 +115,7 @@ impl Agent {
             config: path,
             socket: lab.file("probe.sock"),
             options: options.iter().map(|&option| option.to_owned()).collect(),
+            environment: Vec::new(),
             cgroup: None,
             process: None,
         })
@@ -122,6 +124,11 @@ impl Agent {
     /// Its process will be one of this cgroup.
     pub fn admit(&mut self, cgroup: &Arc<Cgroup>) {
         self.cgroup = Some(Arc::clone(cgroup));
+    }
+
+    /// Its environment will say this too.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the process after it ended and waits until it is ready.
@@ -151,6 +158,7 @@ impl Agent {
         let mut command = self.node.command(&self.program);
         command.arg("run").arg("--config").arg(&self.config);
         command.args(&self.options);
+        command.envs(self.environment.iter().cloned());
         if let Some(cgroup) = &self.cgroup {
             cgroup.admit(&mut command);
         }

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::{
     config::{DEFAULT_BPFFS, DEFAULT_SOCKET},
     import::Vip,
+    log::LogFormat,
 };
 
 /// Steers connections to the endpoint that is fit, packet by packet.
@@ -14,14 +16,23 @@ use crate::{
 #[command(
     name = "probe",
     version,
-    about,
-    after_help = "Exit codes: 0 good, 1 runtime error, 2 usage or configuration error, 3 imported and not complete."
+    after_help = HELP
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
+
+const HELP: &str = "\
+Examples:
+  probe check-config /etc/probe/probe.yaml
+  probe run --config /etc/probe/probe.yaml
+  probe status
+  probe help status
+      more about a verb
+
+Exit codes: 0 good, 1 runtime error, 2 usage or configuration error, 3 imported and not complete.";
 
 /// The verbs, a file each.
 #[derive(Debug, Subcommand)]
@@ -38,10 +49,18 @@ pub enum Verb {
     Failback(Failback),
     /// Remove everything that probe has put into the kernel, without config or agent
     Detach(Detach),
+    /// Print the JSON schema of the configuration, for editors
+    #[command(after_help = SCHEMA_HELP)]
+    Schema,
+    /// Print a shell's completions of this command line
+    Completions(Completions),
+    /// Print a manual page, or write all of them
+    Man(Man),
 }
 
 /// `probe run`.
 #[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
 pub struct Run {
     /// The configuration, YAML
     #[arg(long, value_name = "FILE")]
@@ -49,11 +68,26 @@ pub struct Run {
     /// At the end, remove the steering instead of leaving it in place
     #[arg(long)]
     pub detach: bool,
+    /// How the log is written, on the standard error
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
 }
+
+const RUN_HELP: &str = "\
+Examples:
+  probe run --config /etc/probe/probe.yaml
+      until SIGTERM or Ctrl-C; steering stays in place, and the next start takes it over
+  probe run --config probe.yaml --detach
+      to try it out: at the end nothing is left in the kernel
+  probe run --config probe.yaml --log-format json 2>&1 | jq 'select(.level == \"WARN\")'
+  RUST_LOG=debug probe run --config probe.yaml
+      with every failed check and every event of the datapath
+
+Exit codes: 0 ended by a signal; 1 runtime error, also one after the start; 2 configuration error.";
 
 /// `probe check-config`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true))]
+#[command(group = ArgGroup::new("which").required(true), after_help = CHECK_CONFIG_HELP)]
 pub struct CheckConfig {
     /// The configuration, YAML
     #[arg(value_name = "FILE", group = "which")]
@@ -65,6 +99,15 @@ pub struct CheckConfig {
     #[arg(long)]
     pub resolve: bool,
 }
+
+const CHECK_CONFIG_HELP: &str = "\
+Examples:
+  probe check-config probe.yaml
+      as any user; certificates and keys of checks are read
+  probe check-config --resolve probe.yaml
+      also asks DNS for each endpoint that has a name
+
+Exit codes: 0 good; 2 not, with one line that names file, field, value and what is accepted.";
 
 /// `probe import`.
 #[derive(Debug, Args)]
@@ -118,6 +161,7 @@ pub enum Source {
 
 /// `probe status`.
 #[derive(Debug, Args)]
+#[command(after_help = STATUS_HELP)]
 pub struct Status {
     /// For people or for programs
     #[arg(long, value_enum, default_value_t = Format::Human)]
@@ -126,6 +170,18 @@ pub struct Status {
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
+
+const STATUS_HELP: &str = "\
+Examples:
+  probe status
+  NO_COLOR=1 probe status
+      states are coloured on a terminal only, and not with this
+  probe status --format json | jq -r '.services[] | [.name, .selection.endpoint, .selection.reason] | @tsv'
+      who serves, since which event
+  probe status --format json | jq '.services[].endpoints[] | select(.state == \"down\") | {name, verdict, detail, saw}'
+      what is wrong with those that are down
+
+Exit codes: 0 shown; 1 no agent answers at the socket.";
 
 /// How something is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -138,6 +194,7 @@ pub enum Format {
 
 /// `probe failback`.
 #[derive(Debug, Args)]
+#[command(after_help = FAILBACK_HELP)]
 pub struct Failback {
     /// The service's name
     #[arg(value_name = "SERVICE")]
@@ -147,10 +204,68 @@ pub struct Failback {
     pub socket: PathBuf,
 }
 
+const FAILBACK_HELP: &str = "\
+Examples:
+  probe failback sense
+      new connections go to the best tier that is up; what becomes of the others is said by on_failback
+
+Exit codes: 0 it went back; 1 no agent answers, there is no such service, or it is where it belongs.";
+
 /// `probe detach`.
 #[derive(Debug, Args)]
+#[command(after_help = DETACH_HELP)]
 pub struct Detach {
     /// Mount point of the BPF file system
     #[arg(long, value_name = "PATH", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
 }
+
+const DETACH_HELP: &str = "\
+Examples:
+  systemctl stop probe && probe detach
+      a running agent steers nothing any more, but would attach to interfaces that appear
+  probe detach --bpffs /run/bpf
+
+Exit codes: 0 nothing is left, also if nothing was there; 1 something could not be removed.";
+
+const SCHEMA_HELP: &str = "\
+Examples:
+  probe schema > /etc/probe/probe.schema.json
+      and as the first line of /etc/probe/probe.yaml, for yaml-language-server:
+      # yaml-language-server: $schema=probe.schema.json
+
+The schema sees a field at a time; `probe check-config` judges the whole.";
+
+/// `probe completions`.
+#[derive(Debug, Args)]
+#[command(after_help = COMPLETIONS_HELP)]
+pub struct Completions {
+    /// Whose
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  probe completions bash > /usr/share/bash-completion/completions/probe
+  probe completions zsh > /usr/share/zsh/site-functions/_probe
+  probe completions fish > /usr/share/fish/vendor_completions.d/probe.fish
+  source <(probe completions bash)
+      for this shell only";
+
+/// `probe man`.
+#[derive(Debug, Args)]
+#[command(after_help = MAN_HELP)]
+pub struct Man {
+    /// Of this verb
+    #[arg(value_name = "VERB", conflicts_with = "output")]
+    pub verb: Option<String>,
+    /// Write probe.1 and a page for each verb into this folder
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+}
+
+const MAN_HELP: &str = "\
+Examples:
+  probe man status | man -l -
+  probe man --output /usr/share/man/man1";

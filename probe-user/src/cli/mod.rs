@@ -2,10 +2,13 @@
 
 mod args;
 mod check_config;
+mod completions;
 mod detach;
 mod failback;
 mod import;
+mod man;
 mod run;
+mod schema;
 mod status;
 
 use std::process::ExitCode;
@@ -14,17 +17,22 @@ use clap::Parser as _;
 
 pub use args::{Cli, Verb};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, log::LogFormat};
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().verb {
+    let verb = Cli::parse().verb;
+    let as_json = matches!(&verb, Verb::Run(args) if args.log_format == LogFormat::Json);
+    let outcome = match verb {
         Verb::Run(args) => run::run(&args),
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Import(args) => import::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Failback(args) => failback::run(&args),
         Verb::Detach(args) => detach::run(&args),
+        Verb::Schema => schema::run(),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => man::run(&args),
     };
     let (error, code) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
@@ -32,7 +40,13 @@ pub fn main() -> ExitCode {
         Err(Failure::Config(error)) => (error, 2),
         Err(Failure::Incomplete) => return ExitCode::from(3),
     };
-    eprintln!("probe: {}", one_line(&error));
+    let line = one_line(&error);
+    if as_json {
+        // Whoever reads the log reads JSON to the end.
+        tracing::error!(code, "{line}");
+    } else {
+        eprintln!("probe: {line}");
+    }
     ExitCode::from(code)
 }
 
@@ -52,9 +66,13 @@ fn one_line(error: &anyhow::Error) -> String {
 
 /// Prints to stdout. A reader that went away (`| head`) is no error.
 fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write as _};
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Runtime(
             anyhow::Error::new(error).context("write the output"),
         )),

@@ -3,13 +3,14 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use clap::builder::styling::{AnsiColor, Style};
 
 use super::{
     Failure,
     args::{self, Format},
     print,
 };
-use crate::{control::client, core::status};
+use crate::{control::client, core::status, log};
 
 pub fn run(args: &args::Status) -> Result<(), Failure> {
     let status = client::status(&args.socket)?;
@@ -18,13 +19,13 @@ pub fn run(args: &args::Status) -> Result<(), Failure> {
         Format::Human => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let now = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-            human(&status, now)
+            human(&status, now, log::coloured(&std::io::stdout()))
         }
     };
     print(&text)
 }
 
-fn human(status: &status::Status, now_ms: u64) -> String {
+fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
     let ago = |then: u64| span(now_ms.saturating_sub(then));
     let mut text = format!(
         "probe {}, pid {}, up {}\n",
@@ -98,7 +99,10 @@ fn human(status: &status::Status, now_ms: u64) -> String {
                 signals(endpoint),
             ]);
         }
-        text += &table(&rows);
+        text += &table(&rows, |column, cell| match column {
+            STATE if coloured => colour(cell),
+            _ => None,
+        });
     }
     let mut rows = vec![row(&["", "INTERFACE", "ROLE", "TC", "XDP", "DEGRADED"])];
     for interface in &status.interfaces {
@@ -118,7 +122,7 @@ fn human(status: &status::Status, now_ms: u64) -> String {
         text += "\nno interface is attached\n";
     } else {
         text += "\n";
-        text += &table(&rows);
+        text += &table(&rows, |_, _| None);
     }
     let processes = &status.datapath.processes;
     text += &match (&processes.cgroup, &processes.reason) {
@@ -180,8 +184,22 @@ fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
-/// Columns as wide as their widest cell; the last one as it is.
-fn table(rows: &[Vec<String>]) -> String {
+/// The column of states.
+const STATE: usize = 4;
+
+/// As HAProxy's page: green is up, red is down; what no check has judged is neither.
+fn colour(state: &str) -> Option<Style> {
+    let colour = match state {
+        "up" => AnsiColor::Green,
+        "down" => AnsiColor::Red,
+        "unknown" => AnsiColor::Yellow,
+        _ => return None,
+    };
+    Some(colour.on_default())
+}
+
+/// Columns as wide as their widest cell; the last one as it is. Colours take no width.
+fn table(rows: &[Vec<String>], style: impl Fn(usize, &str) -> Option<Style>) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         let cells = rows.iter().filter_map(|row| row.get(c));
@@ -191,8 +209,12 @@ fn table(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line += &format!("{cell:width$}  ");
+        for (c, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            line += &match style(c, cell) {
+                Some(style) => format!("{style}{cell}{style:#}"),
+                None => cell.clone(),
+            };
+            line += &" ".repeat(width - cell.chars().count() + 2);
         }
         text += line.trim_end();
         text.push('\n');
@@ -235,7 +257,7 @@ mod tests {
         let mut status = crate::control::tests::example();
         let mut line = |drain| {
             status.services[0].endpoints[1].drain = Some(drain);
-            let text = human(&status, 10_001);
+            let text = human(&status, 10_001, false);
             text.lines().nth(2).unwrap_or_default().to_owned()
         };
         let drain = status::Drain {
@@ -263,7 +285,10 @@ mod tests {
         let mut status = crate::control::tests::example();
         let mut line = |state: OwnState| {
             status.datapath.processes = status::Processes::of(&state);
-            human(&status, 10_001).lines().last().map(str::to_owned)
+            human(&status, 10_001, false)
+                .lines()
+                .last()
+                .map(str::to_owned)
         };
         let attached = |is_root| OwnState::Attached {
             cgroup: "/cg".into(),
@@ -289,8 +314,12 @@ mod tests {
     #[test]
     fn people_see_when_idle_connections_are_not_told() {
         let mut status = crate::control::tests::example();
-        let last =
-            |status: &status::Status| human(status, 10_001).lines().last().map(str::to_owned);
+        let last = |status: &status::Status| {
+            human(status, 10_001, false)
+                .lines()
+                .last()
+                .map(str::to_owned)
+        };
         status.datapath.telling = status::Telling::of(&TellState::Ready);
         let before = last(&status);
         status.datapath.telling = status::Telling::of(&TellState::Missing("why".to_owned()));
@@ -331,6 +360,12 @@ sense (10.96.0.10:8079) -> sen2, initial for 9s, switches 0
 
 processes of the node are not steered
 ";
-        assert_eq!(human(&status, 10_001), expected);
+        assert_eq!(human(&status, 10_001, false), expected);
+        // Colours change nothing but the colour.
+        let coloured = human(&status, 10_001, true);
+        let up = "\u{1b}[32mup\u{1b}[0m     9s";
+        assert_eq!(coloured.matches(up).count(), 2, "{coloured}");
+        let plain = coloured.replace("\u{1b}[32m", "").replace("\u{1b}[0m", "");
+        assert_eq!(plain, expected);
     }
 }

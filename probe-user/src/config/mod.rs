@@ -11,6 +11,7 @@ mod conflicts;
 mod error;
 mod raw;
 mod scalar;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 mod valid;

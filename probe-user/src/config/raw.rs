@@ -8,6 +8,7 @@ mod check;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
@@ -18,8 +19,8 @@ pub use check::{
     Timing, Tls, Udp,
 };
 
-/// The whole file.
-#[derive(Debug, Deserialize)]
+/// The configuration of probe.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     pub interfaces: Interfaces,
@@ -36,7 +37,7 @@ pub struct File {
 }
 
 /// `interfaces`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interfaces {
     #[serde(default)]
@@ -47,7 +48,7 @@ pub struct Interfaces {
 }
 
 /// `datapath`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Datapath {
     pub bpffs: Option<String>,
@@ -64,7 +65,7 @@ pub struct Datapath {
 }
 
 /// `datapath.timeouts`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     pub opening: Option<String>,
@@ -75,28 +76,28 @@ pub struct Timeouts {
 }
 
 /// `control`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
     pub socket: Option<String>,
 }
 
 /// `metrics`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     pub listen: Option<String>,
 }
 
 /// `resolve`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resolve {
     pub every: Option<String>,
 }
 
 /// One of `services`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     pub name: String,
@@ -120,7 +121,7 @@ pub struct Service {
 }
 
 /// One of a service's `endpoints`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     pub name: String,
@@ -132,7 +133,7 @@ pub struct Endpoint {
 }
 
 /// A service's `affinity`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Affinity {
     /// Written without a value it is there, and nothing.
@@ -233,7 +234,7 @@ impl<'de> Visitor<'de> for OneOrManyVisitor {
 }
 
 /// A service's `failback`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Failback {
     pub mode: Option<String>,

@@ -26,6 +26,15 @@ services:
     failback: {mode: auto, hold: 5s}
 "#;
 
+/// Parses, and the schema takes what the parser takes.
+fn parse(text: &str) -> Result<Config, Fault> {
+    let config = super::parse(text);
+    if config.is_ok() {
+        schema::tests::takes(text);
+    }
+    config
+}
+
 /// The message for `GOOD` with one piece of it replaced.
 fn message(from: &str, to: &str) -> String {
     assert_eq!(GOOD.matches(from).count(), 1, "{from:?} must be there once");

@@ -21,6 +21,7 @@ use crate::{
     core::{Lookup, Signalled, Whose},
     datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK, Teller},
     health::Signal,
+    log::HeldBack,
     observe::Recorder,
     resolve::lookup,
 };
@@ -29,6 +30,8 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(5);
 /// Least time between two sweeps that full tables ask for.
 const SWEEP_GAP: Duration = Duration::from_millis(200);
+/// Between two lines that say how many were held back.
+const HELD_BACK: Duration = Duration::from_secs(10);
 /// Lookups at one time.
 const LOOKUPS: usize = 32;
 
@@ -77,6 +80,19 @@ pub async fn clock(node: Node) -> anyhow::Result<()> {
     loop {
         ticks.tick().await;
         node.tick()?;
+    }
+}
+
+/// Says how many lines the log held back.
+pub async fn held_back(held_back: HeldBack) -> anyhow::Result<()> {
+    let mut ticks = interval(HELD_BACK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let lines = held_back.take();
+        if lines > 0 {
+            warn!(lines, "the log held back lines that repeat too often");
+        }
     }
 }
 

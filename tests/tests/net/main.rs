@@ -26,4 +26,5 @@ mod restart;
 mod rig;
 mod sentinel;
 mod steer;
+mod supervised;
 mod tiers;

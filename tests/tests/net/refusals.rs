@@ -266,17 +266,40 @@ fn no_privilege() {
 /// The capabilities of deploy/daemonset.yaml and no other are enough.
 #[test]
 fn the_capabilities_of_the_daemonset() {
+    let manifest = include_str!("../../../deploy/daemonset.yaml");
+    let names = ["BPF", "NET_ADMIN", "NET_RAW", "PERFMON", "SYS_RESOURCE"];
+    for name in names {
+        assert!(
+            manifest.contains(&format!("- {name}\n")),
+            "{name} is asked for"
+        );
+    }
+    these_are_enough(&names);
+}
+
+/// So are those of deploy/probe.service, with its limit of locked memory.
+#[test]
+fn the_capabilities_of_the_unit() {
+    let unit = include_str!("../../../deploy/probe.service");
+    assert!(unit.contains("\nLimitMEMLOCK=infinity\n"));
+    let set = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("a set");
+    let names: Vec<_> = set
+        .split_whitespace()
+        .filter_map(|name| name.strip_prefix("CAP_"))
+        .collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    these_are_enough(&names);
+}
+
+fn these_are_enough(names: &[&str]) {
     privileged(|| {
-        let manifest = include_str!("../../../deploy/daemonset.yaml");
-        let names: Vec<String> = ["BPF", "NET_ADMIN", "NET_RAW", "PERFMON", "SYS_RESOURCE"]
-            .map(|name| {
-                assert!(
-                    manifest.contains(&format!("- {name}\n")),
-                    "{name} is asked for"
-                );
-                format!("+{}", name.to_lowercase())
-            })
-            .into();
+        let names: Vec<String> = names
+            .iter()
+            .map(|name| format!("+{}", name.to_lowercase()))
+            .collect();
         for (way, foreign) in [
             (Way::Edge, false),
             (Way::Uplink, false),

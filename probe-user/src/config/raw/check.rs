@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{OneOrMany, there};
 
 /// A service's `check`, or one of its `checks`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     #[serde(default, deserialize_with = "there")]
@@ -38,7 +39,7 @@ pub struct Check {
 }
 
 /// A service's `checks`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checks {
     pub all: Option<Vec<Check>>,
@@ -113,7 +114,7 @@ impl Checks {
 }
 
 /// `tcp`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tcp {
     pub port: Option<String>,
@@ -124,7 +125,7 @@ pub struct Tcp {
 }
 
 /// `http`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     pub method: Option<String>,
@@ -147,7 +148,7 @@ pub struct Http {
 }
 
 /// `tls`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     pub sni: Option<String>,
@@ -158,7 +159,7 @@ pub struct Tls {
 }
 
 /// `http.expect`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     pub status: Option<OneOrMany>,
@@ -171,7 +172,7 @@ pub struct Expect {
 }
 
 /// `http.expect.not`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Not {
     pub status: Option<OneOrMany>,
@@ -181,7 +182,7 @@ pub struct Not {
 }
 
 /// One of `headers` that are expected or not.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     pub name: String,
@@ -191,7 +192,7 @@ pub struct Header {
 }
 
 /// `body` that is expected or not.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Body {
     pub contains: Option<String>,
@@ -200,7 +201,7 @@ pub struct Body {
 }
 
 /// `script`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
     pub port: Option<String>,
@@ -213,7 +214,7 @@ pub struct Script {
 }
 
 /// One of `script.steps`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     pub send: Option<String>,
@@ -226,7 +227,7 @@ pub struct Step {
 }
 
 /// `redis`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     pub port: Option<String>,
@@ -243,7 +244,7 @@ pub struct Redis {
 }
 
 /// `postgres`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Postgres {
     pub port: Option<String>,
@@ -261,7 +262,7 @@ pub struct Postgres {
 }
 
 /// `grpc`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Grpc {
     pub port: Option<String>,
@@ -276,7 +277,7 @@ pub struct Grpc {
 }
 
 /// `udp`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Udp {
     pub port: Option<String>,
@@ -290,7 +291,7 @@ pub struct Udp {
 }
 
 /// `exec`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
     #[serde(default)]

@@ -186,7 +186,8 @@ pub fn probe_config(lab: &Lab) -> Value {
     service["check"]["rise"] = json!(RISE);
     service["sentinel"] = json!("on");
     service["on_marked_down"] = json!("reset");
-    service["failback"] = json!({"mode": "auto", "hold": millis(HOLD)});
+    // The master fails again and again here: fail-back must not wait longer each time.
+    service["failback"] = json!({"mode": "auto", "hold": millis(HOLD), "max_hold": "0s"});
     config
 }
 
