@@ -187,7 +187,7 @@ pub fn probe_config(lab: &Lab) -> Value {
     service["sentinel"] = json!("on");
     service["on_marked_down"] = json!("reset");
     // The master fails again and again here: fail-back must not wait longer each time.
-    service["failback"] = json!({"mode": "auto", "hold": millis(HOLD), "max_hold": "0s"});
+    service["failback"] = json!({"mode": "auto", "hold": millis(HOLD), "max_hold": millis(HOLD)});
     config
 }
 
