@@ -43,7 +43,9 @@ fn link(host: &mut Host, tiers: &[&[u32]]) {
 #[test]
 fn others_of_the_tier_are_asked_before_those_of_another() {
     let [a, b, c, d] = [MASTER, BACKUP, THIRD, 6];
-    let cases: [(&[&[u32]], u32, &[u32]); 6] = [
+    /// Tiers, who is asked first, and who then.
+    type Case<'a> = (&'a [&'a [u32]], u32, &'a [u32]);
+    let cases: [Case<'_>; 6] = [
         (&[&[a, b, c], &[d]], b, &[c, a, d]),
         (&[&[a, b], &[c, d]], b, &[a, c, d]),
         (&[&[a, b], &[c, d]], d, &[c, a, b]),
@@ -195,16 +197,16 @@ fn only_exact_refusals_count() {
 /// A plain one is what hosts send; what else there is must be handed on as it is.
 #[test]
 fn only_plain_refusals_become_syns() {
-    for refusal in [
+    for wrong in [
         |r: Segment<V4>| Segment { options: 12, ..r },
         |r: Segment<V4>| Segment { payload: 5, ..r },
         |r: Segment<V4>| Segment { l4: r.l4 + 4, ..r },
     ]
-    .map(|change| change(self::refusal(&circle(), MASTER)))
+    .map(|change| change(refusal(&circle(), MASTER)))
     {
         let host = circle();
         forward(&host, &from_client(SYN));
-        assert_eq!(goes_to(reverse(&host, &refusal)), MASTER);
+        assert_eq!(goes_to(reverse(&host, &wrong)), MASTER);
         assert_eq!(*host.events.borrow(), [EventKind::EndpointRefused]);
     }
 }
