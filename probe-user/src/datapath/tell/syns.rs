@@ -16,8 +16,8 @@ use std::{
 use aya::maps::MapData;
 use probe_ebpf::{
     abi::{
-        Address, ENDPOINT_DOWN, FORWARD_NAT, FlowKey, ForwardFlow, MoreSet, Plain, RecentSet,
-        RecentState, SYN_WORDS, Syn, SynSet, Trace,
+        Action, Address, Decision, ENDPOINT_DOWN, FORWARD_NAT, FlowKey, ForwardFlow, ListenerKey,
+        MoreSet, NO_REDISPATCH, Plain, RecentSet, RecentState, SYN_WORDS, Syn, SynSet, Trace,
     },
     names,
     packet::parse::{ACK, RST, TCP},
@@ -53,6 +53,7 @@ impl<A: Address> Notes<A>
 where
     RecentSet<A>: Plain,
     FlowKey<A>: Plain,
+    ListenerKey<A>: Plain,
 {
     /// Maps the tables of these names.
     pub fn open(pins: &Pins, names: [&str; 3]) -> Result<Self, Error> {
@@ -85,7 +86,10 @@ where
                 let Some(syn) = self.syn(number as usize, place as u32) else {
                     continue;
                 };
-                if now.wrapping_sub(syn.seen()) > RECENTLY || flows.is_there(&trace) {
+                if now.wrapping_sub(syn.seen()) > RECENTLY
+                    || flows.is_there(&trace)
+                    || !flows.follows(vip(&trace))
+                {
                     continue;
                 }
                 found.extend(refusal(&trace, &syn, marks)?);
@@ -114,6 +118,27 @@ fn map<T>(pins: &Pins, name: &str, entries: u32) -> Result<Mapping, Error> {
     Mapping::of::<T>(data.fd().as_fd(), entries, name)
 }
 
+/// Where the client connected to.
+fn vip<A: Address>(trace: &Trace<A>) -> ListenerKey<A> {
+    ListenerKey {
+        addr_be: trace.vip_be,
+        port_be: trace.vip_port_be,
+        protocol: trace.protocol,
+        pad: 0,
+    }
+}
+
+/// Would the programs send a SYN on that this endpoint refused? Else its client had better
+/// wait: it may come back, or the selection move.
+fn goes_on(decision: Decision, endpoint: u32) -> bool {
+    decision.flags & NO_REDISPATCH == 0
+        && match decision.action {
+            Action::Steer => decision.target != endpoint,
+            Action::Spread => true,
+            Action::Pass | Action::Refuse => false,
+        }
+}
+
 /// What the endpoint would answer if nobody listened there, if it is down.
 fn refusal<A: Address>(
     trace: &Trace<A>,
@@ -123,6 +148,10 @@ fn refusal<A: Address>(
     let failed = |e| Error::failed("reading endpoints", e);
     let Image(endpoint) = marks.endpoints.get(&trace.endpoint, 0).map_err(failed)?;
     if endpoint.state != ENDPOINT_DOWN || endpoint.forward != FORWARD_NAT {
+        return Ok(None);
+    }
+    let slot = marks.selections.get(&endpoint.service, 0).map_err(failed)?;
+    if !goes_on(Decision::unpack(slot[super::DECISION]), trace.endpoint) {
         return Ok(None);
     }
     Ok(A::of_endpoint(&endpoint).map(|address| Waiting {
@@ -170,3 +199,28 @@ where
 pub const NAMES_V4: [&str; 3] = [names::MAP_RECENT_V4, names::MAP_SYNS_V4, names::MAP_MORE_V4];
 /// See [`NAMES_V4`].
 pub const NAMES_V6: [&str; 3] = [names::MAP_RECENT_V6, names::MAP_SYNS_V6, names::MAP_MORE_V6];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_can_go_nowhere_else_waits() {
+        let decision = |action, flags, target| Decision {
+            action,
+            flags,
+            tier: 0,
+            target,
+        };
+        for (decision, goes) in [
+            (decision(Action::Steer, 0, 2), true),
+            (decision(Action::Steer, 0, 1), false),
+            (decision(Action::Steer, NO_REDISPATCH, 2), false),
+            (decision(Action::Spread, 0, 1), true),
+            (decision(Action::Refuse, 0, 0), false),
+            (decision(Action::Pass, 0, 0), false),
+        ] {
+            assert_eq!(goes_on(decision, 1), goes, "{decision:?}");
+        }
+    }
+}
