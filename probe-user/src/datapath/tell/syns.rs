@@ -8,10 +8,7 @@
 //! Only with NAT: with full NAT refusals come in at an interface, by which nothing can be sent from
 //! here, and with direct server return none comes by. Those clients repeat their SYN.
 
-use std::{
-    net::{Ipv6Addr, SocketAddr},
-    os::fd::AsFd as _,
-};
+use std::os::fd::AsFd as _;
 
 use aya::maps::MapData;
 use probe_ebpf::{
@@ -25,7 +22,7 @@ use probe_ebpf::{
 
 use super::{
     super::{EndpointId, Error, Image, forge::Segment, mapping::Mapping, node, pins::Pins},
-    Flows, Marks,
+    Flows, Marks, at,
 };
 
 /// SYNs of the last seconds, in the unit of [`probe_ebpf::abi::seen`]: later than that a client repeats its own
@@ -165,11 +162,6 @@ fn refusal<A: Address>(
         },
         endpoint: EndpointId(trace.endpoint),
     }))
-}
-
-fn at<A: Address>(address: A, port_be: u16) -> SocketAddr {
-    let ip = Ipv6Addr::from(address.mapped()).to_canonical();
-    SocketAddr::new(ip, u16::from_be(port_be))
 }
 
 impl<A: Address> Flows<A>

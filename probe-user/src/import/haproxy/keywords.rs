@@ -209,7 +209,7 @@ const DIRECTIVES: &[(&[&str], Fate, &str)] = &[
     (
         &["option", "redispatch"],
         Changed,
-        "a client that is refused connects again by itself; checks are made at once (observe), and its next try goes to an endpoint that is up",
+        "a client that is refused is sent on to the next endpoint before it hears of it; one that gets no answer waits until the endpoint is marked down",
     ),
     (
         &["option", "spop-check"],
