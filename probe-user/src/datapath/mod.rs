@@ -26,6 +26,7 @@ mod reader;
 mod ring;
 mod rings;
 mod selections;
+mod sieve;
 mod sockets;
 mod sweep;
 mod tables;
