@@ -367,6 +367,28 @@ impl Tables {
         Ok((id, before.map(|(old, _)| old)))
     }
 
+    /// Takes an endpoint out of its tier or puts it back, see [`super::Steering::rest`].
+    pub fn rest(
+        &mut self,
+        service: ServiceId,
+        id: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), Error> {
+        let Some(known) = self.endpoints.get(&id) else {
+            return Ok(());
+        };
+        let tier = tier.filter(|_| known.weight > 0).unwrap_or(NO_TIER);
+        if known.value.tier != tier {
+            let value = Endpoint {
+                tier,
+                ..known.value
+            };
+            self.write_endpoint(id, value)?;
+            self.link(service)?;
+        }
+        Ok(())
+    }
+
     /// Gives an endpoint a new id with new addresses.
     pub fn readdress(
         &mut self,
