@@ -10,6 +10,7 @@
 
 mod supervisor;
 mod tasks;
+mod threads;
 
 use std::{path::Path, sync::Arc};
 
@@ -23,7 +24,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{self, Address, Config, Fault},
+    config::{self, Address, Config, Each, Fault},
     control::{Socket, Sources},
     core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
     datapath::{
@@ -31,14 +32,16 @@ use crate::{
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
-    health::{scheduler, sentinel},
+    health::{lateness::Pulse, scheduler, sentinel},
     interfaces,
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
+use threads::Thread;
 
-/// Checks are short and many; a thread a core of a large node would only contend.
+/// What is neither checks nor decisions is little; a thread a core of a large node would only
+/// contend.
 const MAX_WORKERS: usize = 4;
 /// Messages in flight to the core before senders wait.
 const QUEUE: usize = 1024;
@@ -50,8 +53,7 @@ pub fn agent(file: &Path, detach: bool, log: LogFormat) -> Result<(), Failure> {
     let config = config::load(file).map_err(|error| Failure::Config(error.into()))?;
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
-        // One more than the cores: a blocking write of the core must not stop the checks.
-        .worker_threads(workers + 1)
+        .worker_threads(workers)
         .enable_all()
         .build()
         .context("start the runtime")?
@@ -162,16 +164,26 @@ async fn live(
         shutdown: ending,
     };
     let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
+    let decides = Thread::start("probe-decides").context("start a thread that decides")?;
+    let checking = begin_checking(config).context("start a thread that checks")?;
+    let lanes: Vec<_> = checking
+        .iter()
+        .map(|(thread, pulse)| (thread.handle().clone(), pulse.clone()))
+        .collect();
+    let mut turns = (0..lanes.len()).cycle();
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
+        let turn = turns.next().expect("there is a thread");
+        let (handle, pulse) = &lanes[turn];
         let (target, inter) = (plan.probe.target(), plan.rhythm.intervals.inter);
         let checks = scheduler::run(
             key,
             plan.probe,
             plan.rhythm,
             plan.triggered,
+            pulse.clone(),
             reports.clone(),
         );
-        let mut running = vec![tokio::spawn(checks).abort_handle()];
+        let mut running = vec![handle.spawn(checks).abort_handle()];
         if plan.sentinel {
             let signals = signals.clone();
             let tell = move |signal| {
@@ -182,12 +194,14 @@ async fn live(
                 }
             };
             running.push(
-                tokio::spawn(sentinel::run(target, inter, room.clone(), tell)).abort_handle(),
+                handle
+                    .spawn(sentinel::run(target, inter, room.clone(), tell))
+                    .abort_handle(),
             );
         }
         Running(running)
     });
-    let mut core = tokio::spawn(core.run(inputs, start_checks));
+    let mut core = decides.handle().spawn(core.run(inputs, start_checks));
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM"),
@@ -225,6 +239,21 @@ async fn live(
         info!("steering stays in place; `probe detach` removes it");
     }
     Ok(())
+}
+
+/// Begins the threads that check, with nothing to do yet.
+fn begin_checking(config: &Config) -> std::io::Result<Vec<(Thread, Arc<Pulse>)>> {
+    let timeouts = config.services().iter().flat_map(|s| s.check().each());
+    let shortest = timeouts.map(Each::timeout).min().unwrap_or_default();
+    (0..threads::checking())
+        .map(|i| {
+            let thread = Thread::start(&format!("probe-checks{i}"))?;
+            let pulse = Arc::new(Pulse::new(shortest));
+            let beats = pulse.clone();
+            thread.handle().spawn(async move { beats.beat().await });
+            Ok((thread, pulse))
+        })
+        .collect()
 }
 
 /// Raises the soft limit of descriptors to the hard one, as far as that goes, and says how

@@ -38,7 +38,7 @@ use crate::{
     failover::{NoFailback, Reason},
     health::{
         Probe, Signal, State, Verdict,
-        scheduler::{Report, Rhythm, Triggered},
+        scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::Change,
     resolve::Resolved,
@@ -115,6 +115,10 @@ impl Counters for datapath::Reader {
 pub trait Observer: Send {
     /// A check was made.
     fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64);
+    /// One whose verdict does not count, and why.
+    fn excused(&self, service: &str, endpoint: &str, standing: Standing);
+    /// A check began so late; the largest of the last minutes.
+    fn late(&self, late: Duration, largest: Duration);
     /// There was a sign that an endpoint may have failed.
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal);
     /// An endpoint is in this state.
@@ -389,6 +393,7 @@ impl<D: Steering + Attach> Core<D> {
                 pid: std::process::id(),
                 started_unix_ms: status::unix_ms(self.started),
                 distrust_since_unix_ms: self.services.distrust_since_unix_ms(Instant::now()),
+                lateness: status::Lateness::of(self.services.lateness()),
             },
             services: self.services.status(Instant::now()),
             interfaces: self.managed.status(),

@@ -5,12 +5,15 @@
 
 use std::{
     collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::{EndpointId, OwnState, TellState};
+use crate::{
+    datapath::{EndpointId, OwnState, TellState},
+    health::lateness,
+};
 
 /// Everything.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +40,35 @@ pub struct Agent {
     /// Since when it doubts itself rather than its endpoints, and holds all selections.
     #[serde(default)]
     pub distrust_since_unix_ms: Option<u64>,
+    /// How late checks began, once there was one.
+    #[serde(default)]
+    pub lateness: Option<Lateness>,
+}
+
+/// How late the agent itself is: from the time that a check was due to its beginning.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Lateness {
+    /// Checks that it is about.
+    pub checks: u64,
+    /// Upper ends of what they are counted by, as all of these but the largest; nothing beyond
+    /// the last.
+    pub p50_us: Option<u64>,
+    pub p99_us: Option<u64>,
+    /// The largest of the last one to two minutes.
+    pub max_us: u64,
+}
+
+impl Lateness {
+    /// As it was measured.
+    pub fn of(lateness: &lateness::Lateness) -> Option<Self> {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        (lateness.checks() > 0).then(|| Self {
+            checks: lateness.checks(),
+            p50_us: lateness.percentile(50).map(micros),
+            p99_us: lateness.percentile(99).map(micros),
+            max_us: micros(lateness.largest()),
+        })
+    }
 }
 
 /// A service.
@@ -131,6 +163,9 @@ pub struct Endpoint {
     pub since_unix_ms: u64,
     pub checks: u64,
     pub failures: u64,
+    /// Checks whose verdict did not count, since the agent itself was late.
+    #[serde(default)]
+    pub excused: u64,
     /// The last check's duration.
     pub latency_us: Option<u64>,
     /// Durations of the last checks, once there was one.

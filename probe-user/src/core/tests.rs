@@ -15,7 +15,7 @@ use crate::{
         XdpWay,
     },
     failover::NoFailback,
-    health::{Kind, Saw},
+    health::{Kind, Saw, scheduler::Standing},
     interfaces::Interface,
     resolve::literal,
 };
@@ -149,6 +149,8 @@ struct Ears(Arc<Mutex<Vec<Did>>>);
 
 impl Observer for Ears {
     fn checked(&self, _: &str, _: &str, _: &Verdict, _: u64) {}
+    fn excused(&self, _: &str, _: &str, _: Standing) {}
+    fn late(&self, _: Duration, _: Duration) {}
     fn signalled(&self, _: &str, _: &str, _: Signal) {}
     fn state(&self, _: &str, _: &str, _: State) {}
     fn selected(&self, _: &str, _: &[&str]) {}
@@ -303,6 +305,11 @@ impl Bench {
     }
 
     async fn check_of(&self, endpoint: usize, generation: u32, kind: Kind) {
+        self.check_that(Standing::Counts, endpoint, generation, kind)
+            .await;
+    }
+
+    async fn check_that(&self, standing: Standing, endpoint: usize, generation: u32, kind: Kind) {
         let report = Report {
             key: CheckKey {
                 service: 0,
@@ -317,6 +324,8 @@ impl Bench {
                 saw: Saw::NOTHING,
             },
             skipped: 0,
+            standing,
+            late: None,
         };
         self.reports.send(report).await.unwrap();
     }
@@ -411,6 +420,34 @@ async fn over_and_back() {
         service.endpoints[0].detail.as_deref(),
         Some("200 in 0.4 ms")
     );
+    bench.end().await;
+}
+
+/// What the agent's own stall explains takes nobody down, and is told.
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_is_excused_counts_neither_way() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    let stalled = Standing::Stalled;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.pending().await.len(), 2, "it was no first verdict");
+    for endpoint in [0, 1] {
+        bench.check(endpoint, Kind::Ok).await;
+    }
+    bench.did().await;
+    for _ in 0..5 {
+        bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    }
+    bench.check(0, Kind::Refused).await;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.did().await, []);
+    // Nor does it take back what was a failure.
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    let master = &bench.status().await.services[0].endpoints[0];
+    assert_eq!((master.checks, master.failures, master.excused), (10, 2, 7));
     bench.end().await;
 }
 

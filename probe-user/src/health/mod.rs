@@ -7,9 +7,11 @@
 //! - [`transport`]: the connection that it is said over.
 //! - [`probe`]: the checks of one endpoint, and the one verdict of them.
 //! - [`scheduler`]: when a check is made.
+//! - [`lateness`]: how late the agent itself is, and what that excuses (pure).
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
+pub mod lateness;
 pub mod probe;
 pub mod protocol;
 pub mod rise_fall;
