@@ -8,6 +8,7 @@
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
 
+pub(crate) mod realtime;
 mod supervisor;
 mod tasks;
 mod threads;
@@ -24,7 +25,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{self, Address, Config, Each, Fault},
+    config::{self, Address, Config, Each, Fault, Realtime},
     control::{Socket, Sources},
     core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
     datapath::{
@@ -38,6 +39,7 @@ use crate::{
     observe::{self, Metrics, Recorder},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
+use realtime::Had;
 use threads::Thread;
 
 /// What is neither checks nor decisions is little; a thread a core of a large node would only
@@ -107,6 +109,9 @@ async fn live(
     let telling = teller.as_ref().err().unwrap_or(&TellState::Ready).clone();
     tell_telling(&telling, &metrics.recorder());
     core.tell_telling(&telling);
+    let (decides, checking, had) = begin_threads(config)?;
+    tell_realtime(&had, config.realtime(), &metrics.recorder())?;
+    core.tell_realtime(&had);
     core.datapath_mut().commit();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -164,8 +169,6 @@ async fn live(
         shutdown: ending,
     };
     let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
-    let decides = Thread::start("probe-decides").context("start a thread that decides")?;
-    let checking = begin_checking(config).context("start a thread that checks")?;
     let lanes: Vec<_> = checking
         .iter()
         .map(|(thread, pulse)| (thread.handle().clone(), pulse.clone()))
@@ -241,19 +244,50 @@ async fn live(
     Ok(())
 }
 
-/// Begins the threads that check, with nothing to do yet.
-fn begin_checking(config: &Config) -> std::io::Result<Vec<(Thread, Arc<Pulse>)>> {
+/// A thread that checks, and how it is.
+type Checking = (Thread, Arc<Pulse>);
+
+/// Begins the thread that decides and those that check, with nothing to do yet.
+fn begin_threads(config: &Config) -> anyhow::Result<(Thread, Vec<Checking>, Had)> {
     let timeouts = config.services().iter().flat_map(|s| s.check().each());
     let shortest = timeouts.map(Each::timeout).min().unwrap_or_default();
-    (0..threads::checking())
-        .map(|i| {
-            let thread = Thread::start(&format!("probe-checks{i}"))?;
-            let pulse = Arc::new(Pulse::new(shortest));
-            let beats = pulse.clone();
-            thread.handle().spawn(async move { beats.beat().await });
-            Ok((thread, pulse))
-        })
-        .collect()
+    let realtime = config.realtime();
+    let memory = realtime::lock_memory(realtime);
+    let (decides, mut priority) =
+        Thread::start("probe-decides", realtime).context("start a thread that decides")?;
+    let mut checking = Vec::new();
+    for i in 0..threads::checking() {
+        let (thread, entered) = Thread::start(&format!("probe-checks{i}"), realtime)
+            .context("start a thread that checks")?;
+        priority = priority.and(entered);
+        let pulse = Arc::new(Pulse::new(shortest));
+        let beats = pulse.clone();
+        thread.handle().spawn(async move { beats.beat().await });
+        checking.push((thread, pulse));
+    }
+    Ok((decides, checking, Had { priority, memory }))
+}
+
+/// Tells whether checks and decisions have real-time priority and memory that stays. An error if
+/// that was ordered and is not so.
+fn tell_realtime(had: &Had, wanted: Realtime, recorder: &Recorder) -> anyhow::Result<()> {
+    recorder.realtime(had.priority.is_ok(), had.memory.is_ok());
+    let missing: Vec<_> = [&had.priority, &had.memory]
+        .into_iter()
+        .filter_map(|had| had.as_ref().err().map(String::as_str))
+        .collect();
+    match wanted {
+        Realtime::Off => {}
+        _ if missing.is_empty() => {
+            info!("checks and decisions have real-time priority, memory is locked");
+        }
+        Realtime::Auto => warn!(
+            "on a busy machine checks and decisions may be late: {}",
+            missing.join("; ")
+        ),
+        Realtime::On => anyhow::bail!("`checking.realtime: on`: {}", missing.join("; ")),
+    }
+    Ok(())
 }
 
 /// Raises the soft limit of descriptors to the hard one, as far as that goes, and says how

@@ -63,6 +63,7 @@ pub fn example() -> status::Status {
             started_unix_ms: 1,
             distrust_since_unix_ms: None,
             lateness: None,
+            realtime: status::Realtime::default(),
         },
         services: vec![status::Service {
             name: "sense".to_owned(),

@@ -42,6 +42,7 @@ use crate::{
     },
     interfaces::Change,
     resolve::Resolved,
+    run::realtime::Had,
 };
 use interfaces::Managed;
 use services::Services;
@@ -263,6 +264,7 @@ pub struct Core<D> {
     pins: String,
     processes: status::Processes,
     telling: status::Telling,
+    realtime: status::Realtime,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -285,6 +287,7 @@ impl<D: Steering + Attach> Core<D> {
             pins,
             processes: status::Processes::default(),
             telling: status::Telling::default(),
+            realtime: status::Realtime::default(),
         })
     }
 
@@ -306,6 +309,11 @@ impl<D: Steering + Attach> Core<D> {
     /// Whether idle connections of lost endpoints are told.
     pub fn tell_telling(&mut self, telling: &TellState) {
         self.telling = status::Telling::of(telling);
+    }
+
+    /// Whether checks and decisions run at real-time priority.
+    pub fn tell_realtime(&mut self, had: &Had) {
+        self.realtime = status::Realtime::of(had);
     }
 
     /// The datapath, for what is done to it around the start.
@@ -394,6 +402,7 @@ impl<D: Steering + Attach> Core<D> {
                 started_unix_ms: status::unix_ms(self.started),
                 distrust_since_unix_ms: self.services.distrust_since_unix_ms(Instant::now()),
                 lateness: status::Lateness::of(self.services.lateness()),
+                realtime: self.realtime.clone(),
             },
             services: self.services.status(Instant::now()),
             interfaces: self.managed.status(),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     datapath::{EndpointId, OwnState, TellState},
     health::lateness,
+    run::realtime::Had,
 };
 
 /// Everything.
@@ -43,6 +44,35 @@ pub struct Agent {
     /// How late checks began, once there was one.
     #[serde(default)]
     pub lateness: Option<Lateness>,
+    /// Whether checks and decisions run at real-time priority.
+    #[serde(default)]
+    pub realtime: Realtime,
+}
+
+/// What of real-time priority and locked memory was to be had.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Realtime {
+    /// Checks and decisions have the priority.
+    pub priority: bool,
+    /// The agent's memory is locked.
+    pub memory: bool,
+    /// What is missing, and why.
+    pub missing: Vec<String>,
+}
+
+impl Realtime {
+    /// As it was had.
+    pub fn of(had: &Had) -> Self {
+        let missing = [&had.priority, &had.memory];
+        Self {
+            priority: had.priority.is_ok(),
+            memory: had.memory.is_ok(),
+            missing: missing
+                .into_iter()
+                .filter_map(|had| had.clone().err())
+                .collect(),
+        }
+    }
 }
 
 /// How late the agent itself is: from the time that a check was due to its beginning.

@@ -144,6 +144,7 @@ pub struct Recorder {
     excused: Family<OfExcuse, Counter>,
     lateness: Histogram,
     latest: Gauge<f64, AtomicU64>,
+    realtime: Family<OfKind, Gauge>,
     duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
@@ -177,6 +178,7 @@ impl Metrics {
             excused: Family::default(),
             lateness: Histogram::new(BOUNDS_US.iter().map(|us| *us as f64 / 1e6)),
             latest: Gauge::default(),
+            realtime: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             state: Family::default(),
             selected: Family::default(),
@@ -232,6 +234,11 @@ impl Metrics {
             "check_lateness_max_seconds",
             "The largest of these in the last one to two minutes",
             r.latest.clone(),
+        );
+        registry.register(
+            "realtime",
+            "1 where checks and decisions have it: real-time priority, locked memory",
+            r.realtime.clone(),
         );
         registry.register(
             "check_duration_seconds",
@@ -384,6 +391,15 @@ impl Recorder {
             self.telling
                 .get_or_create(&OfTellState { state })
                 .set((state == telling.label()).into());
+        }
+    }
+
+    /// Whether checks and decisions have real-time priority, and the agent locked memory.
+    pub fn realtime(&self, priority: bool, memory: bool) {
+        for (kind, had) in [("priority", priority), ("memory", memory)] {
+            self.realtime
+                .get_or_create(&OfKind { kind })
+                .set(had.into());
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    sync::mpsc,
     thread::{Builder, JoinHandle},
 };
 
@@ -13,6 +14,9 @@ use tokio::{
     runtime::{self, Handle},
     sync::oneshot,
 };
+
+use super::realtime;
+use crate::config::Realtime;
 
 /// More than these check for one agent only on machines with many processors.
 const MOST_CHECKING: usize = 4;
@@ -26,22 +30,32 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Begins one. A name has 15 bytes at most.
-    pub fn start(name: &str) -> io::Result<Self> {
+    /// Begins one, and says whether it has real-time priority or why not. A name has 15 bytes at
+    /// most.
+    pub fn start(name: &str, realtime: Realtime) -> io::Result<(Self, Result<(), String>)> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = mpsc::sync_channel(1);
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            let entered = realtime::enter(realtime);
+            if entered.is_ok() {
+                runtime.spawn(realtime::govern());
+            }
+            // Whoever started it waits for that.
+            let _ = tell.send(entered);
             // An error is the end of whoever held the other side.
             drop(runtime.block_on(stopped));
         })?;
-        Ok(Self {
+        let entered = told.recv().map_err(io::Error::other)?;
+        let started = Self {
             handle,
             stop: Some(stop),
             thread: Some(thread),
-        })
+        };
+        Ok((started, entered))
     }
 
     /// For tasks on it.
@@ -69,8 +83,6 @@ pub fn checking() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
 
     #[test]
@@ -82,7 +94,8 @@ mod tests {
             }
         }
         let (tx, rx) = mpsc::channel();
-        let thread = Thread::start("probe-test").unwrap();
+        let (thread, entered) = Thread::start("probe-test", Realtime::Off).unwrap();
+        assert!(entered.is_err());
         thread.handle().spawn(async move {
             let name = std::thread::current().name().map(str::to_owned);
             assert_eq!(name.as_deref(), Some("probe-test"));
