@@ -33,6 +33,8 @@ pub struct File {
     pub services: Vec<Service>,
     pub suspect_self: Option<String>,
     #[serde(default)]
+    pub checking: Checking,
+    #[serde(default)]
     pub resolve: Resolve,
 }
 
@@ -89,6 +91,13 @@ pub struct Control {
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     pub listen: Option<String>,
+}
+
+/// `checking`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checking {
+    pub realtime: Option<String>,
 }
 
 /// `resolve`.

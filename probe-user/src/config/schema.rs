@@ -81,6 +81,7 @@ const FIELDS: &[Row] = &[
     ("Control.state", PATH, "A folder where orders of operators are kept; systemd's StateDirectory, else beside the socket"),
     ("Metrics.listen", Text, "ADDRESS:PORT of /metrics and /healthz, or off; 127.0.0.1:9377"),
     ("Resolve.every", Duration, "How often names are looked up again, from 100ms; 10s"),
+    ("Checking.realtime", Word(&["auto", "on", "off"]), "Real-time priority and locked memory for checks and decisions; auto: where permitted"),
     ("File.suspect_self", ON_OFF, "Holds the selections while all hosts are silent together; on"),
     ("Service.name", NAME, "The service's name"),
     ("Service.listeners", LISTENER, "ADDRESS:PORT that clients connect to, with /udp for datagrams"),

@@ -54,7 +54,19 @@ pub struct Config {
     metrics: Option<SocketAddr>,
     services: Vec<Service>,
     suspect_self: bool,
+    realtime: Realtime,
     resolve_every: Duration,
+}
+
+/// Real-time priority and locked memory for checks and decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Realtime {
+    /// Where permitted.
+    Auto,
+    /// Or the agent does not start.
+    On,
+    /// No.
+    Off,
 }
 
 /// How the kernel side is loaded.
@@ -192,6 +204,10 @@ impl Config {
     pub fn suspect_self(&self) -> bool {
         self.suspect_self
     }
+    /// Do checks and decisions run at real-time priority?
+    pub fn realtime(&self) -> Realtime {
+        self.realtime
+    }
     /// Time between two resolutions of a name.
     pub fn resolve_every(&self) -> Duration {
         self.resolve_every
@@ -283,6 +299,15 @@ impl Config {
                 "suspect_self",
                 raw.suspect_self.as_deref().unwrap_or("on"),
                 &[("on", true), ("off", false)],
+            )?,
+            realtime: word(
+                "checking.realtime",
+                raw.checking.realtime.as_deref().unwrap_or("auto"),
+                &[
+                    ("auto", Realtime::Auto),
+                    ("on", Realtime::On),
+                    ("off", Realtime::Off),
+                ],
             )?,
             resolve_every,
         })

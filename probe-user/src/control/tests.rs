@@ -61,6 +61,7 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         since_unix_ms: 5,
         checks: 1,
         failures: 0,
+        excused: 0,
         latency_us: Some(400),
         durations: None,
         verdict_since_unix_ms: None,
@@ -81,6 +82,8 @@ pub fn example() -> status::Status {
             pid: 7,
             started_unix_ms: 1,
             distrust_since_unix_ms: None,
+            lateness: None,
+            realtime: status::Realtime::default(),
         },
         services: vec![status::Service {
             name: "sense".to_owned(),

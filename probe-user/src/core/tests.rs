@@ -15,7 +15,7 @@ use crate::{
         XdpWay,
     },
     failover::{NoFailback, orders::Mode},
-    health::{Kind, Saw},
+    health::{Kind, Saw, scheduler::Standing},
     interfaces::Interface,
     resolve::literal,
 };
@@ -159,6 +159,8 @@ struct Ears(Arc<Mutex<Vec<Did>>>);
 
 impl Observer for Ears {
     fn checked(&self, _: &str, _: &str, _: &Verdict, _: u64) {}
+    fn excused(&self, _: &str, _: &str, _: Standing) {}
+    fn late(&self, _: Duration, _: Duration) {}
     fn signalled(&self, _: &str, _: &str, _: Signal) {}
     fn state(&self, _: &str, _: &str, _: State) {}
     fn selected(&self, _: &str, _: &[&str]) {}
@@ -223,12 +225,12 @@ struct Bench {
 
 impl Bench {
     fn new(config: &Config, recorder: Recorder, existing: &[Interface]) -> Self {
-        Self::after(Standing::default(), config, recorder, existing)
+        Self::after(StandingOrders::default(), config, recorder, existing)
     }
 
     /// With orders that an earlier agent kept.
     fn after(
-        standing: Standing,
+        standing: StandingOrders,
         config: &Config,
         recorder: Recorder,
         existing: &[Interface],
@@ -345,6 +347,11 @@ impl Bench {
     }
 
     async fn check_of(&self, endpoint: usize, generation: u32, kind: Kind) {
+        self.check_that(Standing::Counts, endpoint, generation, kind)
+            .await;
+    }
+
+    async fn check_that(&self, standing: Standing, endpoint: usize, generation: u32, kind: Kind) {
         let report = Report {
             key: CheckKey {
                 service: 0,
@@ -359,6 +366,8 @@ impl Bench {
                 saw: Saw::NOTHING,
             },
             skipped: 0,
+            standing,
+            late: None,
         };
         self.reports.send(report).await.unwrap();
     }
@@ -453,6 +462,34 @@ async fn over_and_back() {
         service.endpoints[0].detail.as_deref(),
         Some("200 in 0.4 ms")
     );
+    bench.end().await;
+}
+
+/// What the agent's own stall explains takes nobody down, and is told.
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_is_excused_counts_neither_way() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    let stalled = Standing::Stalled;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.pending().await.len(), 2, "it was no first verdict");
+    for endpoint in [0, 1] {
+        bench.check(endpoint, Kind::Ok).await;
+    }
+    bench.did().await;
+    for _ in 0..5 {
+        bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    }
+    bench.check(0, Kind::Refused).await;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.did().await, []);
+    // Nor does it take back what was a failure.
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    let master = &bench.status().await.services[0].endpoints[0];
+    assert_eq!((master.checks, master.failures, master.excused), (10, 2, 7));
     bench.end().await;
 }
 
@@ -1227,7 +1264,7 @@ async fn a_literal_interface_must_be_attached_at_the_start() {
     };
     let config = config("");
     let ears = Box::new(Ears(recorder.did.clone()));
-    let (orders, journal) = (Standing::default(), Arc::default());
+    let (orders, journal) = (StandingOrders::default(), Arc::default());
     let at = resolved(&config);
     let mut core =
         Core::new(&config, at, orders, journal, recorder, String::new(), ears).unwrap();
@@ -1522,7 +1559,7 @@ async fn a_promotion_holds_until_its_endpoint_is_down() {
     let did = bench.did().await;
     assert_eq!(did, [Up(0), Select(0), Down(1), Heard(Reason::MasterDown)]);
     assert!(kinds(&bench).contains(&"promotion-over".to_owned()));
-    assert_eq!(*bench.kept.borrow().standing, Standing::default());
+    assert_eq!(*bench.kept.borrow().standing, StandingOrders::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -1575,7 +1612,7 @@ async fn orders_survive_a_restart() {
     let bench = both_up("").await;
     bench.order("sense", mode("master", Mode::Drain), false).await.unwrap();
     bench.order("sense", Wish::Freeze(true), false).await.unwrap();
-    let mut standing = Standing::clone(&bench.kept.borrow().standing);
+    let mut standing = StandingOrders::clone(&bench.kept.borrow().standing);
     // Of a configuration that had more.
     let more = standing.services["sense"].clone();
     standing.services.insert("gone".to_owned(), more.clone());

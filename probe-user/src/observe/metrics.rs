@@ -23,7 +23,7 @@ use crate::{
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
     failover::Reason,
-    health::{Kind, Signal, State, Verdict},
+    health::{Kind, Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
 };
 
 /// From a local answer to the longest sensible timeout.
@@ -50,6 +50,13 @@ struct OfVerdict {
     service: String,
     endpoint: String,
     verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfExcuse {
+    service: String,
+    endpoint: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -134,6 +141,10 @@ pub struct Metrics {
 pub struct Recorder {
     checks: Family<OfVerdict, Counter>,
     skipped: Family<OfEndpoint, Counter>,
+    excused: Family<OfExcuse, Counter>,
+    lateness: Histogram,
+    latest: Gauge<f64, AtomicU64>,
+    realtime: Family<OfKind, Gauge>,
     duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
@@ -164,6 +175,10 @@ impl Metrics {
         let recorder = Recorder {
             checks: Family::default(),
             skipped: Family::default(),
+            excused: Family::default(),
+            lateness: Histogram::new(BOUNDS_US.iter().map(|us| *us as f64 / 1e6)),
+            latest: Gauge::default(),
+            realtime: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             state: Family::default(),
             selected: Family::default(),
@@ -204,6 +219,26 @@ impl Metrics {
             "checks_skipped",
             "Health checks left out because the one before took longer than the interval",
             r.skipped.clone(),
+        );
+        registry.register(
+            "checks_excused",
+            "Health checks whose verdict does not count, by reason: the agent itself was stalled",
+            r.excused.clone(),
+        );
+        registry.register(
+            "check_lateness_seconds",
+            "How late the agent itself is: from the time that a health check was due to its beginning",
+            r.lateness.clone(),
+        );
+        registry.register(
+            "check_lateness_max_seconds",
+            "The largest of these in the last one to two minutes",
+            r.latest.clone(),
+        );
+        registry.register(
+            "realtime",
+            "1 where checks and decisions have it: real-time priority, locked memory",
+            r.realtime.clone(),
         );
         registry.register(
             "check_duration_seconds",
@@ -359,6 +394,15 @@ impl Recorder {
         }
     }
 
+    /// Whether checks and decisions have real-time priority, and the agent locked memory.
+    pub fn realtime(&self, priority: bool, memory: bool) {
+        for (kind, had) in [("priority", priority), ("memory", memory)] {
+            self.realtime
+                .get_or_create(&OfKind { kind })
+                .set(had.into());
+        }
+    }
+
     /// Some of them were.
     pub fn told(&self, told: &Told) {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
@@ -425,6 +469,21 @@ impl Observer for Recorder {
         if let Some(counter) = meter.checks.get(verdict.kind as usize) {
             counter.inc();
         }
+    }
+
+    fn excused(&self, service: &str, endpoint: &str, standing: Standing) {
+        self.excused
+            .get_or_create(&OfExcuse {
+                service: service.to_owned(),
+                endpoint: endpoint.to_owned(),
+                reason: standing.label(),
+            })
+            .inc();
+    }
+
+    fn late(&self, late: Duration, largest: Duration) {
+        self.lateness.observe(late.as_secs_f64());
+        self.latest.set(largest.as_secs_f64());
     }
 
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal) {
@@ -530,6 +589,13 @@ impl Observer for Recorder {
         let of_service = meters.entry(of.service.clone()).or_default();
         of_service.insert(of.endpoint.clone(), meter);
         drop(meters);
+        for standing in Standing::EXCUSES {
+            drop(self.excused.get_or_create(&OfExcuse {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                reason: standing.label(),
+            }));
+        }
         for signal in Signal::ALL {
             drop(self.signals.get_or_create(&OfSignal {
                 service: of.service.clone(),

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::{
     CheckKey, CheckPlan, Lookup, Observer, Running, StartChecks,
     journal::{Journal, What},
-    order::{Given, Kept, Standing},
+    order::{Given, Kept, Standing as StandingOrders},
     status,
 };
 use crate::{
@@ -36,7 +36,8 @@ use crate::{
     },
     health::{
         Probe, RiseFall, State, Verdict,
-        scheduler::{Intervals, Report, Rhythm, Trigger},
+        lateness::Lateness,
+        scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
     },
@@ -92,6 +93,8 @@ struct Endpoint {
     judged: bool,
     checks: u64,
     failures: u64,
+    /// Checks whose verdict did not count.
+    excused: u64,
     generation: u32,
     running: Option<Running>,
     /// Makes checks at once, while they run.
@@ -123,13 +126,14 @@ pub struct Services {
     /// not check together.
     turn: u64,
     distrust: Distrust,
+    lateness: Lateness,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
     due: Option<Instant>,
     journal: Arc<Journal>,
     /// Orders for who is not in the configuration.
-    unclaimed: Standing,
+    unclaimed: StandingOrders,
     published: watch::Sender<Kept>,
 }
 
@@ -138,7 +142,7 @@ impl Services {
     pub fn new<D: Steering>(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
-        standing: Standing,
+        standing: StandingOrders,
         journal: Arc<Journal>,
         datapath: &mut D,
         observer: &dyn Observer,
@@ -178,6 +182,7 @@ impl Services {
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
+            lateness: Lateness::new(Instant::now()),
             start_checks: None,
             due: None,
         };
@@ -232,10 +237,17 @@ impl Services {
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result {
+        if let Some(late) = report.late {
+            self.lateness.note(late, now);
+            observer.late(late, self.lateness.largest());
+        }
+        let success = report.judged();
         let Report {
             key,
             verdict,
             skipped,
+            standing,
+            late: _,
         } = report;
         let Some(service) = self.all.get_mut(key.service) else {
             return Ok(());
@@ -246,7 +258,6 @@ impl Services {
         if endpoint.generation != key.generation {
             return Ok(());
         }
-        let success = verdict.kind.success();
         if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
             errors.good_check();
         }
@@ -271,13 +282,14 @@ impl Services {
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
         // The kernel knows; now people may.
-        service.record(key.endpoint, verdict, skipped, changed, observer);
+        service.record(key.endpoint, verdict, skipped, standing, changed, observer);
         service.tell_switch(switch, observer);
         if changed.is_some() || told {
             service.tell_damping(observer);
             self.reckon();
         }
-        if self.distrust.heard(kind, now) {
+        // Silence that was ours says nothing of them.
+        if standing == Standing::Counts && self.distrust.heard(kind, now) {
             self.ask_again(observer);
         }
         Ok(())
@@ -364,6 +376,11 @@ impl Services {
         }
         self.reckon();
         Ok(())
+    }
+
+    /// How late checks began.
+    pub fn lateness(&self) -> &Lateness {
+        &self.lateness
     }
 
     /// Endpoints that no check has judged since the agent started.
@@ -487,6 +504,7 @@ impl Service {
                 judged: false,
                 checks: 0,
                 failures: 0,
+                excused: 0,
                 generation: 0,
                 running: None,
                 trigger: None,
@@ -756,6 +774,7 @@ impl Service {
                 offset: begin.offset,
                 phase: begin.phase,
                 spread: check.spread(),
+                timeout: check.timeout(),
                 health: endpoint.health.clone(),
             },
             triggered,

@@ -9,7 +9,7 @@ use super::{Endpoint, Observer, Service, What, status};
 use crate::{
     config::Failback,
     failover::{Reason, Switch, Target, damping::Damped},
-    health::{Kind, Signal, State, Verdict},
+    health::{Kind, Signal, State, Verdict, scheduler::Standing},
 };
 
 impl Service {
@@ -18,17 +18,28 @@ impl Service {
         e: usize,
         verdict: Verdict,
         skipped: u64,
+        standing: Standing,
         changed: Option<State>,
         observer: &dyn Observer,
     ) {
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let endpoint = &mut self.endpoints[e];
         endpoint.checks += 1;
-        if verdict.kind.success().is_some() {
+        if standing != Standing::Counts {
+            endpoint.excused += 1;
+            observer.excused(service, name, standing);
+            debug!(
+                service,
+                endpoint = name,
+                reason = standing.label(),
+                "a check does not count: {}",
+                verdict.detail()
+            );
+        } else if verdict.kind.success().is_some() {
             endpoint.judged = true;
             endpoint.durations.note(verdict.latency);
         }
-        if verdict.kind.success() == Some(false) {
+        if standing == Standing::Counts && verdict.kind.success() == Some(false) {
             endpoint.failures += 1;
             debug!(
                 service,
@@ -284,6 +295,7 @@ impl Service {
                         since_unix_ms: status::unix_ms(endpoint.since),
                         checks: endpoint.checks,
                         failures: endpoint.failures,
+                        excused: endpoint.excused,
                         latency_us: verdict
                             .filter(|v| v.kind != Kind::Observed)
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
