@@ -192,7 +192,7 @@ fn forward<A: Address>(key: &FlowKey<A>, flow: &ForwardFlow, now: u32) -> Flow {
 }
 
 fn address<A: Address>(ip: A, port_be: u16) -> SocketAddr {
-    let ip: IpAddr = Ipv6Addr::from(ip.mapped().bytes()).to_canonical();
+    let ip: IpAddr = Ipv6Addr::from(ip.mapped()).to_canonical();
     SocketAddr::new(ip, u16::from_be(port_be))
 }
 
