@@ -96,6 +96,8 @@ async fn live(
     let events = datapath.events().map_err(anyhow::Error::new)?;
     let kernel_log = datapath.kernel_log().map_err(anyhow::Error::new)?;
     let sweeper = datapath.sweeper().map_err(anyhow::Error::new)?;
+    let flows = Arc::new(datapath.flows().map_err(anyhow::Error::new)?);
+    let trial = Arc::new(datapath.trial().map_err(anyhow::Error::new)?);
     let node = datapath.node();
     let pins = datapath.pins().display().to_string();
     let metrics = Arc::new(Metrics::new(counters.clone()));
@@ -175,7 +177,8 @@ async fn live(
     }
     tasks.spawn(supervisor::run(sources.clone()));
     let written = watch::Sender::new(Written::default());
-    let api = Api::new(sources.clone(), journal.clone(), written.subscribe());
+    let (log, kept) = (journal.clone(), written.subscribe());
+    let api = Api::new(sources.clone(), log, kept, flows, trial);
     tasks.spawn(keeper::keep(orders, core.kept(), written));
     tasks.spawn(async move {
         let served = socket.serve(api.router()).await;

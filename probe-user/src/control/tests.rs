@@ -18,6 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     core::{
+        Named,
         journal::{Journal, What},
         order::{Done, Order, Refused, Written},
     },
@@ -122,6 +123,16 @@ fn sources() -> Sources {
             match ask {
                 Ask::Status(reply) => reply.send(example()).unwrap(),
                 Ask::Pending(reply) => reply.send(Vec::new()).unwrap(),
+                Ask::Names(reply) => {
+                    let endpoints = [(3, "sen2"), (4, "sen1")];
+                    let named = |(id, name): (u32, &str)| (EndpointId(id), name.to_owned());
+                    let sense = Named {
+                        id: ServiceId(1),
+                        name: "sense".to_owned(),
+                        endpoints: endpoints.into_iter().map(named).collect(),
+                    };
+                    reply.send(vec![sense]).unwrap();
+                }
                 Ask::Order(order, reply) => reply.send(ordered(&order)).unwrap(),
                 Ask::Explain(name, reply) => reply.send(Err(Refused::NoService(name))).unwrap(),
             }
@@ -159,9 +170,52 @@ fn ordered(order: &Order) -> Result<(Done, u64), Refused> {
     }
 }
 
+/// A datapath that sends everything to `sen2`.
+struct Translates;
+
+impl packet::Tries for Translates {
+    fn first_packet(
+        &self,
+        src: std::net::SocketAddr,
+        _: datapath::Vip,
+    ) -> Result<Vec<(datapath::Program, datapath::Outcome)>, datapath::Error> {
+        let dst = "10.0.0.1:1".parse().unwrap();
+        let to = datapath::Outcome::Translated(datapath::Ends { src, dst });
+        Ok(vec![
+            (datapath::Program::Tc, to),
+            (datapath::Program::Xdp, datapath::Outcome::Passed),
+        ])
+    }
+}
+
+/// Three flows.
+struct Few;
+
+impl flows::Table for Few {
+    fn list(
+        &self,
+        most: usize,
+        wanted: &mut dyn FnMut(&datapath::Flow) -> bool,
+    ) -> Result<Vec<datapath::Flow>, datapath::Error> {
+        let flow = |port: u16, endpoint| datapath::Flow {
+            client: ([10, 0, 0, 9], port).into(),
+            vip: "10.96.0.10:8079".parse().unwrap(),
+            endpoint: EndpointId(endpoint),
+            service: ServiceId(1),
+            seen_port: 1,
+            stage: datapath::Stage::Established,
+            idle_ms: 0,
+        };
+        let all = [flow(1, 3), flow(2, 4), flow(3, 99)];
+        let mut found: Vec<_> = all.into_iter().filter(|flow| wanted(flow)).collect();
+        found.truncate(most);
+        Ok(found)
+    }
+}
+
 fn api(journal: &Arc<Journal>) -> Api {
     let (_, written) = watch::channel(Written::default());
-    Api::new(sources(), journal.clone(), written)
+    Api::new(sources(), journal.clone(), written, Arc::new(Few), Arc::new(Translates))
 }
 
 /// What a client says, and what it is answered until the connection ends.
@@ -471,4 +525,61 @@ async fn followers_leave_room_for_others() {
         }
     });
     answer.await.expect("somebody else is answered");
+}
+
+#[tokio::test]
+async fn flows_are_filtered_and_counted() {
+    let served = Served::new();
+    for (query, count, shown) in [
+        ("", 3, 3),
+        ("?limit=1", 3, 1),
+        ("?limit=0&service=sense", 3, 0),
+        ("?endpoint=sen2", 1, 1),
+        ("?client=10.0.0.0/8", 3, 3),
+        ("?client=10.0.0.9:3", 1, 1),
+        ("?client=10.1.0.0/16", 0, 0),
+        ("?vip=10.96.0.10:8079&stage=established", 3, 3),
+        ("?stage=opening", 0, 0),
+    ] {
+        let answer = served.get(&format!("/v1/flows{query}")).await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let listed: flows::Listed = serde_json::from_str(body).unwrap();
+        assert_eq!((listed.count, listed.flows.len()), (count, shown), "{query}");
+    }
+    for (query, code) in [
+        ("?service=nosuch", 404),
+        ("?endpoint=nosuch", 404),
+        ("?client=everybody", 400),
+        ("?clients=10.0.0.9", 400),
+    ] {
+        let answer = served.get(&format!("/v1/flows{query}")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.0 {code}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn packets_are_tried() {
+    let served = Served::new();
+    let ask = async |src: &str, dst: &str| {
+        let answer = served
+            .post(&format!("/v1/explain/packet?src={src}&dst={dst}"))
+            .await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        serde_json::from_str::<serde_json::Value>(body).unwrap()
+    };
+    let answer = ask("10.0.0.9:1", "10.96.0.10:8079").await;
+    assert_eq!(answer["listener"], "service sense");
+    assert_eq!(answer["outcomes"][0]["endpoint"], "sense/sen2");
+    assert_eq!(answer["outcomes"][1]["outcome"], "passed");
+    let answer = ask("10.0.0.9:1", "10.0.0.1:1").await;
+    assert_eq!(answer["listener"], "sense/sen2's own address");
+    assert_eq!(ask("10.0.0.9:1", "10.9.9.9:9/udp").await["listener"], "nobody");
+    for (src, dst, why) in [
+        ("10.0.0.9:1", "sense", "dst: `sense`"),
+        ("10.0.0.9:1", "[fd00::1]:80", "two address families"),
+        ("client", "10.96.0.10:8079", "src"),
+    ] {
+        let error = ask(src, dst).await["error"].to_string();
+        assert!(error.contains(why), "{error}");
+    }
 }

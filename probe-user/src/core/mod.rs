@@ -225,8 +225,21 @@ pub enum Ask {
     /// An operator's order; answers with what was done, and the version of [`order::Kept`] that
     /// has it.
     Order(Order, oneshot::Sender<Result<(Done, u64), Refused>>),
+    /// What flows know by number.
+    Names(oneshot::Sender<Vec<Named>>),
     /// Why a service's connections go where they go.
     Explain(String, oneshot::Sender<Result<explain::Service, Refused>>),
+}
+
+/// A service and its endpoints, as the kernel knows them.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The service's number.
+    pub id: ServiceId,
+    /// Its name.
+    pub name: String,
+    /// Its endpoints, likewise.
+    pub endpoints: Vec<(EndpointId, String)>,
 }
 
 /// After an answer, so many times as long goes to verdicts before the next: whoever asks
@@ -411,6 +424,9 @@ impl<D: Steering + Attach> Core<D> {
                     self.observer.as_ref(),
                 )?;
                 let _ = reply.send(answer);
+            }
+            Ask::Names(reply) => {
+                let _ = reply.send(self.services.names());
             }
             Ask::Explain(service, reply) => {
                 let _ = reply.send(self.services.explain(&service, Instant::now()));

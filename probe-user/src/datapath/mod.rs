@@ -32,6 +32,7 @@ mod sockets;
 mod sweep;
 mod tables;
 mod tell;
+mod trial;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -49,6 +50,7 @@ pub use pins::check_shape;
 pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};
+pub use trial::{Ends, Outcome, Program, Trial};
 pub use tell::{TellCounts, TellState, Teller, Telling, Told};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.

@@ -2,17 +2,16 @@
 
 use std::{fs, process::Stdio, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{
     Way, agent,
     client::{Load, Long, Plan, get},
     privileged,
-    topology::VIP_V4,
-    wait::{until, until_true},
+    topology::{CLIENT_V4, VIP_V4},
 };
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, all_by, none_failed};
+use crate::rig::{Rig, none_failed};
 
 fn serves(rig: &Rig, endpoint: &str) -> Result<()> {
     let answer = get(&rig.lab.client, VIP_V4, "/")?.expect("the VIP answers");
@@ -158,6 +157,20 @@ fn tools_follow_events_and_wrong_ones_hurt_nobody() {
         follow.kill()?;
         follow.wait()?;
         ensure!(found["order"] == "promote" && found["by"]["pid"].is_number(), "{found}");
+
+        let client = rig.lab.client.clone();
+        let long = Long::open(&client, VIP_V4, Duration::from_millis(10))?;
+        let listed = ask(&rig, &["flows", "--endpoint", "backup", "--stage", "established"])?;
+        ensure!(listed["count"].as_u64().is_some_and(|count| count >= 1), "{listed}");
+        let (src, dst) = (format!("{}:40000", CLIENT_V4), VIP_V4.to_string());
+        let tried = ask(&rig, &["explain", "--packet", &src, &dst])?;
+        let tc = &tried["outcomes"][0];
+        ensure!(tc["outcome"] == "translated" && tc["endpoint"] == "sense/backup", "{tried}");
+        let tried = ask(&rig, &["explain", "--packet", &src, "192.0.2.7:22"])?;
+        ensure!(tried["outcomes"][0]["outcome"] == "passed", "{tried}");
+        let shown = rig.agent.order(&["watch", "--count", "2", "--every", "100ms"])?;
+        ensure!(shown.matches("*  backup").count() == 2 && !shown.contains('\x1b'), "{shown}");
+        drop(long);
 
         // Idle clients by the hundred, then a failure: the agent does what it always does.
         let mut idle = Vec::new();

@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{
-    CheckKey, CheckPlan, Lookup, Observer, Running, StartChecks,
+    CheckKey, CheckPlan, Lookup, Named, Observer, Running, StartChecks,
     journal::{Journal, What},
     order::{Given, Kept, Standing as StandingOrders},
     status,
@@ -395,6 +395,21 @@ impl Services {
             }
         }
         pending
+    }
+
+    /// Services and endpoints as the kernel knows them.
+    pub fn names(&self) -> Vec<Named> {
+        let named = |service: &Service| Named {
+            id: service.id,
+            name: service.config.name().to_owned(),
+            endpoints: service
+                .endpoints
+                .iter()
+                .zip(service.config.endpoints())
+                .map(|(endpoint, config)| (endpoint.id, config.name().to_owned()))
+                .collect(),
+        };
+        self.all.iter().map(named).collect()
     }
 
     /// For people and programs.

@@ -136,6 +136,11 @@ impl Services {
             _ => {}
         }
         service.failover = after;
+        // An order ends a promotion without more to say.
+        service.promoted_told = service.failover.promoted();
+        if service.promoted_told.is_none() {
+            service.promoted_by = None;
+        }
         let switch = switch.filter(|switch| switch.from != switch.to);
         service.carry_out(switch.as_ref(), now, datapath)?;
         service.tell_switch(switch, observer);
@@ -163,7 +168,6 @@ impl Services {
         endpoint.health = RiseFall::new(check.rise(), check.fall(), State::Unknown);
         (endpoint.fell, endpoint.withheld) = (None, false);
         endpoint.verdict = None;
-        endpoint.judged = false;
         endpoint.since = SystemTime::now();
         let name = service.config.endpoints()[e].name();
         observer.state(service.config.name(), name, State::Unknown);

@@ -13,6 +13,7 @@ use crate::{
     config::Observe,
     core::{Observer, Signalled, Whose},
     datapath::Steering,
+    failover::orders::Mode,
     health::{Kind, Saw, Signal, State, Verdict},
 };
 
@@ -32,6 +33,9 @@ impl Services {
         };
         let service = &mut self.all[s];
         service.count_signal(e, signal, observer);
+        if service.failover.mode(e) == Mode::Maint {
+            return Ok(());
+        }
         if service.endpoints[e].health.state() == State::Down {
             return Ok(());
         }
