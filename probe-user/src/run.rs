@@ -90,6 +90,7 @@ async fn live(
     let node = datapath.node();
     let pins = datapath.pins().display().to_string();
     let metrics = Arc::new(Metrics::new(counters.clone()));
+    metrics.recorder().flows_max(config.datapath().flows());
     let observer = Box::new(metrics.recorder());
     let mut core =
         Core::new(config, resolved, datapath, pins, observer).map_err(anyhow::Error::new)?;

@@ -77,6 +77,15 @@ pub const LAB: &[Program] = &[
     },
 ];
 
+/// What the unit tests run besides what cargo builds: second opinions.
+pub const SECOND: &[Program] = &[
+    // Reads metrics, alerts and the dashboard.
+    Program {
+        name: "promtool",
+        package: "prometheus",
+    },
+];
+
 /// What the demo runs besides what cargo builds.
 pub const DEMO: &[Program] = &[Program {
     name: "ip",

@@ -36,6 +36,8 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         address: "a:1".to_owned(),
         resolved: vec!["10.0.0.1:1".to_owned()],
         state: "up".to_owned(),
+        against: 0,
+        needed: 3,
         verdict: Some("ok".to_owned()),
         detail: Some("200 in 0.4 ms".to_owned()),
         since_unix_ms: 5,
