@@ -86,6 +86,13 @@ pub const SECOND: &[Program] = &[
     },
 ];
 
+/// What looks at the status page. 290 MB are not installed without being asked for but where no
+/// skip is allowed.
+pub const BROWSER: &[Program] = &[Program {
+    name: "chromium",
+    package: "chromium",
+}];
+
 /// What the demo runs besides what cargo builds.
 pub const DEMO: &[Program] = &[Program {
     name: "ip",

@@ -34,6 +34,8 @@ pub struct File {
     pub suspect_self: Option<String>,
     #[serde(default)]
     pub resolve: Resolve,
+    #[serde(default)]
+    pub page: Page,
 }
 
 /// `interfaces`.
@@ -86,6 +88,13 @@ pub struct Control {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
+    pub listen: Option<String>,
+}
+
+/// `page`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
     pub listen: Option<String>,
 }
 

@@ -78,6 +78,7 @@ const FIELDS: &[Row] = &[
     ("Timeouts.datagrams_answered", Duration, "Idle time of UDP that was answered; 3m"),
     ("Control.socket", PATH, "The local API's socket; /run/probe/probe.sock"),
     ("Metrics.listen", Text, "ADDRESS:PORT of /metrics and /healthz, or off; 127.0.0.1:9377"),
+    ("Page.listen", Text, "ADDRESS:PORT of the status page, 127.0.0.1:9378 for instance; off"),
     ("Resolve.every", Duration, "How often names are looked up again, from 100ms; 10s"),
     ("File.suspect_self", ON_OFF, "Holds the selections while all hosts are silent together; on"),
     ("Service.name", NAME, "The service's name"),

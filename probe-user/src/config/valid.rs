@@ -53,6 +53,7 @@ pub struct Config {
     services: Vec<Service>,
     suspect_self: bool,
     resolve_every: Duration,
+    page: Option<SocketAddr>,
 }
 
 /// How the kernel side is loaded.
@@ -172,6 +173,10 @@ impl Config {
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
     }
+    /// Where the status page is served, if it is.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.page
+    }
     /// The services, at least one.
     pub fn services(&self) -> &[Service] {
         &self.services
@@ -207,22 +212,13 @@ impl Config {
                 "an absolute path of at most 90 bytes",
             ));
         }
-        let metrics = match raw.metrics.listen.as_deref() {
+        let metrics = match &raw.metrics.listen {
             None => Some(DEFAULT_METRICS),
-            Some("off") => None,
-            Some(text) => Some(
-                text.parse::<SocketAddr>()
-                    .ok()
-                    .filter(|address| address.port() != 0)
-                    .ok_or_else(|| {
-                        Fault::new(
-                            "metrics.listen",
-                            text,
-                            "not an address with a port",
-                            "ADDRESS:PORT as 127.0.0.1:9377 or [::]:9377, or off",
-                        )
-                    })?,
-            ),
+            Some(text) => listen("metrics.listen", text, "127.0.0.1:9377 or [::]:9377")?,
+        };
+        let page = match &raw.page.listen {
+            None => None,
+            Some(text) => listen("page.listen", text, "127.0.0.1:9378 or [::1]:9378")?,
         };
         if raw.services.is_empty() {
             return Err(Fault::absent(
@@ -258,8 +254,26 @@ impl Config {
                 &[("on", true), ("off", false)],
             )?,
             resolve_every,
+            page,
         })
     }
+}
+
+/// Where to listen, or nothing.
+fn listen(field: &str, text: &str, samples: &str) -> Result<Option<SocketAddr>, Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.filter(|address| address.port() != 0);
+    address.map(Some).ok_or_else(|| {
+        Fault::new(
+            field,
+            text,
+            "not an address with a port",
+            format!("ADDRESS:PORT as {samples}, or off"),
+        )
+    })
 }
 
 fn interfaces(raw: &raw::Interfaces, node: OwnMode) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {

@@ -64,15 +64,18 @@ impl RiseFall {
         self.against > 0
     }
 
-    /// Checks in a row that spoke against the state, and how many of them change it. Of a
-    /// state that is not known the first one does.
-    pub fn against(&self) -> (u32, u32) {
-        let needed = match self.state {
+    /// Checks in a row that spoke against the state.
+    pub fn against(&self) -> u32 {
+        self.against
+    }
+
+    /// So many of those change it.
+    pub fn needed(&self) -> u32 {
+        match self.state {
             State::Unknown => 1,
             State::Up => self.fall,
             State::Down => self.rise,
-        };
-        (self.against, needed)
+        }
     }
 
     /// Something else than a check took the endpoint down; the new state if it changed.

@@ -21,6 +21,7 @@ use prometheus_client::{
 
 use super::{
     exposition::{self, Format},
+    page::Feed,
     process::Process,
 };
 use crate::{
@@ -171,6 +172,7 @@ pub struct Recorder {
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
+    feed: Feed,
 }
 
 impl Metrics {
@@ -205,6 +207,7 @@ impl Metrics {
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
+            feed: Feed::default(),
         };
         for kind in EventKind::ALL {
             drop(
@@ -368,6 +371,11 @@ impl Metrics {
         self.recorder.clone()
     }
 
+    /// What happens, for the status page.
+    pub fn feed(&self) -> Feed {
+        self.recorder.feed.clone()
+    }
+
     /// Everything.
     pub fn render(&self, format: Format) -> Result<String, fmt::Error> {
         let mut open = String::with_capacity(16 * 1024);
@@ -493,6 +501,7 @@ impl Observer for Recorder {
     }
 
     fn state(&self, service: &str, endpoint: &str, state: State) {
+        self.feed.state(service, endpoint, state);
         for each in [State::Unknown, State::Up, State::Down] {
             self.state
                 .get_or_create(&OfState {
@@ -505,6 +514,7 @@ impl Observer for Recorder {
     }
 
     fn selected(&self, service: &str, selected: &[&str]) {
+        self.feed.selected(service, selected);
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         for (of, endpoint) in ids.keys().filter(|(of, _)| of == service) {
             self.selected
@@ -519,6 +529,7 @@ impl Observer for Recorder {
     }
 
     fn switched(&self, service: &str, reason: Reason) {
+        self.feed.switched(service, reason);
         if reason == Reason::MembersChanged {
             self.members_changed
                 .get_or_create(&OfService {

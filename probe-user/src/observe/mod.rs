@@ -7,6 +7,7 @@
 
 mod exposition;
 mod metrics;
+pub mod page;
 mod process;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -37,11 +38,11 @@ struct Shared {
     sources: Sources,
 }
 
-/// Opens the listening socket.
-pub async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Opens a listening socket: for what, and what field of the configuration said where.
+pub async fn bind(listen: SocketAddr, what: &str, field: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen)
         .await
-        .with_context(|| format!("listen for metrics at {listen} (metrics.listen)"))
+        .with_context(|| format!("listen for {what} at {listen} ({field})"))
 }
 
 /// Serves until the task is ended.

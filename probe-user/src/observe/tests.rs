@@ -20,7 +20,7 @@ use crate::{
     http1::{Decoder, Limits, Progress},
 };
 
-struct Fixed;
+pub(super) struct Fixed;
 
 impl Counters for Fixed {
     fn endpoint(&self, id: EndpointId) -> Result<EndpointCounters, datapath::Error> {
@@ -221,7 +221,9 @@ async fn the_health_page() {
         asks,
         counters: Arc::new(Fixed),
     };
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap(), "metrics", "metrics.listen")
+        .await
+        .unwrap();
     let at = listener.local_addr().unwrap();
     let metrics = Arc::new(Metrics::new(Arc::new(Fixed)));
     let task = tokio::spawn(serve(listener, metrics, sources));
@@ -255,7 +257,10 @@ async fn the_health_page() {
     );
     assert!(!text.contains("# EOF"), "{text}");
     assert_eq!(get(at, "/else").await.0, 404);
-    let error = bind(at).await.unwrap_err().to_string();
+    let error = bind(at, "metrics", "metrics.listen")
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("metrics.listen"), "{error}");
     task.abort();
 }

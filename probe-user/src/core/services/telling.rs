@@ -245,7 +245,6 @@ impl Service {
                 .enumerate()
                 .map(|(i, (endpoint, config))| {
                     let verdict = endpoint.verdict.as_ref();
-                    let (against, needed) = endpoint.health.against();
                     status::Endpoint {
                         name: config.name().to_owned(),
                         tier: config.tier(),
@@ -254,8 +253,8 @@ impl Service {
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
                         state: endpoint.health.state().label().to_owned(),
-                        against,
-                        needed,
+                        against: endpoint.health.against(),
+                        needed: endpoint.health.needed(),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
