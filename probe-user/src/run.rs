@@ -41,7 +41,7 @@ use crate::{
     health::{lateness::Pulse, scheduler, sentinel},
     interfaces,
     log::{self, HeldBack, LogFormat},
-    observe::{self, Metrics, Recorder},
+    observe::{self, Metrics, Recorder, page},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
 use realtime::Had;
@@ -89,7 +89,11 @@ async fn live(
     let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
     let socket = Socket::bind(config.socket(), config.group())?;
     let metrics_listener = match config.metrics() {
-        Some(listen) => Some(observe::bind(listen).await?),
+        Some(listen) => Some(observe::bind(listen, "metrics", "metrics.listen").await?),
+        None => None,
+    };
+    let page_listener = match config.page() {
+        Some(listen) => Some(observe::bind(listen, "the status page", "page.listen").await?),
         None => None,
     };
     let counters = Arc::new(datapath.reader().map_err(anyhow::Error::new)?);
@@ -101,6 +105,7 @@ async fn live(
     let node = datapath.node();
     let pins = datapath.pins().display().to_string();
     let metrics = Arc::new(Metrics::new(counters.clone()));
+    metrics.recorder().flows_max(config.datapath().flows());
     let observer = Box::new(metrics.recorder());
     let journal = Arc::new(Journal::default());
     journal.tell(What::Started {
@@ -187,6 +192,11 @@ async fn live(
     if let Some(listener) = metrics_listener {
         let served = observe::serve(listener, metrics.clone(), sources.clone());
         tasks.spawn(async move { served.await.context("the metrics listener") });
+    }
+    if let Some(listener) = page_listener {
+        let (sources, feed) = (sources.clone(), metrics.feed());
+        let served = page::serve(listener, sources, feed, page::Limits::default());
+        tasks.spawn(async move { served.await.context("the status page") });
     }
     let inputs = Inputs {
         reports: report_inbox,

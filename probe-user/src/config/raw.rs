@@ -36,6 +36,8 @@ pub struct File {
     pub checking: Checking,
     #[serde(default)]
     pub resolve: Resolve,
+    #[serde(default)]
+    pub page: Page,
 }
 
 /// `interfaces`.
@@ -98,6 +100,13 @@ pub struct Metrics {
 #[serde(deny_unknown_fields)]
 pub struct Checking {
     pub realtime: Option<String>,
+}
+
+/// `page`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    pub listen: Option<String>,
 }
 
 /// `resolve`.

@@ -80,6 +80,7 @@ const FIELDS: &[Row] = &[
     ("Control.group", Text, "A group that may use the socket too, by name or number"),
     ("Control.state", PATH, "A folder where orders of operators are kept; systemd's StateDirectory, else beside the socket"),
     ("Metrics.listen", Text, "ADDRESS:PORT of /metrics and /healthz, or off; 127.0.0.1:9377"),
+    ("Page.listen", Text, "ADDRESS:PORT of the status page, 127.0.0.1:9378 for instance; off"),
     ("Resolve.every", Duration, "How often names are looked up again, from 100ms; 10s"),
     ("Checking.realtime", Word(&["auto", "on", "off"]), "Real-time priority and locked memory for checks and decisions; auto: where permitted"),
     ("File.suspect_self", ON_OFF, "Holds the selections while all hosts are silent together; on"),

@@ -56,6 +56,7 @@ pub struct Config {
     suspect_self: bool,
     realtime: Realtime,
     resolve_every: Duration,
+    page: Option<SocketAddr>,
 }
 
 /// Real-time priority and locked memory for checks and decisions.
@@ -196,6 +197,10 @@ impl Config {
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
     }
+    /// Where the status page is served, if it is.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.page
+    }
     /// The services, at least one.
     pub fn services(&self) -> &[Service] {
         &self.services
@@ -248,22 +253,13 @@ impl Config {
             Some(_) => Some(path("control.state", &raw.control.state, "/var/lib/probe")?),
             None => None,
         };
-        let metrics = match raw.metrics.listen.as_deref() {
+        let metrics = match &raw.metrics.listen {
             None => Some(DEFAULT_METRICS),
-            Some("off") => None,
-            Some(text) => Some(
-                text.parse::<SocketAddr>()
-                    .ok()
-                    .filter(|address| address.port() != 0)
-                    .ok_or_else(|| {
-                        Fault::new(
-                            "metrics.listen",
-                            text,
-                            "not an address with a port",
-                            "ADDRESS:PORT as 127.0.0.1:9377 or [::]:9377, or off",
-                        )
-                    })?,
-            ),
+            Some(text) => listen("metrics.listen", text, "127.0.0.1:9377 or [::]:9377")?,
+        };
+        let page = match &raw.page.listen {
+            None => None,
+            Some(text) => listen("page.listen", text, "127.0.0.1:9378 or [::1]:9378")?,
         };
         if raw.services.is_empty() {
             return Err(Fault::absent(
@@ -310,8 +306,26 @@ impl Config {
                 ],
             )?,
             resolve_every,
+            page,
         })
     }
+}
+
+/// Where to listen, or nothing.
+fn listen(field: &str, text: &str, samples: &str) -> Result<Option<SocketAddr>, Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.filter(|address| address.port() != 0);
+    address.map(Some).ok_or_else(|| {
+        Fault::new(
+            field,
+            text,
+            "not an address with a port",
+            format!("ADDRESS:PORT as {samples}, or off"),
+        )
+    })
 }
 
 fn interfaces(raw: &raw::Interfaces, node: OwnMode) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {

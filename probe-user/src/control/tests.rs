@@ -57,6 +57,8 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         state: "up".to_owned(),
         mode: "ready".to_owned(),
         ordered: None,
+        against: 0,
+        needed: 3,
         verdict: Some("ok".to_owned()),
         detail: Some("200 in 0.4 ms".to_owned()),
         since_unix_ms: 5,

@@ -146,6 +146,11 @@ pub trait Observer: Send {
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
     /// So many interfaces of a role are attached this way.
     fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize);
+    /// The service was switched away from an endpoint that went down, so long after the first
+    /// check that failed had begun.
+    fn failed_over(&self, service: &str, took: Duration);
+    /// An endpoint's place and share.
+    fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16);
 }
 
 /// Which endpoint a check is of, and of which of its addresses.

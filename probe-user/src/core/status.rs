@@ -199,6 +199,12 @@ pub struct Endpoint {
     /// Since when and by whom, unless it is ready.
     #[serde(default)]
     pub ordered: Option<Ordered>,
+    /// Checks in a row that have spoken against the state.
+    #[serde(default)]
+    pub against: u32,
+    /// How many of them change it: `fall` while it is up, `rise` while it is down.
+    #[serde(default)]
+    pub needed: u32,
     /// The last check's verdict, one of [`crate::health::Kind`]'s words; `observed` if it
     /// was no check that took the endpoint down.
     pub verdict: Option<String>,

@@ -39,10 +39,12 @@ enum Did {
     /// The hold time, where it is more than the usual one of these tests.
     Holds(Duration),
     Doubts(bool),
+    /// The duration of a failover, where it is more than the usual one of these tests.
+    FailedOver(Duration),
 }
 use Did::{
-    Apply, Detach, Doubts, Down, Drained, Forget, Heard, Holds, Readdress, Refuse, Rest, Select,
-    Spread, Up,
+    Apply, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress, Refuse, Rest,
+    Select, Spread, Up,
 };
 
 #[derive(Default)]
@@ -180,6 +182,12 @@ impl Observer for Ears {
     fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
     fn interfaces(&self, _: Role, _: TcWay, _: XdpWay, _: usize) {}
+    fn failed_over(&self, _: &str, took: Duration) {
+        if took > Duration::from_secs(1) {
+            self.0.lock().unwrap().push(FailedOver(took));
+        }
+    }
+    fn placed(&self, _: &str, _: &str, _: u8, _: u16) {}
 }
 
 fn config(extra: &str) -> Config {
@@ -420,6 +428,27 @@ impl Bench {
         self.shutdown.send(true).unwrap();
         self.task.await.unwrap().unwrap()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_takes_from_the_first_failed_check_to_the_write() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    bench.did().await;
+    bench.check(1, Kind::Ok).await;
+    for kind in [Kind::Ok, Kind::Refused, Kind::Ok] {
+        bench.check(0, kind).await;
+    }
+    bench.did().await;
+    // What a good check has forgiven does not count.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bench.check(0, Kind::Refused).await;
+    let did = bench.did().await;
+    let took = Duration::from_secs(3) + Duration::from_micros(400);
+    let told = [Heard(Reason::MasterDown), FailedOver(took)];
+    assert_eq!(did, [&[Select(1), Down(0)], told.as_slice()].concat());
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,6 +77,8 @@ struct Endpoint {
     health: RiseFall,
     /// When it went down after it had been up.
     fell: Option<Instant>,
+    /// When the first of the failures in a row began, checks' and counted clients'.
+    failing: Option<Instant>,
     /// It is down, and the failover was not told.
     withheld: bool,
     since: SystemTime,
@@ -261,6 +263,12 @@ impl Services {
         if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
             errors.good_check();
         }
+        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
+        match success {
+            Some(true) => endpoint.failing = None,
+            Some(false) => _ = endpoint.failing.get_or_insert(begun),
+            None => {}
+        }
         let (kind, was_up) = (verdict.kind, endpoint.health.state() == State::Up);
         let changed = success.and_then(|success| endpoint.health.observe(success));
         if changed.is_some() {
@@ -270,7 +278,6 @@ impl Services {
                 fell.is_some() && self.withholds(key.service, key.endpoint, kind, now, observer);
             self.all[key.service].endpoints[key.endpoint].withheld = withheld;
         }
-        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
         let believed = success == Some(false) && self.distrust.believes(begun);
         let service = &mut self.all[key.service];
         let endpoint = &mut service.endpoints[key.endpoint];
@@ -508,6 +515,7 @@ impl Service {
                 families: Families::of(config, endpoint),
                 health: RiseFall::new(check.rise(), check.fall(), members[i].state),
                 fell: None,
+                failing: None,
                 withheld: false,
                 since: SystemTime::now(),
                 mark: mark(i),

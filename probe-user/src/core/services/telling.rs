@@ -84,6 +84,7 @@ impl Service {
         let service = self.config.name();
         for (endpoint, config) in self.endpoints.iter().zip(self.config.endpoints()) {
             observer.identified(service, config.name(), endpoint.id);
+            observer.placed(service, config.name(), config.tier(), config.weight());
             observer.state(service, config.name(), endpoint.health.state());
         }
         observer.served(service, self.id);
@@ -101,7 +102,13 @@ impl Service {
     pub(super) fn tell_switch(&self, switch: Option<Switch>, observer: &dyn Observer) {
         let Some(switch) = switch else { return };
         let service = self.config.name();
+        let written = Instant::now();
         observer.switched(service, switch.reason);
+        if switch.reason == Reason::MasterDown
+            && let Some(began) = self.failing(&switch.from)
+        {
+            observer.failed_over(service, written.saturating_duration_since(began));
+        }
         self.tell_selection(observer);
         self.tell_drains(observer);
         let (from, to) = (self.target_name(&switch.from), self.target_name(&switch.to));
@@ -200,6 +207,14 @@ impl Service {
         }
     }
 
+    /// When the failures began that a target was left for.
+    fn failing(&self, target: &Target) -> Option<Instant> {
+        let Target::Endpoints(left) = target else {
+            return None;
+        };
+        left.iter().filter_map(|i| self.endpoints[*i].failing).min()
+    }
+
     fn tell_selection(&self, observer: &dyn Observer) {
         observer.selected(self.config.name(), &self.serving());
     }
@@ -285,6 +300,8 @@ impl Service {
                         ordered: self
                             .ordered_by(i)
                             .map(|given| status::ordered(&self.mode_text(i), Some(given))),
+                        against: endpoint.health.against(),
+                        needed: endpoint.health.needed(),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
