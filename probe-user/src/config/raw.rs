@@ -118,6 +118,7 @@ pub struct Service {
     pub observe: Option<String>,
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
+    pub slow_start: Option<String>,
 }
 
 /// One of a service's `endpoints`.
@@ -130,6 +131,7 @@ pub struct Endpoint {
     pub weight: Option<String>,
     #[serde(default)]
     pub listeners: Vec<String>,
+    pub slow_start: Option<String>,
 }
 
 /// A service's `affinity`.

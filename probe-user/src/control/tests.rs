@@ -32,6 +32,7 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         name: name.to_owned(),
         tier: 0,
         weight: 1,
+        slow_start: None,
         serving: name == "sen2",
         address: "a:1".to_owned(),
         resolved: vec!["10.0.0.1:1".to_owned()],

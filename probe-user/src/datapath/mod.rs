@@ -387,6 +387,9 @@ pub trait Steering {
     /// The switch, and every change within a tier: one word.
     fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error>;
 
+    /// What an endpoint weighs in rings that are built from now on.
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16);
+
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;
 }

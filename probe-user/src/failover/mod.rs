@@ -22,6 +22,7 @@
 pub mod damping;
 pub mod distrust;
 pub mod drain;
+pub mod slow_start;
 #[cfg(test)]
 mod tests;
 

@@ -234,6 +234,7 @@ impl Service {
                         name: config.name().to_owned(),
                         tier: config.tier(),
                         weight: config.weight(),
+                        slow_start: self.percent(i),
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),

@@ -14,6 +14,8 @@ pub struct Figures {
     pub load_after: Vec<f64>,
     pub costs: Vec<Cost>,
     pub periods: Vec<Period>,
+    /// Endpoints and intervals for which there was no time.
+    pub skipped: Vec<String>,
     pub memory: Vec<Memory>,
     pub detections: Vec<Detection>,
     pub saturated: Vec<Saturated>,

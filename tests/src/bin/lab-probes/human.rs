@@ -123,6 +123,9 @@ fn periods(text: &mut String, figures: &Figures) -> std::fmt::Result {
             period.server_cpus
         )?;
     }
+    if !figures.skipped.is_empty() {
+        writeln!(text, "no time was left for: {}", figures.skipped.join("; "))?;
+    }
     if !figures.memory.is_empty() {
         writeln!(text, "\nmemory per endpoint")?;
     }

@@ -80,6 +80,8 @@ pub struct Scale {
     pub period: Duration,
     pub long_period: Duration,
     pub periods: Grid,
+    /// Past it, from their begin, no further combination of periods begins.
+    pub periods_limit: Duration,
     /// Kills, and stops, of each way.
     pub detections: usize,
     /// Turns of each way with other work, and how long they are.
@@ -96,16 +98,19 @@ const FULL: Scale = Scale {
     period: Duration::from_secs(4),
     long_period: Duration::from_secs(6),
     periods: &[
+        // Those that bars and memory need go first.
+        (1000, 10),
+        (100, 1000),
+        (10_000, 1000),
         (100, 10),
         (100, 100),
-        (100, 1000),
-        (1000, 10),
         (1000, 100),
         (1000, 1000),
-        (10_000, 10),
         (10_000, 100),
-        (10_000, 1000),
+        // A million a second: nobody keeps that.
+        (10_000, 10),
     ],
+    periods_limit: Duration::from_secs(230),
     // The agent says no more than twenty lines of a kind about an endpoint at once.
     detections: 8,
     turns: 2,
@@ -117,6 +122,7 @@ const QUICK: Scale = Scale {
     period: Duration::from_secs(3),
     long_period: Duration::from_secs(4),
     periods: &[(100, 1000), (1000, 10), (10_000, 1000)],
+    periods_limit: Duration::from_secs(60),
     detections: 3,
     turns: 1,
     turn: Duration::from_secs(10),
@@ -159,6 +165,7 @@ fn run(args: &Args) -> Result<()> {
         load_after: Vec::new(),
         costs: Vec::new(),
         periods: Vec::new(),
+        skipped: Vec::new(),
         memory: Vec::new(),
         detections: Vec::new(),
         saturated: Vec::new(),
@@ -169,7 +176,7 @@ fn run(args: &Args) -> Result<()> {
         figures.costs = parts::costs(scale, &mut tell)?;
     }
     if wanted(Part::Periods) {
-        figures.periods = parts::periods(scale, &mut tell)?;
+        (figures.periods, figures.skipped) = parts::periods(scale, &mut tell)?;
         figures.memory = figures::memory(&figures.periods);
     }
     if wanted(Part::Detection) {

@@ -120,10 +120,15 @@ pub fn costs(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Vec<Cost>> {
 }
 
 /// Achieved period and jitter, memory on the way.
-pub fn periods(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Vec<Period>> {
+pub fn periods(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<(Vec<Period>, Vec<String>)> {
     let mut rig = Rig::new(false)?;
-    let mut all = Vec::new();
+    let begun = Instant::now();
+    let (mut all, mut skipped) = (Vec::new(), Vec::new());
     for (turn, (endpoints, inter_ms)) in scale.periods.iter().enumerate() {
+        if begun.elapsed() > scale.periods_limit {
+            skipped.push(format!("{endpoints} endpoints every {inter_ms} ms"));
+            continue;
+        }
         let mut cells = vec![
             (Way::Probe, Kind::HttpDefault),
             (Way::Haproxy, Kind::HttpFresh),
@@ -150,7 +155,7 @@ pub fn periods(scale: &Scale, mut tell: impl FnMut(&str)) -> Result<Vec<Period>>
             all.push(period(&mut rig, &plan, length)?);
         }
     }
-    Ok(all)
+    Ok((all, skipped))
 }
 
 fn period(rig: &mut Rig, plan: &Plan, length: Duration) -> Result<Period> {
