@@ -37,7 +37,13 @@ pub fn run(args: &args::Flows) -> Result<(), Failure> {
 
 fn human(listed: &Listed) -> String {
     let mut rows = vec![row(&[
-        "CLIENT", "VIP", "SERVICE", "ENDPOINT", "STAGE", "IDLE", "PORT SEEN",
+        "CLIENT",
+        "VIP",
+        "SERVICE",
+        "ENDPOINT",
+        "STAGE",
+        "IDLE",
+        "PORT SEEN",
     ])];
     for flow in &listed.flows {
         rows.push(vec![

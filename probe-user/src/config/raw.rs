@@ -138,6 +138,7 @@ pub struct Service {
     pub observe: Option<String>,
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
+    pub slow_start: Option<String>,
 }
 
 /// One of a service's `endpoints`.
@@ -150,6 +151,7 @@ pub struct Endpoint {
     pub weight: Option<String>,
     #[serde(default)]
     pub listeners: Vec<String>,
+    pub slow_start: Option<String>,
 }
 
 /// A service's `affinity`.

@@ -130,7 +130,8 @@ impl Api {
                 Ok(Err(_)) => Some("the agent ends".to_owned()),
                 Err(_) => Some("the disk takes its time; it may end with the agent".to_owned()),
             };
-            done.notes.extend(problem.map(|of| format!("this order {of}")));
+            done.notes
+                .extend(problem.map(|of| format!("this order {of}")));
         }
         Ok(Json(done))
     }
@@ -221,7 +222,10 @@ async fn explain(
     State(api): State<Api>,
     Path(service): Path<String>,
 ) -> Result<Json<explain::Service>, Fault> {
-    let answer = api.sources.ask(|reply| Ask::Explain(service, reply)).await?;
+    let answer = api
+        .sources
+        .ask(|reply| Ask::Explain(service, reply))
+        .await?;
     let mut explained = answer?;
     api.sources.count(&mut explained.status);
     Ok(Json(explained))

@@ -147,8 +147,14 @@ pub(super) async fn list(
         let mut by_endpoint: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         let flows = table.list(most, &mut |flow| {
             let wanted = clients.has(flow.client)
-                && filter.vip.as_ref().is_none_or(|vip| *vip == flow.vip.to_string())
-                && filter.stage.as_ref().is_none_or(|of| of == flow.stage.label());
+                && filter
+                    .vip
+                    .as_ref()
+                    .is_none_or(|vip| *vip == flow.vip.to_string())
+                && filter
+                    .stage
+                    .as_ref()
+                    .is_none_or(|of| of == flow.stage.label());
             let (service, endpoint) = names.get(flow);
             let wanted = wanted
                 && filter.service.as_ref().is_none_or(|of| of == service)
@@ -200,7 +206,10 @@ impl Names {
         }
         let unknown = |what: &str, name: &Option<String>| {
             let name = name.as_deref().unwrap_or_default();
-            Fault(StatusCode::NOT_FOUND, format!("there is no {what} `{name}`"))
+            Fault(
+                StatusCode::NOT_FOUND,
+                format!("there is no {what} `{name}`"),
+            )
         };
         if filter.service.is_some() && !service_known {
             return Err(unknown("service", &filter.service));
@@ -257,7 +266,14 @@ mod tests {
             let clients = Clients::parse(filter).unwrap();
             assert_eq!(clients.has(at(client)), has, "{filter} {client}");
         }
-        for bad in ["", "a", "10.0.0.0/33", "fd00::/129", "10.0.0.1/x", "10.0.0.1:99999"] {
+        for bad in [
+            "",
+            "a",
+            "10.0.0.0/33",
+            "fd00::/129",
+            "10.0.0.1/x",
+            "10.0.0.1:99999",
+        ] {
             assert_eq!(Clients::parse(bad), None, "{bad}");
         }
     }

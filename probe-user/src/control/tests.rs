@@ -51,6 +51,7 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         name: name.to_owned(),
         tier: 0,
         weight: 1,
+        slow_start: None,
         serving: name == "sen2",
         address: "a:1".to_owned(),
         resolved: vec!["10.0.0.1:1".to_owned()],
@@ -217,7 +218,13 @@ impl flows::Table for Few {
 
 fn api(journal: &Arc<Journal>) -> Api {
     let (_, written) = watch::channel(Written::default());
-    Api::new(sources(), journal.clone(), written, Arc::new(Few), Arc::new(Translates))
+    Api::new(
+        sources(),
+        journal.clone(),
+        written,
+        Arc::new(Few),
+        Arc::new(Translates),
+    )
 }
 
 /// What a client says, and what it is answered until the connection ends.
@@ -353,11 +360,19 @@ impl Served {
     }
 
     async fn get(&self, path: &str) -> String {
-        say(&self.path, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await
+        say(
+            &self.path,
+            format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes(),
+        )
+        .await
     }
 
     async fn post(&self, path: &str) -> String {
-        say(&self.path, format!("POST {path} HTTP/1.0\r\n\r\n").as_bytes()).await
+        say(
+            &self.path,
+            format!("POST {path} HTTP/1.0\r\n\r\n").as_bytes(),
+        )
+        .await
     }
 }
 
@@ -379,7 +394,10 @@ async fn orders_are_what_their_paths_say() {
         ),
         ("promote?endpoint=sen1&drain=unlimited", "left: Some(None)"),
         ("promote?endpoint=sen1", "force: false, left: None"),
-        ("endpoints/sen1/drain?deadline=5m", "mode: Drain, left: Some(300s)"),
+        (
+            "endpoints/sen1/drain?deadline=5m",
+            "mode: Drain, left: Some(300s)",
+        ),
         ("endpoints/sen1/ready", "mode: Ready, left: None"),
         ("endpoints/sen1/maint?dry_run=true", "mode: Maint"),
     ] {
@@ -400,15 +418,34 @@ async fn wrong_questions_are_answered_as_such() {
         ("/v1/services/nosuch/failback", 404, "no service `nosuch`"),
         ("/v1/services/best/failback", 409, "lowest tier"),
         ("/v1/services/sense/endpoints/a/up", 404, "no such path"),
-        ("/v1/services/sense/promote", 400, "missing field `endpoint`"),
-        ("/v1/services/sense/promote?endpoint=a&dryrun=true", 400, "unknown field `dryrun`"),
-        ("/v1/services/sense/promote?endpoint=a&drain=7", 400, "a duration needs a unit"),
+        (
+            "/v1/services/sense/promote",
+            400,
+            "missing field `endpoint`",
+        ),
+        (
+            "/v1/services/sense/promote?endpoint=a&dryrun=true",
+            400,
+            "unknown field `dryrun`",
+        ),
+        (
+            "/v1/services/sense/promote?endpoint=a&drain=7",
+            400,
+            "a duration needs a unit",
+        ),
         ("/v1/services/sense/freeze?dry_run=perhaps", 400, "dry_run"),
-        ("/v1/services/sense/endpoints/a/maint?deadline=1s", 400, "only drain"),
+        (
+            "/v1/services/sense/endpoints/a/maint?deadline=1s",
+            400,
+            "only drain",
+        ),
         ("/v1/status", 405, "by GET"),
     ] {
         let answer = served.post(path).await;
-        assert!(answer.starts_with(&format!("HTTP/1.0 {code}")), "{path}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.0 {code}")),
+            "{path}: {answer}"
+        );
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let error = body["error"].as_str().unwrap();
@@ -422,7 +459,11 @@ async fn wrong_questions_are_answered_as_such() {
 #[tokio::test]
 async fn garbage_hurts_nobody() {
     let served = Served::new();
-    let long_head = [b"GET /v1/status HTTP/1.1\r\nx: ".as_slice(), &vec![b'a'; 1 << 20]].concat();
+    let long_head = [
+        b"GET /v1/status HTTP/1.1\r\nx: ".as_slice(),
+        &vec![b'a'; 1 << 20],
+    ]
+    .concat();
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20));
     let body = [
         b"POST /v1/services/sense/freeze HTTP/1.1\r\nHost: a\r\nContent-Length: 8388608\r\n\r\n"
@@ -444,7 +485,10 @@ async fn garbage_hurts_nobody() {
         let answer = answer.expect("the connection ends");
         let shown = &answer[..answer.len().min(200)];
         // Closed, refused, or (a body that nobody reads) answered.
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{shown}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1."),
+            "{shown}"
+        );
     }
     assert!(served.get("/v1/status").await.starts_with("HTTP/1.0 200"));
 }
@@ -480,10 +524,24 @@ async fn events_are_lines_and_can_be_followed() {
     }
     let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
     assert_eq!(body(served.get("/v1/events").await).lines().count(), 3);
-    assert_eq!(body(served.get("/v1/events?last=1").await).lines().count(), 1);
-    assert_eq!(body(served.get("/v1/events?after=1").await).lines().count(), 2);
-    assert_eq!(body(served.get("/v1/events?service=b").await).lines().count(), 1);
-    assert_eq!(body(served.get("/v1/events?since_unix_ms=99999999999999").await), "");
+    assert_eq!(
+        body(served.get("/v1/events?last=1").await).lines().count(),
+        1
+    );
+    assert_eq!(
+        body(served.get("/v1/events?after=1").await).lines().count(),
+        2
+    );
+    assert_eq!(
+        body(served.get("/v1/events?service=b").await)
+            .lines()
+            .count(),
+        1
+    );
+    assert_eq!(
+        body(served.get("/v1/events?since_unix_ms=99999999999999").await),
+        ""
+    );
 
     let at = served.path.clone();
     let (lines, mut seen) = mpsc::channel(8);
@@ -497,7 +555,10 @@ async fn events_are_lines_and_can_be_followed() {
     for service in ["d", "last"] {
         tell(service);
         let line = timeout(Duration::from_secs(10), seen.recv()).await.unwrap();
-        assert!(line.unwrap().contains(&format!("\"service\":\"{service}\"")));
+        assert!(
+            line.unwrap()
+                .contains(&format!("\"service\":\"{service}\""))
+        );
     }
     following.await.unwrap().unwrap();
 }
@@ -546,7 +607,11 @@ async fn flows_are_filtered_and_counted() {
         let answer = served.get(&format!("/v1/flows{query}")).await;
         let body = answer.split_once("\r\n\r\n").unwrap().1;
         let listed: flows::Listed = serde_json::from_str(body).unwrap();
-        assert_eq!((listed.count, listed.flows.len()), (count, shown), "{query}");
+        assert_eq!(
+            (listed.count, listed.flows.len()),
+            (count, shown),
+            "{query}"
+        );
     }
     for (query, code) in [
         ("?service=nosuch", 404),
@@ -575,7 +640,10 @@ async fn packets_are_tried() {
     assert_eq!(answer["outcomes"][1]["outcome"], "passed");
     let answer = ask("10.0.0.9:1", "10.0.0.1:1").await;
     assert_eq!(answer["listener"], "sense/sen2's own address");
-    assert_eq!(ask("10.0.0.9:1", "10.9.9.9:9/udp").await["listener"], "nobody");
+    assert_eq!(
+        ask("10.0.0.9:1", "10.9.9.9:9/udp").await["listener"],
+        "nobody"
+    );
     for (src, dst, why) in [
         ("10.0.0.9:1", "sense", "dst: `sense`"),
         ("10.0.0.9:1", "[fd00::1]:80", "two address families"),

@@ -185,6 +185,9 @@ pub struct Endpoint {
     pub tier: u8,
     /// Its share within the tier, in proportion to the others'.
     pub weight: u16,
+    /// How many percent of its weight it has, while that grows after it was down.
+    #[serde(default)]
+    pub slow_start: Option<u16>,
     /// New connections go to it, or their share of them.
     pub serving: bool,
     /// As configured.

@@ -50,8 +50,8 @@ pub use pins::check_shape;
 pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};
-pub use trial::{Ends, Outcome, Program, Trial};
 pub use tell::{TellCounts, TellState, Teller, Telling, Told};
+pub use trial::{Ends, Outcome, Program, Trial};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -400,6 +400,9 @@ pub trait Steering {
         endpoint: EndpointId,
         tier: Option<u8>,
     ) -> Result<(), Error>;
+
+    /// What an endpoint weighs in rings that are built from now on.
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16);
 
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;

@@ -74,7 +74,8 @@ impl Service {
                 state.label(),
                 verdict.detail()
             );
-            self.journal.tell(state_event(service, name, state, &verdict));
+            self.journal
+                .tell(state_event(service, name, state, &verdict));
         }
         endpoint.conclude(verdict);
     }
@@ -292,6 +293,7 @@ impl Service {
                         name: config.name().to_owned(),
                         tier: config.tier(),
                         weight: config.weight(),
+                        slow_start: self.percent(i),
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
