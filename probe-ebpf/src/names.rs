@@ -84,6 +84,11 @@ pub const MAP_MORE_V4: &str = "MORE_V4";
 pub const MAP_MORE_V6: &str = "MORE_V6";
 /// Array of [`crate::abi::PortLine`]: source ports of full NAT; user space maps it.
 pub const MAP_PORTS: &str = "PORTS";
+/// Constant of the programs: [`BPF_F_IPV6`] where the kernel knows it, or zero.
+pub const IPV6_SUM: &str = "PROBE_IPV6_SUM";
+/// Flag of `bpf_l4_csum_replace` (Linux 6.16): the change of an IPv6 address is not in the
+/// packet's sum, since the checksum that changes with it is part of the same packet.
+pub const BPF_F_IPV6: u64 = 1 << 7;
 /// Array of one [`crate::abi::Node`]; user space maps it.
 pub const MAP_NODE: &str = "NODE";
 /// Array of one [`crate::abi::Own`]; user space maps it.

@@ -10,7 +10,8 @@
 //! packet (CHECKSUM_COMPLETE): the address change of IPv4 is compensated by its
 //! header checksum, that of IPv6 is not, so `BPF_F_PSEUDO_HDR` (which also adjusts
 //! the packet's sum) must be balanced by `BPF_F_RECOMPUTE_CSUM` when an IPv6
-//! address is stored. Linux 6.16 has `BPF_F_IPV6` for this; balancing works on all.
+//! address is stored. Linux 6.16 has `BPF_F_IPV6` for this, which saves two sums and a call;
+//! the agent says whether it may be used. Balancing works on all.
 
 use core::marker::PhantomData;
 
@@ -34,7 +35,9 @@ use probe_ebpf::{
         Content, Frame, Network, Piece, Quoted, Segment,
         checksum::Sum,
         network,
-        parse::{ETHERNET_LEN, HEADERS_LEN, IPV4_LEN, TCP_LEN, UDP, content_v4, content_v6},
+        parse::{
+            ETHERNET_LEN, HEADERS_LEN, IPV4_LEN, IPV6_LEN, TCP_LEN, UDP, content_v4, content_v6,
+        },
         reset::{self, Answer},
         rewrite::{
             self, Change, Family, ICMP_CHECKSUM, IPV4_CHECKSUM, IPV4_TTL, IPV6_HOP_LIMIT, Side,
@@ -924,6 +927,10 @@ fn store(ctx: &TcContext, at: usize, bytes: &[u8], flags: u64) -> Option<()> {
     (error == 0).then_some(())
 }
 
+/// See [`probe_ebpf::names::IPV6_SUM`].
+#[unsafe(no_mangle)]
+static PROBE_IPV6_SUM: u64 = 0;
+
 /// What TC programs do differently for the families.
 trait Rewrite: Sized {
     /// Flags of `bpf_skb_store_bytes` for a whole IP header: that of IPv4 has a checksum over
@@ -939,6 +946,8 @@ trait Rewrite: Sized {
         change: &Change,
         translation: &Translation<Self>,
     ) -> Option<()>;
+    /// A flag of `bpf_l4_csum_replace` beside `BPF_F_PSEUDO_HDR`.
+    fn sum_flag() -> u64;
     /// Takes one from the time to live; `None` if none would be left.
     fn age(ctx: &TcContext, l3: usize) -> Option<()>;
     /// Changes the IP header's checksum, if there is one.
@@ -974,6 +983,11 @@ impl Rewrite for V4 {
             store(ctx, at, &translation.client_be.bytes(), 0)?;
         }
         store_ports(ctx, segment.l4, change)
+    }
+
+    #[inline(always)]
+    fn sum_flag() -> u64 {
+        0
     }
 
     #[inline(always)]
@@ -1017,13 +1031,27 @@ impl Rewrite for V6 {
         change: &Change,
         translation: &Translation<Self>,
     ) -> Option<()> {
-        let flags = BPF_F_RECOMPUTE_CSUM as u64;
+        if Self::sum_flag() != 0 && segment.l4 == segment.l3 + IPV6_LEN {
+            let (new, client) = (translation.addr_be, translation.client_be);
+            let bytes = rewrite::ipv6_ends(side, new, client, change.ports_be);
+            return store(ctx, segment.l3 + Self::addr_at(Side::Source), &bytes, 0);
+        }
+        let flags = match Self::sum_flag() {
+            0 => BPF_F_RECOMPUTE_CSUM as u64,
+            _ => 0,
+        };
         store(ctx, change.addr_at, &translation.addr_be.bytes(), flags)?;
         if change.client_changes {
             let at = segment.l3 + Self::addr_at(side.other());
             store(ctx, at, &translation.client_be.bytes(), flags)?;
         }
         store_ports(ctx, segment.l4, change)
+    }
+
+    #[inline(always)]
+    fn sum_flag() -> u64 {
+        // SAFETY: the agent writes it before the kernel makes it read-only.
+        unsafe { (&raw const PROBE_IPV6_SUM).read_volatile() }
     }
 
     #[inline(always)]
@@ -1083,7 +1111,7 @@ fn translate<A: Family + Rewrite>(
             checksum_at,
             0,
             change.address.fold_u32() as u64,
-            BPF_F_PSEUDO_HDR as u64 | none_is_zero,
+            BPF_F_PSEUDO_HDR as u64 | none_is_zero | A::sum_flag(),
         )
     };
     if error != 0 {

@@ -473,6 +473,28 @@ pub fn ipv4_checksum<F: Frame + ?Sized>(frame: &F, l3: usize, change: Sum) -> Op
     Some(Stored(ip.u16_be::<IPV4_CHECKSUM>()).update(change))
 }
 
+/// The bytes of an IPv6 packet without extension headers from its source address to its
+/// ports, as they shall stand.
+#[inline(always)]
+pub fn ipv6_ends(side: Side, new: V6, client: V6, ports_be: [u16; 2]) -> [u8; 36] {
+    let (src_be, dst_be) = match side {
+        Side::Destination => (client, new),
+        Side::Source => (new, client),
+    };
+    let mut bytes = [0; 36];
+    put_u32::<0, 36>(&mut bytes, src_be.0[0]);
+    put_u32::<4, 36>(&mut bytes, src_be.0[1]);
+    put_u32::<8, 36>(&mut bytes, src_be.0[2]);
+    put_u32::<12, 36>(&mut bytes, src_be.0[3]);
+    put_u32::<16, 36>(&mut bytes, dst_be.0[0]);
+    put_u32::<20, 36>(&mut bytes, dst_be.0[1]);
+    put_u32::<24, 36>(&mut bytes, dst_be.0[2]);
+    put_u32::<28, 36>(&mut bytes, dst_be.0[3]);
+    put_u16::<32, 36>(&mut bytes, ports_be[0]);
+    put_u16::<34, 36>(&mut bytes, ports_be[1]);
+    bytes
+}
+
 /// The bytes of an IPv4 packet without options from its header's checksum to its ports,
 /// as they shall stand.
 #[inline(always)]

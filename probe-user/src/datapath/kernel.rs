@@ -17,6 +17,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
     programs::{Program, Xdp},
+    util::KernelVersion,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use probe_ebpf::{
@@ -420,8 +421,13 @@ fn load(pins: &Pins, options: &Options) -> Result<Ebpf, Error> {
         .iter()
         .map(|name| (*name, pins.map(name)))
         .collect();
+    let ipv6_sum = match KernelVersion::current() {
+        Ok(version) if version >= KernelVersion::new(6, 16, 0) => names::BPF_F_IPV6,
+        _ => 0,
+    };
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
+    loader.override_global(names::IPV6_SUM, &ipv6_sum, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
