@@ -124,7 +124,10 @@ mod tests {
             human(line).unwrap(),
             "1970-01-01T00:00:00.000Z  distrust        it was not this node\n"
         );
-        assert_eq!(human(r#"{"lost":3}"#).unwrap(), "(3 events are forgotten)\n");
+        assert_eq!(
+            human(r#"{"lost":3}"#).unwrap(),
+            "(3 events are forgotten)\n"
+        );
         human("{}").unwrap_err();
     }
 }

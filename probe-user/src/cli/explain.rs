@@ -47,7 +47,11 @@ fn packet(answer: &Answer) -> String {
             (None, _) => String::new(),
         };
         let from = tried.from.as_ref().map(|from| format!(" from {from}"));
-        text += &format!("  {place}: {}{to}{}\n", tried.outcome, from.unwrap_or_default());
+        text += &format!(
+            "  {place}: {}{to}{}\n",
+            tried.outcome,
+            from.unwrap_or_default()
+        );
     }
     for note in &answer.notes {
         text += &format!("note: {note}\n");

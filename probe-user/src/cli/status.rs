@@ -10,7 +10,11 @@ use super::{
     args::{self, Format},
     print,
 };
-use crate::{control::client, core::{explain::span, status}, log};
+use crate::{
+    control::client,
+    core::{explain::span, status},
+    log,
+};
 
 pub fn run(args: &args::Status) -> Result<(), Failure> {
     let status = client::status(&args.socket)?;
@@ -315,12 +319,13 @@ mod tests {
         service.endpoints[1].mode = "maint".to_owned();
         let text = human(&status, 10_001, false);
         assert!(
-            text.contains(
-                ", sen2 promoted by ada (pid 9) 5s ago, frozen by ada (pid 9) 5s ago\n"
-            ),
+            text.contains(", sen2 promoted by ada (pid 9) 5s ago, frozen by ada (pid 9) 5s ago\n"),
             "{text}"
         );
-        assert!(text.contains("   sen1      0     1       maint  "), "{text}");
+        assert!(
+            text.contains("   sen1      0     1       maint  "),
+            "{text}"
+        );
     }
 
     #[test]

@@ -14,7 +14,9 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
+};
 
 use super::{
     Failure, args, print, reader_is_gone,
@@ -111,7 +113,8 @@ impl Screen {
         if let Some(before) = &before {
             let mut keys = before.clone();
             // Ctrl-C stays a signal.
-            keys.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
+            keys.local_flags
+                .remove(LocalFlags::ICANON | LocalFlags::ECHO);
             keys.control_chars[SpecialCharacterIndices::VMIN as usize] = 0;
             keys.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
             tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &keys).context("set the terminal")?;
@@ -146,10 +149,12 @@ impl Screen {
 
     fn is_asked_to_end(&self) -> bool {
         let mut keys = [0; 16];
-        let keys = self
-            .before
-            .as_ref()
-            .and_then(|_| io::stdin().read(&mut keys).ok().map(|count| keys[..count].to_vec()));
+        let keys = self.before.as_ref().and_then(|_| {
+            io::stdin()
+                .read(&mut keys)
+                .ok()
+                .map(|count| keys[..count].to_vec())
+        });
         keys.is_some_and(|keys| keys.contains(&b'q'))
     }
 }
@@ -178,7 +183,13 @@ fn catch_signals() -> anyhow::Result<()> {
     drop(guard);
     let [mut interrupt, mut terminate, mut hangup] = match signals {
         [Ok(a), Ok(b), Ok(c)] => [a, b, c],
-        [a, b, c] => return Err(a.and(b).and(c).err().map_or(anyhow!("no signals"), Into::into)),
+        [a, b, c] => {
+            return Err(a
+                .and(b)
+                .and(c)
+                .err()
+                .map_or(anyhow!("no signals"), Into::into));
+        }
     };
     thread::spawn(move || {
         runtime.block_on(async {
@@ -352,8 +363,17 @@ fn frame(status: &Status, past: &Past, now_ms: u64, coloured: bool) -> String {
             selection.switches
         );
         let mut rows = vec![row(&[
-            "", "ENDPOINT", "TIER", "STATE", "FOR", "CHECK", "P99", "FLOWS/s", "PACKETS/s",
-            "BYTES/s", "LATENCY",
+            "",
+            "ENDPOINT",
+            "TIER",
+            "STATE",
+            "FOR",
+            "CHECK",
+            "P99",
+            "FLOWS/s",
+            "PACKETS/s",
+            "BYTES/s",
+            "LATENCY",
         ])];
         let mut endpoints: Vec<_> = service.endpoints.iter().collect();
         endpoints.sort_by_key(|endpoint| endpoint.tier);
@@ -425,7 +445,10 @@ mod tests {
         let begun = Instant::now();
         past.note(&status, begun);
         let first = frame(&status, &past, 10_001, false);
-        assert!(first.contains("*  sen2      0     up     9s   0.4 ms"), "{first}");
+        assert!(
+            first.contains("*  sen2      0     up     9s   0.4 ms"),
+            "{first}"
+        );
         let endpoint = &mut status.services[0].endpoints[0];
         endpoint.traffic.forward_packets = 3000;
         endpoint.latency_us = Some(800);
@@ -439,7 +462,11 @@ mod tests {
         for _ in 0..100 {
             past.note(&status, begun + Duration::from_secs(3));
         }
-        assert!(past.endpoints.values().all(|seen| seen.checks.len() == LOOKS));
+        assert!(
+            past.endpoints
+                .values()
+                .all(|seen| seen.checks.len() == LOOKS)
+        );
     }
 
     #[test]

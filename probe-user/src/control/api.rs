@@ -92,6 +92,7 @@ impl Api {
             .route("/v1/status", get(status))
             .route("/v1/events", get(events))
             .route("/v1/flows", get(flows::list))
+            .route("/v1/flows/kill", post(flows::kill))
             .route("/v1/explain/packet", post(packet::explain))
             .route("/v1/services/{service}/explain", get(explain))
             .route("/v1/services/{service}/failback", post(failback))
@@ -130,7 +131,8 @@ impl Api {
                 Ok(Err(_)) => Some("the agent ends".to_owned()),
                 Err(_) => Some("the disk takes its time; it may end with the agent".to_owned()),
             };
-            done.notes.extend(problem.map(|of| format!("this order {of}")));
+            done.notes
+                .extend(problem.map(|of| format!("this order {of}")));
         }
         Ok(Json(done))
     }
@@ -221,7 +223,10 @@ async fn explain(
     State(api): State<Api>,
     Path(service): Path<String>,
 ) -> Result<Json<explain::Service>, Fault> {
-    let answer = api.sources.ask(|reply| Ask::Explain(service, reply)).await?;
+    let answer = api
+        .sources
+        .ask(|reply| Ask::Explain(service, reply))
+        .await?;
     let mut explained = answer?;
     api.sources.count(&mut explained.status);
     Ok(Json(explained))

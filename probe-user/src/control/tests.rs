@@ -120,6 +120,11 @@ fn sources() -> Sources {
             match ask {
                 Ask::Status(reply) => reply.send(example()).unwrap(),
                 Ask::Pending(reply) => reply.send(Vec::new()).unwrap(),
+                Ask::Graves(of, reply) => {
+                    let grave = |id: EndpointId| (id, EndpointId(id.0 + 100));
+                    reply.send(Ok(of.into_iter().map(grave).collect())).unwrap();
+                }
+                Ask::Buried => {}
                 Ask::Names(reply) => {
                     let endpoints = [(3, "sen2"), (4, "sen1")];
                     let named = |(id, name): (u32, &str)| (EndpointId(id), name.to_owned());
@@ -127,6 +132,7 @@ fn sources() -> Sources {
                         id: ServiceId(1),
                         name: "sense".to_owned(),
                         endpoints: endpoints.into_iter().map(named).collect(),
+                        listeners: vec!["10.96.0.10:8079".parse().unwrap()],
                     };
                     reply.send(vec![sense]).unwrap();
                 }
@@ -208,11 +214,22 @@ impl flows::Table for Few {
         found.truncate(most);
         Ok(found)
     }
+
+    fn bury(&self, flow: &datapath::Flow, grave: EndpointId) -> bool {
+        // The last one has ended meanwhile.
+        grave.0 == flow.endpoint.0 + 100 && flow.client.port() != 3
+    }
 }
 
 fn api(journal: &Arc<Journal>) -> Api {
     let (_, written) = watch::channel(Written::default());
-    Api::new(sources(), journal.clone(), written, Arc::new(Few), Arc::new(Translates))
+    Api::new(
+        sources(),
+        journal.clone(),
+        written,
+        Arc::new(Few),
+        Arc::new(Translates),
+    )
 }
 
 /// What a client says, and what it is answered until the connection ends.
@@ -348,11 +365,19 @@ impl Served {
     }
 
     async fn get(&self, path: &str) -> String {
-        say(&self.path, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await
+        say(
+            &self.path,
+            format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes(),
+        )
+        .await
     }
 
     async fn post(&self, path: &str) -> String {
-        say(&self.path, format!("POST {path} HTTP/1.0\r\n\r\n").as_bytes()).await
+        say(
+            &self.path,
+            format!("POST {path} HTTP/1.0\r\n\r\n").as_bytes(),
+        )
+        .await
     }
 }
 
@@ -374,7 +399,10 @@ async fn orders_are_what_their_paths_say() {
         ),
         ("promote?endpoint=sen1&drain=unlimited", "left: Some(None)"),
         ("promote?endpoint=sen1", "force: false, left: None"),
-        ("endpoints/sen1/drain?deadline=5m", "mode: Drain, left: Some(300s)"),
+        (
+            "endpoints/sen1/drain?deadline=5m",
+            "mode: Drain, left: Some(300s)",
+        ),
         ("endpoints/sen1/ready", "mode: Ready, left: None"),
         ("endpoints/sen1/maint?dry_run=true", "mode: Maint"),
     ] {
@@ -395,15 +423,34 @@ async fn wrong_questions_are_answered_as_such() {
         ("/v1/services/nosuch/failback", 404, "no service `nosuch`"),
         ("/v1/services/best/failback", 409, "lowest tier"),
         ("/v1/services/sense/endpoints/a/up", 404, "no such path"),
-        ("/v1/services/sense/promote", 400, "missing field `endpoint`"),
-        ("/v1/services/sense/promote?endpoint=a&dryrun=true", 400, "unknown field `dryrun`"),
-        ("/v1/services/sense/promote?endpoint=a&drain=7", 400, "a duration needs a unit"),
+        (
+            "/v1/services/sense/promote",
+            400,
+            "missing field `endpoint`",
+        ),
+        (
+            "/v1/services/sense/promote?endpoint=a&dryrun=true",
+            400,
+            "unknown field `dryrun`",
+        ),
+        (
+            "/v1/services/sense/promote?endpoint=a&drain=7",
+            400,
+            "a duration needs a unit",
+        ),
         ("/v1/services/sense/freeze?dry_run=perhaps", 400, "dry_run"),
-        ("/v1/services/sense/endpoints/a/maint?deadline=1s", 400, "only drain"),
+        (
+            "/v1/services/sense/endpoints/a/maint?deadline=1s",
+            400,
+            "only drain",
+        ),
         ("/v1/status", 405, "by GET"),
     ] {
         let answer = served.post(path).await;
-        assert!(answer.starts_with(&format!("HTTP/1.0 {code}")), "{path}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.0 {code}")),
+            "{path}: {answer}"
+        );
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let error = body["error"].as_str().unwrap();
@@ -417,7 +464,11 @@ async fn wrong_questions_are_answered_as_such() {
 #[tokio::test]
 async fn garbage_hurts_nobody() {
     let served = Served::new();
-    let long_head = [b"GET /v1/status HTTP/1.1\r\nx: ".as_slice(), &vec![b'a'; 1 << 20]].concat();
+    let long_head = [
+        b"GET /v1/status HTTP/1.1\r\nx: ".as_slice(),
+        &vec![b'a'; 1 << 20],
+    ]
+    .concat();
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20));
     let body = [
         b"POST /v1/services/sense/freeze HTTP/1.1\r\nHost: a\r\nContent-Length: 8388608\r\n\r\n"
@@ -439,7 +490,10 @@ async fn garbage_hurts_nobody() {
         let answer = answer.expect("the connection ends");
         let shown = &answer[..answer.len().min(200)];
         // Closed, refused, or (a body that nobody reads) answered.
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{shown}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1."),
+            "{shown}"
+        );
     }
     assert!(served.get("/v1/status").await.starts_with("HTTP/1.0 200"));
 }
@@ -475,10 +529,24 @@ async fn events_are_lines_and_can_be_followed() {
     }
     let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
     assert_eq!(body(served.get("/v1/events").await).lines().count(), 3);
-    assert_eq!(body(served.get("/v1/events?last=1").await).lines().count(), 1);
-    assert_eq!(body(served.get("/v1/events?after=1").await).lines().count(), 2);
-    assert_eq!(body(served.get("/v1/events?service=b").await).lines().count(), 1);
-    assert_eq!(body(served.get("/v1/events?since_unix_ms=99999999999999").await), "");
+    assert_eq!(
+        body(served.get("/v1/events?last=1").await).lines().count(),
+        1
+    );
+    assert_eq!(
+        body(served.get("/v1/events?after=1").await).lines().count(),
+        2
+    );
+    assert_eq!(
+        body(served.get("/v1/events?service=b").await)
+            .lines()
+            .count(),
+        1
+    );
+    assert_eq!(
+        body(served.get("/v1/events?since_unix_ms=99999999999999").await),
+        ""
+    );
 
     let at = served.path.clone();
     let (lines, mut seen) = mpsc::channel(8);
@@ -492,7 +560,10 @@ async fn events_are_lines_and_can_be_followed() {
     for service in ["d", "last"] {
         tell(service);
         let line = timeout(Duration::from_secs(10), seen.recv()).await.unwrap();
-        assert!(line.unwrap().contains(&format!("\"service\":\"{service}\"")));
+        assert!(
+            line.unwrap()
+                .contains(&format!("\"service\":\"{service}\""))
+        );
     }
     following.await.unwrap().unwrap();
 }
@@ -541,7 +612,11 @@ async fn flows_are_filtered_and_counted() {
         let answer = served.get(&format!("/v1/flows{query}")).await;
         let body = answer.split_once("\r\n\r\n").unwrap().1;
         let listed: flows::Listed = serde_json::from_str(body).unwrap();
-        assert_eq!((listed.count, listed.flows.len()), (count, shown), "{query}");
+        assert_eq!(
+            (listed.count, listed.flows.len()),
+            (count, shown),
+            "{query}"
+        );
     }
     for (query, code) in [
         ("?service=nosuch", 404),
@@ -570,7 +645,10 @@ async fn packets_are_tried() {
     assert_eq!(answer["outcomes"][1]["outcome"], "passed");
     let answer = ask("10.0.0.9:1", "10.0.0.1:1").await;
     assert_eq!(answer["listener"], "sense/sen2's own address");
-    assert_eq!(ask("10.0.0.9:1", "10.9.9.9:9/udp").await["listener"], "nobody");
+    assert_eq!(
+        ask("10.0.0.9:1", "10.9.9.9:9/udp").await["listener"],
+        "nobody"
+    );
     for (src, dst, why) in [
         ("10.0.0.9:1", "sense", "dst: `sense`"),
         ("10.0.0.9:1", "[fd00::1]:80", "two address families"),
@@ -579,4 +657,32 @@ async fn packets_are_tried() {
         let error = ask(src, dst).await["error"].to_string();
         assert!(error.contains(why), "{error}");
     }
+}
+
+#[tokio::test]
+async fn flows_that_are_named_can_be_ended() {
+    let served = Served::new();
+    for (query, count, killed) in [
+        ("?service=sense&dry_run=true", 3, 3),
+        ("?endpoint=sen2", 1, 1),
+        ("?client=10.0.0.9", 3, 2),
+    ] {
+        let answer = served.post(&format!("/v1/flows/kill{query}")).await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let done: flows::Killed = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (done.count, done.killed, done.left),
+            (count, killed, count - killed)
+        );
+    }
+    let events = served.journal.after(0, 9).events;
+    let told: Vec<_> = events.iter().map(|of| of.what.to_string()).collect();
+    assert_eq!(told.len(), 2, "a dry run is no event");
+    assert!(
+        told[0].starts_with("1 connections ended by root"),
+        "{told:?}"
+    );
+    assert!(told[1].ends_with(": client 10.0.0.9"), "{told:?}");
+    let answer = served.post("/v1/flows/kill").await;
+    assert!(answer.starts_with("HTTP/1.0 400"), "{answer}");
 }

@@ -71,11 +71,7 @@ pub enum What {
     /// A promotion ended by itself.
     PromotionOver { service: String, endpoint: String },
     /// Somebody ended connections.
-    Killed {
-        flows: u64,
-        filter: String,
-        by: Who,
-    },
+    Killed { flows: u64, filter: String, by: Who },
     /// The agent doubts itself rather than its endpoints, or no longer.
     Distrust { doubts: bool },
     /// A tier came and went, or was steady again: its next fail-back waits so long.
@@ -198,7 +194,10 @@ impl fmt::Display for What {
                 "{service}: tier {tier} waits {hold_ms} ms before a fail-back after {relapses} relapses"
             ),
             Self::Damping { service, tier, .. } => {
-                write!(f, "{service}: tier {tier} is steady, fail-backs wait as configured")
+                write!(
+                    f,
+                    "{service}: tier {tier} is steady, fail-backs wait as configured"
+                )
             }
             Self::Drained {
                 service,

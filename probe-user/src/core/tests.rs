@@ -116,6 +116,10 @@ impl Steering for Recorder {
         self.note(Rest(endpoint.0, tier.is_none()));
         Ok(())
     }
+    fn grave(&mut self, _: EndpointId) -> Result<Option<EndpointId>, datapath::Error> {
+        Ok(None)
+    }
+    fn buried(&mut self) {}
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), datapath::Error> {
         self.note(match mark {
             Mark::Up => Up(endpoint.0),
@@ -1229,8 +1233,7 @@ async fn a_literal_interface_must_be_attached_at_the_start() {
     let ears = Box::new(Ears(recorder.did.clone()));
     let (orders, journal) = (Standing::default(), Arc::default());
     let at = resolved(&config);
-    let mut core =
-        Core::new(&config, at, orders, journal, recorder, String::new(), ears).unwrap();
+    let mut core = Core::new(&config, at, orders, journal, recorder, String::new(), ears).unwrap();
     core.attach(&[interface(7, "br0")]).unwrap_err();
 }
 
@@ -1416,20 +1419,41 @@ fn kinds(bench: &Bench) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn drain_moves_new_connections_and_goes_on_checking() {
     let bench = both_up("").await;
-    let tried = bench.order("sense", mode("master", Mode::Drain), true).await.unwrap();
+    let tried = bench
+        .order("sense", mode("master", Mode::Drain), true)
+        .await
+        .unwrap();
     assert!(tried.changed && tried.dry_run);
-    assert_eq!((tried.from[0].as_str(), tried.to[0].as_str()), ("master", "backup"));
+    assert_eq!(
+        (tried.from[0].as_str(), tried.to[0].as_str()),
+        ("master", "backup")
+    );
     assert_eq!(bench.did().await, [], "a dry run does nothing");
     let before = kinds(&bench);
 
-    let done = bench.order("sense", mode("master", Mode::Drain), false).await.unwrap();
-    assert_eq!((done.before.as_str(), done.after.as_str()), ("ready", "drain"));
-    assert_eq!(bench.did().await, [Select(1), Rest(0, true), Heard(Reason::Manual)]);
+    let done = bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.before.as_str(), done.after.as_str()),
+        ("ready", "drain")
+    );
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Rest(0, true), Heard(Reason::Manual)]
+    );
     assert_eq!(kinds(&bench)[before.len()..], ["switch", "order"]);
     let status = bench.status().await;
     let master = &status.services[0].endpoints[0];
-    assert_eq!((master.mode.as_str(), master.state.as_str()), ("drain", "up"));
-    assert_eq!(master.ordered.as_ref().unwrap().by.user.as_deref(), Some("root"));
+    assert_eq!(
+        (master.mode.as_str(), master.state.as_str()),
+        ("drain", "up")
+    );
+    assert_eq!(
+        master.ordered.as_ref().unwrap().by.user.as_deref(),
+        Some("root")
+    );
     assert_eq!(status.services[0].failback.due_unix_ms, None);
 
     // Its checks count, and nothing goes back to it.
@@ -1442,10 +1466,16 @@ async fn drain_moves_new_connections_and_goes_on_checking() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.did().await, []);
 
-    let again = bench.order("sense", mode("master", Mode::Drain), false).await.unwrap();
+    let again = bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
     assert!(!again.changed);
     assert_eq!(kinds(&bench).last().unwrap(), "state");
-    bench.order("sense", mode("master", Mode::Ready), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
     assert_eq!(bench.did().await, [Rest(0, false)]);
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(bench.did().await, [Select(0), Heard(Reason::Failback)]);
@@ -1455,7 +1485,10 @@ async fn drain_moves_new_connections_and_goes_on_checking() {
 async fn maint_ends_the_checks_and_ready_begins_them() {
     let bench = both_up("").await;
     bench.started.lock().unwrap().clear();
-    bench.order("sense", mode("master", Mode::Maint), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Maint), false)
+        .await
+        .unwrap();
     assert_eq!(
         bench.did().await,
         [Select(1), Rest(0, true), Down(0), Heard(Reason::Manual)]
@@ -1463,16 +1496,25 @@ async fn maint_ends_the_checks_and_ready_begins_them() {
     // A check that was on its way says nothing any more.
     bench.check(0, Kind::Ok).await;
     assert_eq!(bench.did().await, []);
-    assert!(bench.pending().await.is_empty(), "nobody waits for its verdict");
+    assert!(
+        bench.pending().await.is_empty(),
+        "nobody waits for its verdict"
+    );
     let status = bench.status().await;
     let master = &status.services[0].endpoints[0];
-    assert_eq!((master.mode.as_str(), master.state.as_str()), ("maint", "unknown"));
+    assert_eq!(
+        (master.mode.as_str(), master.state.as_str()),
+        ("maint", "unknown")
+    );
     // Nor does a new address begin any.
     bench.lookup(Ok(&["10.0.0.7"])).await;
     bench.did().await;
     assert!(bench.started.lock().unwrap().is_empty());
 
-    bench.order("sense", mode("master", Mode::Ready), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
     let started = bench.started.lock().unwrap().clone();
     assert_eq!(started.len(), 1);
     bench.did().await;
@@ -1486,29 +1528,57 @@ async fn maint_ends_the_checks_and_ready_begins_them() {
 #[tokio::test(start_paused = true)]
 async fn both_in_maint_are_a_recreate_update() {
     let bench = both_up("").await;
-    bench.order("sense", mode("master", Mode::Maint), false).await.unwrap();
-    let done = bench.order("sense", mode("backup", Mode::Maint), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Maint), false)
+        .await
+        .unwrap();
+    let done = bench
+        .order("sense", mode("backup", Mode::Maint), false)
+        .await
+        .unwrap();
     assert_eq!(done.from, done.to);
     assert!(done.notes[0].contains("all_down: keep"), "{:?}", done.notes);
     bench.did().await;
     // Nothing is known of it, which is better than what is known of the other.
-    bench.order("sense", mode("master", Mode::Ready), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
     let did = bench.did().await;
     assert_eq!(
         did,
-        [Up(0), Rest(0, false), Select(0), Rest(1, true), Down(1), Heard(Reason::Manual)]
+        [
+            Up(0),
+            Rest(0, false),
+            Select(0),
+            Rest(1, true),
+            Down(1),
+            Heard(Reason::Manual)
+        ]
     );
     let last = bench.started.lock().unwrap().last().copied().unwrap();
     bench.check_of(0, last.generation, Kind::Ok).await;
     assert_eq!(bench.did().await, []);
-    assert_eq!(bench.status().await.services[0].selection.endpoint.as_deref(), Some("master"));
+    assert_eq!(
+        bench.status().await.services[0]
+            .selection
+            .endpoint
+            .as_deref(),
+        Some("master")
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_promotion_holds_until_its_endpoint_is_down() {
     let bench = both_up("").await;
-    let done = bench.order("sense", promote("backup", false), false).await.unwrap();
-    assert_eq!((done.before.as_str(), done.after.as_str()), ("master", "backup (promoted)"));
+    let done = bench
+        .order("sense", promote("backup", false), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.before.as_str(), done.after.as_str()),
+        ("master", "backup (promoted)")
+    );
     assert_eq!(bench.did().await, [Select(1), Heard(Reason::Manual)]);
     assert_eq!(bench.kept.borrow().version, 1);
     let status = bench.status().await;
@@ -1538,12 +1608,18 @@ async fn who_is_down_is_promoted_by_force_only() {
         "service sense: backup is not promoted: it is down, and clients would fail; --force \
          promotes it all the same"
     );
-    bench.order("sense", promote("backup", true), false).await.unwrap();
+    bench
+        .order("sense", promote("backup", true), false)
+        .await
+        .unwrap();
     assert_eq!(bench.did().await, [Up(1), Select(1), Heard(Reason::Manual)]);
     bench.check(1, Kind::Refused).await;
     assert_eq!(bench.did().await, [], "it was known to be down");
     assert_eq!(bench.failback("sense").await, Ok("master".to_owned()));
-    assert_eq!(bench.did().await, [Select(0), Down(1), Heard(Reason::Manual)]);
+    assert_eq!(
+        bench.did().await,
+        [Select(0), Down(1), Heard(Reason::Manual)]
+    );
     for (endpoint, why) in [("nobody", "it has master, backup"), ("", "no endpoint ``")] {
         let refused = bench.order("sense", promote(endpoint, true), false).await;
         assert!(refused.unwrap_err().to_string().contains(why));
@@ -1555,26 +1631,54 @@ async fn who_is_down_is_promoted_by_force_only() {
 #[tokio::test(start_paused = true)]
 async fn a_frozen_service_stays_and_obeys_orders() {
     let bench = both_up("").await;
-    bench.order("sense", Wish::Freeze(true), false).await.unwrap();
+    bench
+        .order("sense", Wish::Freeze(true), false)
+        .await
+        .unwrap();
     bench.check(0, Kind::Refused).await;
     bench.check(0, Kind::Refused).await;
-    assert_eq!(bench.did().await, [], "the selected endpoint is never marked down");
+    assert_eq!(
+        bench.did().await,
+        [],
+        "the selected endpoint is never marked down"
+    );
     assert_eq!(bench.status().await.services[0].endpoints[0].state, "down");
-    let tried = bench.order("sense", Wish::Freeze(false), true).await.unwrap();
+    let tried = bench
+        .order("sense", Wish::Freeze(false), true)
+        .await
+        .unwrap();
     assert_eq!(tried.to, ["backup"]);
-    bench.order("sense", promote("backup", false), false).await.unwrap();
-    assert_eq!(bench.did().await, [Select(1), Down(0), Heard(Reason::Manual)]);
-    bench.order("sense", Wish::Freeze(false), false).await.unwrap();
+    bench
+        .order("sense", promote("backup", false), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::Manual)]
+    );
+    bench
+        .order("sense", Wish::Freeze(false), false)
+        .await
+        .unwrap();
     assert_eq!(bench.did().await, []);
     let explained = bench.explain().await;
-    assert!(explained.because[0].contains("backup was promoted by root"), "{explained:?}");
+    assert!(
+        explained.because[0].contains("backup was promoted by root"),
+        "{explained:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn orders_survive_a_restart() {
     let bench = both_up("").await;
-    bench.order("sense", mode("master", Mode::Drain), false).await.unwrap();
-    bench.order("sense", Wish::Freeze(true), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
+    bench
+        .order("sense", Wish::Freeze(true), false)
+        .await
+        .unwrap();
     let mut standing = Standing::clone(&bench.kept.borrow().standing);
     // Of a configuration that had more.
     let more = standing.services["sense"].clone();
@@ -1598,12 +1702,18 @@ async fn orders_survive_a_restart() {
     assert_eq!(status.services[0].endpoints[0].mode, "drain");
     assert!(status.services[0].frozen.is_some());
     // Nothing of what names nobody is lost with the next order.
-    bench.order("sense", Wish::Freeze(false), false).await.unwrap();
+    bench
+        .order("sense", Wish::Freeze(false), false)
+        .await
+        .unwrap();
     let kept = bench.kept.borrow().standing.clone();
     assert_eq!(kept.services["gone"], standing.services["gone"]);
     let sense = &kept.services["sense"];
     assert!(sense.frozen.is_none());
-    assert_eq!(sense.endpoints.keys().collect::<Vec<_>>(), ["master", "third"]);
+    assert_eq!(
+        sense.endpoints.keys().collect::<Vec<_>>(),
+        ["master", "third"]
+    );
 }
 
 /// Somebody who asks without end has a share of the core, no more: a verdict that takes the
@@ -1639,6 +1749,9 @@ async fn questions_do_not_delay_a_switch() {
     }
     askers.iter().for_each(tokio::task::JoinHandle::abort);
     took.sort();
-    println!("verdict to write beside 32 askers: median {:?}, worst {:?}", took[50], took[99]);
+    println!(
+        "verdict to write beside 32 askers: median {:?}, worst {:?}",
+        took[50], took[99]
+    );
     assert!(took[50] < Duration::from_millis(50), "{took:?}");
 }

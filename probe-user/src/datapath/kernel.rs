@@ -374,6 +374,14 @@ impl Steering for Datapath {
         self.tables.rest(service, endpoint, tier)
     }
 
+    fn grave(&mut self, endpoint: EndpointId) -> Result<Option<EndpointId>, Error> {
+        self.tables.grave(endpoint)
+    }
+
+    fn buried(&mut self) {
+        self.marked.notify_one();
+    }
+
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
         self.tables.mark(endpoint, mark)?;
         self.marked.notify_one();

@@ -49,8 +49,8 @@ pub use pins::check_shape;
 pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};
-pub use trial::{Ends, Outcome, Program, Trial};
 pub use tell::{TellCounts, TellState, Teller, Telling, Told};
+pub use trial::{Ends, Outcome, Program, Trial};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -399,6 +399,13 @@ pub trait Steering {
         endpoint: EndpointId,
         tier: Option<u8>,
     ) -> Result<(), Error>;
+
+    /// An id for flows of an endpoint that somebody ends: it has the endpoint's addresses, and whoever
+    /// is given to it ([`Flows::bury`]) is reset and told. Nothing where that cannot be.
+    fn grave(&mut self, endpoint: EndpointId) -> Result<Option<EndpointId>, Error>;
+
+    /// Flows were given to such ids: their clients are told.
+    fn buried(&mut self);
 
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;

@@ -300,7 +300,10 @@ mod tests {
             let dst = vip.address;
             assert_eq!(ends(&frame), Some(Ends { src: client, dst }));
         }
-        let mixed = frame("10.0.0.9:1".parse().unwrap(), "[fd00::1]:1".parse().unwrap());
+        let mixed = frame(
+            "10.0.0.9:1".parse().unwrap(),
+            "[fd00::1]:1".parse().unwrap(),
+        );
         assert_eq!(mixed, None);
     }
 

@@ -159,7 +159,14 @@ impl Services {
             .zip(applied)
             .map(|((config, at), applied)| {
                 let restored = Restored::take(config, &mut unclaimed);
-                Service::new(config, at, applied, restored, journal.clone(), Instant::now())
+                Service::new(
+                    config,
+                    at,
+                    applied,
+                    restored,
+                    journal.clone(),
+                    Instant::now(),
+                )
             })
             .collect();
         for service in unclaimed.services.keys() {
@@ -391,6 +398,7 @@ impl Services {
                 .zip(service.config.endpoints())
                 .map(|(endpoint, config)| (endpoint.id, config.name().to_owned()))
                 .collect(),
+            listeners: service.config.listeners().to_vec(),
         };
         self.all.iter().map(named).collect()
     }

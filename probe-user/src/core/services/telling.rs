@@ -63,7 +63,8 @@ impl Service {
                 state.label(),
                 verdict.detail()
             );
-            self.journal.tell(state_event(service, name, state, &verdict));
+            self.journal
+                .tell(state_event(service, name, state, &verdict));
         }
         endpoint.conclude(verdict);
     }
