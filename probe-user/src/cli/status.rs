@@ -29,6 +29,17 @@ pub fn run(args: &args::Status) -> Result<(), Failure> {
     print(&text)
 }
 
+fn lateness(late: status::Lateness) -> String {
+    let ms = |micros: u64| format!("{} ms", micros as f64 / 1000.0);
+    let within = |micros: Option<u64>| micros.map_or("beyond 1 s".to_owned(), ms);
+    format!(
+        "checks begin late by {} (median), {} (p99), {:.1} ms at most in the last minutes\n",
+        within(late.p50_us),
+        within(late.p99_us),
+        late.max_us as f64 / 1000.0
+    )
+}
+
 fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
     let ago = |then: u64| span(now_ms.saturating_sub(then));
     let mut text = format!(
@@ -42,6 +53,9 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
             "endpoints of all hosts are silent for {}: perhaps it is this node; selections are held\n",
             ago(since)
         );
+    }
+    if let Some(late) = status.agent.lateness {
+        text += &lateness(late);
     }
     for service in &status.services {
         let selection = &service.selection;

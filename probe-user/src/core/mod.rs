@@ -42,14 +42,15 @@ use crate::{
     failover::Reason,
     health::{
         Probe, Signal, State, Verdict,
-        scheduler::{Report, Rhythm, Triggered},
+        scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::Change,
     resolve::Resolved,
+    run::realtime::Had,
 };
 use interfaces::Managed;
 use journal::Journal;
-use order::{Done, Kept, Order, Refused, Standing};
+use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
 
 /// What the core needs of the datapath beside [`Steering`].
@@ -121,6 +122,10 @@ impl Counters for datapath::Reader {
 pub trait Observer: Send {
     /// A check was made.
     fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64);
+    /// One whose verdict does not count, and why.
+    fn excused(&self, service: &str, endpoint: &str, standing: Standing);
+    /// A check began so late; the largest of the last minutes.
+    fn late(&self, late: Duration, largest: Duration);
     /// There was a sign that an endpoint may have failed.
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal);
     /// An endpoint is in this state.
@@ -141,6 +146,11 @@ pub trait Observer: Send {
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
     /// So many interfaces of a role are attached this way.
     fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize);
+    /// The service was switched away from an endpoint that went down, so long after the first
+    /// check that failed had begun.
+    fn failed_over(&self, service: &str, took: Duration);
+    /// An endpoint's place and share.
+    fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16);
 }
 
 /// Which endpoint a check is of, and of which of its addresses.
@@ -284,6 +294,7 @@ pub struct Core<D> {
     pins: String,
     processes: status::Processes,
     telling: status::Telling,
+    realtime: status::Realtime,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -292,7 +303,7 @@ impl<D: Steering + Attach> Core<D> {
     pub fn new(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
-        orders: Standing,
+        orders: StandingOrders,
         journal: Arc<Journal>,
         mut datapath: D,
         pins: String,
@@ -315,6 +326,7 @@ impl<D: Steering + Attach> Core<D> {
             pins,
             processes: status::Processes::default(),
             telling: status::Telling::default(),
+            realtime: status::Realtime::default(),
         })
     }
 
@@ -341,6 +353,11 @@ impl<D: Steering + Attach> Core<D> {
     /// Whether idle connections of lost endpoints are told.
     pub fn tell_telling(&mut self, telling: &TellState) {
         self.telling = status::Telling::of(telling);
+    }
+
+    /// Whether checks and decisions run at real-time priority.
+    pub fn tell_realtime(&mut self, had: &Had) {
+        self.realtime = status::Realtime::of(had);
     }
 
     /// The datapath, for what is done to it around the start.
@@ -456,6 +473,8 @@ impl<D: Steering + Attach> Core<D> {
                 pid: std::process::id(),
                 started_unix_ms: status::unix_ms(self.started),
                 distrust_since_unix_ms: self.services.distrust_since_unix_ms(Instant::now()),
+                lateness: status::Lateness::of(self.services.lateness()),
+                realtime: self.realtime.clone(),
             },
             services: self.services.status(Instant::now()),
             interfaces: self.managed.status(),

@@ -15,7 +15,7 @@ use crate::{
         XdpWay,
     },
     failover::{NoFailback, orders::Mode},
-    health::{Kind, Saw},
+    health::{Kind, Saw, scheduler::Standing},
     interfaces::Interface,
     resolve::literal,
 };
@@ -28,6 +28,7 @@ enum Did {
     Refuse,
     Up(u32),
     Down(u32),
+    Weigh(u32, u16),
     Drained(u32),
     Readdress(u32, String),
     Rest(u32, bool),
@@ -39,10 +40,12 @@ enum Did {
     /// The hold time, where it is more than the usual one of these tests.
     Holds(Duration),
     Doubts(bool),
+    /// The duration of a failover, where it is more than the usual one of these tests.
+    FailedOver(Duration),
 }
 use Did::{
-    Apply, Detach, Doubts, Down, Drained, Forget, Heard, Holds, Readdress, Refuse, Rest, Select,
-    Spread, Up,
+    Apply, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress, Refuse,
+    Rest, Select, Spread, Up, Weigh,
 };
 
 #[derive(Default)]
@@ -120,6 +123,9 @@ impl Steering for Recorder {
         Ok(None)
     }
     fn buried(&mut self) {}
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.note(Weigh(endpoint.0, weight));
+    }
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), datapath::Error> {
         self.note(match mark {
             Mark::Up => Up(endpoint.0),
@@ -163,6 +169,8 @@ struct Ears(Arc<Mutex<Vec<Did>>>);
 
 impl Observer for Ears {
     fn checked(&self, _: &str, _: &str, _: &Verdict, _: u64) {}
+    fn excused(&self, _: &str, _: &str, _: Standing) {}
+    fn late(&self, _: Duration, _: Duration) {}
     fn signalled(&self, _: &str, _: &str, _: Signal) {}
     fn state(&self, _: &str, _: &str, _: State) {}
     fn selected(&self, _: &str, _: &[&str]) {}
@@ -182,6 +190,12 @@ impl Observer for Ears {
     fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
     fn interfaces(&self, _: Role, _: TcWay, _: XdpWay, _: usize) {}
+    fn failed_over(&self, _: &str, took: Duration) {
+        if took > Duration::from_secs(1) {
+            self.0.lock().unwrap().push(FailedOver(took));
+        }
+    }
+    fn placed(&self, _: &str, _: &str, _: u8, _: u16) {}
 }
 
 fn config(extra: &str) -> Config {
@@ -227,12 +241,12 @@ struct Bench {
 
 impl Bench {
     fn new(config: &Config, recorder: Recorder, existing: &[Interface]) -> Self {
-        Self::after(Standing::default(), config, recorder, existing)
+        Self::after(StandingOrders::default(), config, recorder, existing)
     }
 
     /// With orders that an earlier agent kept.
     fn after(
-        standing: Standing,
+        standing: StandingOrders,
         config: &Config,
         recorder: Recorder,
         existing: &[Interface],
@@ -349,6 +363,11 @@ impl Bench {
     }
 
     async fn check_of(&self, endpoint: usize, generation: u32, kind: Kind) {
+        self.check_that(Standing::Counts, endpoint, generation, kind)
+            .await;
+    }
+
+    async fn check_that(&self, standing: Standing, endpoint: usize, generation: u32, kind: Kind) {
         let report = Report {
             key: CheckKey {
                 service: 0,
@@ -363,6 +382,8 @@ impl Bench {
                 saw: Saw::NOTHING,
             },
             skipped: 0,
+            standing,
+            late: None,
         };
         self.reports.send(report).await.unwrap();
     }
@@ -418,6 +439,27 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failover_takes_from_the_first_failed_check_to_the_write() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    bench.did().await;
+    bench.check(1, Kind::Ok).await;
+    for kind in [Kind::Ok, Kind::Refused, Kind::Ok] {
+        bench.check(0, kind).await;
+    }
+    bench.did().await;
+    // What a good check has forgiven does not count.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bench.check(0, Kind::Refused).await;
+    let did = bench.did().await;
+    let took = Duration::from_secs(3) + Duration::from_micros(400);
+    let told = [Heard(Reason::MasterDown), FailedOver(took)];
+    assert_eq!(did, [&[Select(1), Down(0)], told.as_slice()].concat());
+}
+
+#[tokio::test(start_paused = true)]
 async fn over_and_back() {
     let bench = Bench::new(&config("  failback: {hold: 5s}"), Recorder::default(), &[]);
     assert_eq!(bench.pending().await, ["sense/master", "sense/backup"]);
@@ -457,6 +499,34 @@ async fn over_and_back() {
         service.endpoints[0].detail.as_deref(),
         Some("200 in 0.4 ms")
     );
+    bench.end().await;
+}
+
+/// What the agent's own stall explains takes nobody down, and is told.
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_is_excused_counts_neither_way() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    let stalled = Standing::Stalled;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.pending().await.len(), 2, "it was no first verdict");
+    for endpoint in [0, 1] {
+        bench.check(endpoint, Kind::Ok).await;
+    }
+    bench.did().await;
+    for _ in 0..5 {
+        bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    }
+    bench.check(0, Kind::Refused).await;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.did().await, []);
+    // Nor does it take back what was a failure.
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    let master = &bench.status().await.services[0].endpoints[0];
+    assert_eq!((master.checks, master.failures, master.excused), (10, 2, 7));
     bench.end().await;
 }
 
@@ -992,6 +1062,45 @@ impl Bench {
     }
 }
 
+/// The share of who was down grows; at the start, and of who serves alone, nothing is slow.
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_tier_begins_with_a_small_share() {
+    let text = tiers("  slow_start: 10s");
+    let bench = Bench::new(&text, Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![0, 1])]);
+    for i in 0..5 {
+        bench.check(i, Kind::Ok).await;
+    }
+    bench.judge(0, Kind::Refused).await;
+    let members = Heard(Reason::MembersChanged);
+    assert_eq!(bench.did().await, [Select(1), Down(0), members.clone()]);
+    bench.judge(0, Kind::Ok).await;
+    // A twentieth of 2, to all of 1.
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Weigh(1, 20), Spread(vec![0, 1]), members.clone()]
+    );
+    let percent = |status: &status::Status, e: usize| status.services[0].endpoints[e].slow_start;
+    let status = bench.status().await;
+    assert_eq!((percent(&status, 0), percent(&status, 1)), (Some(5), None));
+    tokio::time::sleep(Duration::from_millis(5_010)).await;
+    let did = bench.did().await;
+    assert_eq!(did[did.len() - 2..], [Weigh(0, 20), Spread(vec![0, 1])]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let did = bench.did().await;
+    assert_eq!(
+        did[did.len() - 3..],
+        [Weigh(0, 2), Weigh(1, 1), Spread(vec![0, 1])]
+    );
+    // Nothing more, and none of it was a switch.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.did().await, []);
+    let status = bench.status().await;
+    assert_eq!(percent(&status, 0), None);
+    assert_eq!(status.services[0].selection.members_changed, 2);
+    bench.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tier_shares_and_moves_as_one() {
     let bench = Bench::new(&tiers("  failback: {hold: 5s}"), Recorder::default(), &[]);
@@ -1231,7 +1340,7 @@ async fn a_literal_interface_must_be_attached_at_the_start() {
     };
     let config = config("");
     let ears = Box::new(Ears(recorder.did.clone()));
-    let (orders, journal) = (Standing::default(), Arc::default());
+    let (orders, journal) = (StandingOrders::default(), Arc::default());
     let at = resolved(&config);
     let mut core = Core::new(&config, at, orders, journal, recorder, String::new(), ears).unwrap();
     core.attach(&[interface(7, "br0")]).unwrap_err();
@@ -1592,7 +1701,7 @@ async fn a_promotion_holds_until_its_endpoint_is_down() {
     let did = bench.did().await;
     assert_eq!(did, [Up(0), Select(0), Down(1), Heard(Reason::MasterDown)]);
     assert!(kinds(&bench).contains(&"promotion-over".to_owned()));
-    assert_eq!(*bench.kept.borrow().standing, Standing::default());
+    assert_eq!(*bench.kept.borrow().standing, StandingOrders::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -1679,7 +1788,7 @@ async fn orders_survive_a_restart() {
         .order("sense", Wish::Freeze(true), false)
         .await
         .unwrap();
-    let mut standing = Standing::clone(&bench.kept.borrow().standing);
+    let mut standing = StandingOrders::clone(&bench.kept.borrow().standing);
     // Of a configuration that had more.
     let more = standing.services["sense"].clone();
     standing.services.insert("gone".to_owned(), more.clone());

@@ -382,6 +382,10 @@ impl Steering for Datapath {
         self.marked.notify_one();
     }
 
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.tables.weigh(endpoint, weight);
+    }
+
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
         self.tables.mark(endpoint, mark)?;
         self.marked.notify_one();

@@ -27,6 +27,7 @@ mod reader;
 mod ring;
 mod rings;
 mod selections;
+mod sieve;
 mod sockets;
 mod sweep;
 mod tables;
@@ -406,6 +407,9 @@ pub trait Steering {
 
     /// Flows were given to such ids: their clients are told.
     fn buried(&mut self);
+
+    /// What an endpoint weighs in rings that are built from now on.
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16);
 
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;

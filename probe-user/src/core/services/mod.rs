@@ -5,6 +5,7 @@ mod explain;
 pub mod orders;
 mod signals;
 mod telling;
+mod weights;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -18,7 +19,7 @@ use tracing::{error, info, warn};
 use super::{
     CheckKey, CheckPlan, Lookup, Named, Observer, Running, StartChecks,
     journal::{Journal, What},
-    order::{Given, Kept, Standing},
+    order::{Given, Kept, Standing as StandingOrders},
     status,
 };
 use crate::{
@@ -33,10 +34,12 @@ use crate::{
         distrust::Distrust,
         drain::{Before, Drains, Limits},
         orders::{Mode, Promotion},
+        slow_start::SlowStart,
     },
     health::{
         Probe, RiseFall, State, Verdict,
-        scheduler::{Intervals, Report, Rhythm, Trigger},
+        lateness::Lateness,
+        scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
     },
@@ -59,6 +62,7 @@ struct Service {
     switches: u64,
     /// Changes within the selected tier, which are no switches.
     members_changed: u64,
+    slow_start: SlowStart,
     endpoints: Vec<Endpoint>,
     /// What operators said of each endpoint last.
     ordered: Vec<Ordered>,
@@ -76,6 +80,8 @@ struct Endpoint {
     health: RiseFall,
     /// When it went down after it had been up.
     fell: Option<Instant>,
+    /// When the first of the failures in a row began, checks' and counted clients'.
+    failing: Option<Instant>,
     /// It is down, and the failover was not told.
     withheld: bool,
     since: SystemTime,
@@ -84,6 +90,8 @@ struct Endpoint {
     /// The kernel sends no new connections here, whoever refuses them elsewhere.
     resting: bool,
     history: History,
+    /// What the datapath takes its weight for.
+    weight: u16,
     verdict: Option<Verdict>,
     /// Since when verdicts are of its kind.
     verdict_since: SystemTime,
@@ -92,6 +100,8 @@ struct Endpoint {
     judged: bool,
     checks: u64,
     failures: u64,
+    /// Checks whose verdict did not count.
+    excused: u64,
     generation: u32,
     running: Option<Running>,
     /// Makes checks at once, while they run.
@@ -123,13 +133,14 @@ pub struct Services {
     /// not check together.
     turn: u64,
     distrust: Distrust,
+    lateness: Lateness,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
     due: Option<Instant>,
     journal: Arc<Journal>,
     /// Orders for who is not in the configuration.
-    unclaimed: Standing,
+    unclaimed: StandingOrders,
     published: watch::Sender<Kept>,
 }
 
@@ -138,7 +149,7 @@ impl Services {
     pub fn new<D: Steering>(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
-        standing: Standing,
+        standing: StandingOrders,
         journal: Arc<Journal>,
         datapath: &mut D,
         observer: &dyn Observer,
@@ -185,6 +196,7 @@ impl Services {
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
+            lateness: Lateness::new(Instant::now()),
             start_checks: None,
             due: None,
         };
@@ -239,10 +251,17 @@ impl Services {
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result {
+        if let Some(late) = report.late {
+            self.lateness.note(late, now);
+            observer.late(late, self.lateness.largest());
+        }
+        let success = report.judged();
         let Report {
             key,
             verdict,
             skipped,
+            standing,
+            late: _,
         } = report;
         let Some(service) = self.all.get_mut(key.service) else {
             return Ok(());
@@ -253,20 +272,24 @@ impl Services {
         if endpoint.generation != key.generation {
             return Ok(());
         }
-        let success = verdict.kind.success();
         if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
             errors.good_check();
         }
-        let (kind, was_up) = (verdict.kind, endpoint.health.state() == State::Up);
+        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
+        match success {
+            Some(true) => endpoint.failing = None,
+            Some(false) => _ = endpoint.failing.get_or_insert(begun),
+            None => {}
+        }
+        let (kind, before) = (verdict.kind, endpoint.health.state());
         let changed = success.and_then(|success| endpoint.health.observe(success));
         if changed.is_some() {
-            let fell = was_up.then_some(now);
+            let fell = (before == State::Up).then_some(now);
             endpoint.fell = fell;
             let withheld =
                 fell.is_some() && self.withholds(key.service, key.endpoint, kind, now, observer);
             self.all[key.service].endpoints[key.endpoint].withheld = withheld;
         }
-        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
         let believed = success == Some(false) && self.distrust.believes(begun);
         let service = &mut self.all[key.service];
         let endpoint = &mut service.endpoints[key.endpoint];
@@ -274,17 +297,23 @@ impl Services {
         let tells = changed.filter(|_| !endpoint.withheld);
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
+            match state {
+                State::Up if before == State::Down => service.slow_start.up(key.endpoint, now),
+                State::Down => service.slow_start.down(key.endpoint),
+                State::Up | State::Unknown => {}
+            }
             switch = service.failover.observe(key.endpoint, state, now);
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
         // The kernel knows; now people may.
-        service.record(key.endpoint, verdict, skipped, changed, observer);
+        service.record(key.endpoint, verdict, skipped, standing, changed, observer);
         service.tell_switch(switch, observer);
         if changed.is_some() || told {
             service.tell_damping(observer);
             self.reckon();
         }
-        if self.distrust.heard(kind, now) {
+        // Silence that was ours says nothing of them.
+        if standing == Standing::Counts && self.distrust.heard(kind, now) {
             self.ask_again(observer);
         }
         Ok(())
@@ -305,6 +334,7 @@ impl Services {
                 service.tell_switch(switch, observer);
                 service.tell_damping(observer);
             }
+            service.grow(now, datapath)?;
             if service.drains.due().is_some_and(|due| due <= now) {
                 let over = service.drains.tick(now);
                 service.write_marks(datapath)?;
@@ -373,6 +403,11 @@ impl Services {
         Ok(())
     }
 
+    /// How late checks began.
+    pub fn lateness(&self) -> &Lateness {
+        &self.lateness
+    }
+
     /// Endpoints that no check has judged since the agent started.
     pub fn pending(&self) -> Vec<String> {
         let mut pending = Vec::new();
@@ -410,7 +445,12 @@ impl Services {
 
     fn reckon(&mut self) {
         self.settle_promotions();
-        let due = |s: &Service| [s.failover.due(), s.failover.steady_due(), s.drains.due()];
+        let due = |s: &Service| {
+            let failover = [s.failover.due(), s.failover.steady_due()];
+            failover
+                .into_iter()
+                .chain([s.drains.due(), s.slow_start.due()])
+        };
         let due = self.all.iter().flat_map(due).flatten();
         self.due = due.chain(self.distrust.due()).min();
     }
@@ -499,17 +539,20 @@ impl Service {
                 families: Families::of(config, endpoint),
                 health: RiseFall::new(check.rise(), check.fall(), members[i].state),
                 fell: None,
+                failing: None,
                 withheld: false,
                 since: SystemTime::now(),
                 mark: mark(i),
                 resting: false,
                 history: History::default(),
+                weight: endpoint.weight(),
                 verdict: None,
                 verdict_since: SystemTime::now(),
                 durations: Window::default(),
                 judged: false,
                 checks: 0,
                 failures: 0,
+                excused: 0,
                 generation: 0,
                 running: None,
                 trigger: None,
@@ -531,6 +574,7 @@ impl Service {
             since: SystemTime::now(),
             switches: 0,
             members_changed: 0,
+            slow_start: SlowStart::new(config.endpoints().iter().map(|e| e.slow_start())),
             endpoints,
             ordered: restored.ordered,
             promoted_by: restored.promoted_by,
@@ -627,7 +671,11 @@ impl Service {
                 }
             }
         }
-        datapath.select(self.id, self.choice())
+        let choice = self.choice();
+        if matches!(choice, Choice::Spread(_)) {
+            self.write_weights(datapath);
+        }
+        datapath.select(self.id, choice)
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
@@ -716,6 +764,7 @@ impl Service {
         endpoint.generation += 1;
         // A new id begins unmarked.
         (endpoint.mark, endpoint.resting) = (Mark::Up, false);
+        endpoint.weight = plan.weight;
         let selected = self.failover.serves(e);
         let reason = match self.choice() {
             Choice::Spread(_) => Reason::MembersChanged,
@@ -779,6 +828,7 @@ impl Service {
                 offset: begin.offset,
                 phase: begin.phase,
                 spread: check.spread(),
+                timeout: check.timeout(),
                 health: endpoint.health.clone(),
             },
             triggered,

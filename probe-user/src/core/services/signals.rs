@@ -42,7 +42,9 @@ impl Services {
         let errors = match service.config.observe() {
             Observe::Off if signal.is_of_client() => return Ok(()),
             Observe::MarkDown { .. } if signal.is_of_client() => {
-                let errors = &mut service.endpoints[e].errors;
+                let endpoint = &mut service.endpoints[e];
+                endpoint.failing.get_or_insert(now);
+                let errors = &mut endpoint.errors;
                 let Some(errors) = errors.as_mut().and_then(|errors| errors.failed()) else {
                     return Ok(());
                 };
