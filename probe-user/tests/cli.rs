@@ -123,6 +123,19 @@ fn a_stopped_agent_is_a_runtime_error() {
         vec!["status", "--socket", text(&socket)],
         vec!["status", "--format", "json", "--socket", text(&socket)],
         vec!["failback", "sense", "--socket", text(&socket)],
+        vec!["drain", "sense", "sen2", "--socket", text(&socket)],
+        vec![
+            "promote",
+            "sense",
+            "sen1",
+            "--dry-run",
+            "--socket",
+            text(&socket),
+        ],
+        vec!["events", "--follow", "--socket", text(&socket)],
+        vec!["explain", "sense", "--socket", text(&socket)],
+        vec!["flows", "--socket", text(&socket)],
+        vec!["top", "--socket", text(&socket)],
     ] {
         let (code, out, err) = probe(&args);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
@@ -138,6 +151,12 @@ fn usage_errors_exit_with_2() {
         vec!["run"],
         vec!["start"],
         vec!["status", "--format", "xml"],
+        vec!["drain", "sense"],
+        vec!["explain"],
+        vec!["explain", "--packet", "10.0.0.9:1"],
+        vec!["flows", "--dry-run"],
+        vec!["events", "--since", "yesterday"],
+        vec!["watch", "--every", "1ms"],
     ] {
         assert_eq!(probe(&args).0, 2, "{args:?}");
     }

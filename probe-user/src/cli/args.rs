@@ -50,7 +50,7 @@ pub enum Verb {
     /// Show services and endpoints live: states, latency, flows, rates
     #[command(visible_alias = "top")]
     Watch(Watch),
-    /// List or count the connections in the kernel's tables
+    /// List, count or end the connections in the kernel's tables
     Flows(Flows),
     /// Say why a service's connections go where they go
     Explain(Explain),
@@ -435,6 +435,12 @@ pub struct Flows {
     /// Only count them, by endpoint
     #[arg(long)]
     pub count: bool,
+    /// End them: both sides get a RST, at once if they are told and else at their next packet
+    #[arg(long, conflicts_with_all = ["count", "limit"])]
+    pub kill: bool,
+    /// Only say how many it would end
+    #[arg(long, requires = "kill")]
+    pub dry_run: bool,
     /// For people or for programs
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
@@ -448,6 +454,9 @@ Examples:
   probe flows --service sense --client 10.0.0.0/24
   probe flows --endpoint sen1 --count
       who is still there before it is taken down
+  probe flows --client 10.0.0.9 --kill --dry-run
+      what is ended follows the selection; connections to a listener of one endpoint, to its own
+      address, of full NAT, and of the node's own processes are not
   probe flows --format json | jq -r '.flows[] | select(.idle_ms > 3600000) | .client'
 
 Exit codes: 0 shown; 1 no agent answers, or there is no such service or endpoint.";

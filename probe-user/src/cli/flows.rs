@@ -9,7 +9,10 @@ use super::{
     status::{row, table},
 };
 use crate::{
-    control::{client, flows::Listed},
+    control::{
+        client,
+        flows::{Killed, Listed},
+    },
     core::explain::span,
 };
 
@@ -24,6 +27,9 @@ pub fn run(args: &args::Flows) -> Result<(), Failure> {
     ] {
         query.extend(value.iter().map(|value| (name, value.clone())));
     }
+    if args.kill {
+        return kill(args, query);
+    }
     let limit = if args.count { Some(0) } else { args.limit };
     query.extend(limit.map(|limit| ("limit", limit.to_string())));
     let listed: Listed = client::get_with(&args.socket, "/v1/flows", &query)?;
@@ -31,6 +37,24 @@ pub fn run(args: &args::Flows) -> Result<(), Failure> {
         Format::Json => serde_json::to_string(&listed).context("write the answer as JSON")? + "\n",
         Format::Human if args.count => counts(&listed),
         Format::Human => human(&listed),
+    };
+    print(&text)
+}
+
+fn kill(args: &args::Flows, mut query: Vec<(&str, String)>) -> Result<(), Failure> {
+    if args.dry_run {
+        query.push(("dry_run", "true".to_owned()));
+    }
+    let done: Killed = client::post_with(&args.socket, "/v1/flows/kill", &query)?;
+    let text = match args.format {
+        Format::Json => serde_json::to_string(&done).context("write the answer as JSON")? + "\n",
+        Format::Human => {
+            let ended = if done.dry_run { "would be" } else { "are" };
+            format!(
+                "{} of {} flows {ended} ended, {} stay\n",
+                done.killed, done.count, done.left
+            )
+        }
     };
     print(&text)
 }

@@ -768,6 +768,16 @@ fn each_bad_input_has_its_one_message() {
         ),
         (
             "services:",
+            "control: {state: orders}\nservices:",
+            "control.state: `orders`: not an absolute path; accepted: an absolute path as /var/lib/probe",
+        ),
+        (
+            "services:",
+            "control: {group: ''}\nservices:",
+            "control.group: ``: names nobody; accepted: a group's name or number",
+        ),
+        (
+            "services:",
             "control: {socket: probe.sock}\nservices:",
             "control.socket: `probe.sock`: not an absolute path; accepted: an absolute path as /run/probe/probe.sock",
         ),

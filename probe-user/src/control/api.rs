@@ -92,6 +92,7 @@ impl Api {
             .route("/v1/status", get(status))
             .route("/v1/events", get(events))
             .route("/v1/flows", get(flows::list))
+            .route("/v1/flows/kill", post(flows::kill))
             .route("/v1/explain/packet", post(packet::explain))
             .route("/v1/services/{service}/explain", get(explain))
             .route("/v1/services/{service}/failback", post(failback))

@@ -1,16 +1,23 @@
-//! `/v1/flows`: which connections there are.
+//! `/v1/flows`: which connections there are, and their end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
-use super::api::{Api, Asked, Fault};
-use crate::datapath::{self, Flow, Flows};
+use super::{
+    api::{Api, Asked, Fault},
+    server::Client,
+};
+use crate::{
+    core::{Ask, journal::What},
+    datapath::{self, EndpointId, Flow, Flows, Vip},
+};
 
 /// Flows that are shown if nobody says how many.
 const SHOWN: usize = 1000;
@@ -25,6 +32,9 @@ pub trait Table: Send + Sync {
         most: usize,
         wanted: &mut dyn FnMut(&Flow) -> bool,
     ) -> Result<Vec<Flow>, datapath::Error>;
+
+    /// See [`Flows::bury`].
+    fn bury(&self, flow: &Flow, grave: EndpointId) -> bool;
 }
 
 impl Table for Flows {
@@ -34,6 +44,10 @@ impl Table for Flows {
         wanted: &mut dyn FnMut(&Flow) -> bool,
     ) -> Result<Vec<Flow>, datapath::Error> {
         Self::list(self, most, wanted)
+    }
+
+    fn bury(&self, flow: &Flow, grave: EndpointId) -> bool {
+        Self::bury(self, flow, grave)
     }
 }
 
@@ -53,6 +67,56 @@ pub struct Filter {
     pub stage: Option<String>,
     /// So many are shown.
     pub limit: Option<usize>,
+    /// Of an order: only say what it would do.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl Filter {
+    /// For people.
+    fn text(&self) -> String {
+        let all = [
+            ("service", &self.service),
+            ("endpoint", &self.endpoint),
+            ("client", &self.client),
+            ("vip", &self.vip),
+            ("stage", &self.stage),
+        ];
+        let said = all.into_iter().filter_map(|(name, value)| {
+            let value = value.as_ref()?;
+            Some(format!("{name} {value}"))
+        });
+        said.collect::<Vec<_>>().join(", ")
+    }
+
+    fn clients(&self) -> Result<Clients, Fault> {
+        let Some(text) = &self.client else {
+            return Ok(Clients::All);
+        };
+        Clients::parse(text).ok_or_else(|| {
+            bad(format!(
+                "client: `{text}`: accepted: an address, ADDRESS/PREFIX or ADDRESS:PORT"
+            ))
+        })
+    }
+}
+
+fn bad(told: String) -> Fault {
+    Fault(StatusCode::BAD_REQUEST, told)
+}
+
+/// What became of connections that were to end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Killed {
+    /// All that the filter takes.
+    pub count: u64,
+    /// Those that are reset, or would be.
+    pub killed: u64,
+    /// Those that stay: connections to a listener of one endpoint or to its own address, of full
+    /// NAT, or such as ended meanwhile.
+    pub left: u64,
+    /// Nothing was done.
+    pub dry_run: bool,
 }
 
 /// What is there.
@@ -128,15 +192,7 @@ pub(super) async fn list(
     State(api): State<Api>,
     Asked(filter): Asked<Filter>,
 ) -> Result<Json<Listed>, Fault> {
-    let bad = |told: String| Fault(StatusCode::BAD_REQUEST, told);
-    let clients = match &filter.client {
-        None => Clients::All,
-        Some(text) => Clients::parse(text).ok_or_else(|| {
-            bad(format!(
-                "client: `{text}`: accepted: an address, ADDRESS/PREFIX or ADDRESS:PORT"
-            ))
-        })?,
-    };
+    let clients = filter.clients()?;
     // One walk at a time, and not by who serves others.
     let _turn = api.walks.lock().await;
     let names = Names::of(&api, &filter).await?;
@@ -146,20 +202,9 @@ pub(super) async fn list(
         let mut count = 0;
         let mut by_endpoint: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         let flows = table.list(most, &mut |flow| {
-            let wanted = clients.has(flow.client)
-                && filter
-                    .vip
-                    .as_ref()
-                    .is_none_or(|vip| *vip == flow.vip.to_string())
-                && filter
-                    .stage
-                    .as_ref()
-                    .is_none_or(|of| of == flow.stage.label());
-            let (service, endpoint) = names.get(flow);
-            let wanted = wanted
-                && filter.service.as_ref().is_none_or(|of| of == service)
-                && filter.endpoint.as_ref().is_none_or(|of| of == endpoint);
+            let wanted = names.wants(&filter, clients, flow);
             if wanted {
+                let (service, endpoint) = names.get(flow);
                 count += 1;
                 let service = by_endpoint.entry(service.to_owned()).or_default();
                 *service.entry(endpoint.to_owned()).or_default() += 1;
@@ -173,32 +218,99 @@ pub(super) async fn list(
             flows,
         })
     });
-    let listed = listed
-        .await
-        .map_err(|error| Fault(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    listed.map(Json).map_err(|error: datapath::Error| {
-        Fault(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-    })
+    let listed: Result<_, datapath::Error> = listed.await.map_err(internal)?;
+    listed.map(Json).map_err(internal)
+}
+
+fn internal(error: impl ToString) -> Fault {
+    Fault(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+/// `POST /v1/flows/kill`.
+pub(super) async fn kill(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Asked(filter): Asked<Filter>,
+) -> Result<Json<Killed>, Fault> {
+    let (clients, text, dry_run) = (filter.clients()?, filter.text(), filter.dry_run);
+    if text.is_empty() {
+        return Err(bad(
+            "which ones? say service, endpoint, client, vip or stage".to_owned(),
+        ));
+    }
+    let _turn = api.walks.lock().await;
+    let names = Names::of(&api, &filter).await?;
+    let table: Arc<dyn Table> = api.flows.clone();
+    let found = tokio::task::spawn_blocking(move || {
+        let found = table.list(MOST, &mut |flow| names.wants(&filter, clients, flow))?;
+        Ok((found, names))
+    });
+    let found: Result<_, datapath::Error> = found.await.map_err(internal)?;
+    let (found, names) = found.map_err(internal)?;
+    let count = found.len() as u64;
+    let mine: Vec<_> = found.into_iter().filter(|f| names.follows(f)).collect();
+    if dry_run {
+        return Ok(Json(Killed {
+            count,
+            killed: mine.len() as u64,
+            left: count - mine.len() as u64,
+            dry_run,
+        }));
+    }
+    let of: BTreeSet<_> = mine.iter().map(|flow| flow.endpoint).collect();
+    let of: Vec<_> = of.into_iter().collect();
+    let graves = api.sources.ask(|reply| Ask::Graves(of, reply)).await?;
+    let graves: BTreeMap<_, _> = graves.map_err(internal)?.into_iter().collect();
+    let table: Arc<dyn Table> = api.flows.clone();
+    let killed = tokio::task::spawn_blocking(move || {
+        let bury = |flow: &&Flow| {
+            let grave = graves.get(&flow.endpoint);
+            grave.is_some_and(|grave| table.bury(flow, *grave))
+        };
+        mine.iter().filter(bury).count() as u64
+    });
+    let killed = killed.await.map_err(internal)?;
+    // Closed: the agent ends.
+    let _ = api.sources.asks.send(Ask::Buried).await;
+    if killed > 0 {
+        let by = client.peer.named().await;
+        info!(%by, flows = killed, "connections ended: {text}");
+        api.journal.tell(What::Killed {
+            flows: killed,
+            filter: text,
+            by,
+        });
+    }
+    Ok(Json(Killed {
+        count,
+        killed,
+        left: count - killed,
+        dry_run,
+    }))
 }
 
 /// Names of what flows know by number.
 struct Names {
     services: BTreeMap<u32, String>,
     endpoints: BTreeMap<u32, String>,
+    /// What follows a selection.
+    listeners: HashSet<Vip>,
 }
 
 impl Names {
     async fn of(api: &Api, filter: &Filter) -> Result<Self, Fault> {
-        let services = api.sources.ask(crate::core::Ask::Names).await?;
+        let services = api.sources.ask(Ask::Names).await?;
         let mut names = Self {
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            listeners: HashSet::new(),
         };
         let wants = |of: &Option<String>, name: &str| of.as_deref() == Some(name);
         let (mut service_known, mut endpoint_known) = (false, false);
         for service in services {
             service_known |= wants(&filter.service, &service.name);
             names.services.insert(service.id.0, service.name);
+            names.listeners.extend(service.listeners);
             for (id, name) in service.endpoints {
                 endpoint_known |= wants(&filter.endpoint, &name);
                 names.endpoints.insert(id.0, name);
@@ -218,6 +330,26 @@ impl Names {
             return Err(unknown("endpoint", &filter.endpoint));
         }
         Ok(names)
+    }
+
+    fn wants(&self, filter: &Filter, clients: Clients, flow: &Flow) -> bool {
+        let (service, endpoint) = self.get(flow);
+        clients.has(flow.client)
+            && filter.service.as_ref().is_none_or(|of| of == service)
+            && filter.endpoint.as_ref().is_none_or(|of| of == endpoint)
+            && filter
+                .stage
+                .as_ref()
+                .is_none_or(|of| of == flow.stage.label())
+            && filter
+                .vip
+                .as_ref()
+                .is_none_or(|vip| *vip == flow.vip.to_string())
+    }
+
+    /// Does it follow a selection? Others stay with their endpoint whatever its marks say.
+    fn follows(&self, flow: &Flow) -> bool {
+        self.listeners.contains(&flow.vip)
     }
 
     fn get(&self, flow: &Flow) -> (&str, &str) {

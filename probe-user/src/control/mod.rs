@@ -4,6 +4,7 @@
 //! GET  /v1/status
 //! GET  /v1/events?since_unix_ms=T&after=SEQ&last=N&follow=true    one JSON object a line
 //! GET  /v1/flows?service=&endpoint=&client=&vip=&stage=&limit=
+//! POST /v1/flows/kill?                       the same, one at least
 //! GET  /v1/services/NAME/explain
 //! POST /v1/explain/packet?src=ADDRESS:PORT&dst=ADDRESS:PORT[/udp]
 //! POST /v1/services/NAME/failback

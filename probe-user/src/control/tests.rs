@@ -126,6 +126,11 @@ fn sources() -> Sources {
             match ask {
                 Ask::Status(reply) => reply.send(example()).unwrap(),
                 Ask::Pending(reply) => reply.send(Vec::new()).unwrap(),
+                Ask::Graves(of, reply) => {
+                    let grave = |id: EndpointId| (id, EndpointId(id.0 + 100));
+                    reply.send(Ok(of.into_iter().map(grave).collect())).unwrap();
+                }
+                Ask::Buried => {}
                 Ask::Names(reply) => {
                     let endpoints = [(3, "sen2"), (4, "sen1")];
                     let named = |(id, name): (u32, &str)| (EndpointId(id), name.to_owned());
@@ -133,6 +138,7 @@ fn sources() -> Sources {
                         id: ServiceId(1),
                         name: "sense".to_owned(),
                         endpoints: endpoints.into_iter().map(named).collect(),
+                        listeners: vec!["10.96.0.10:8079".parse().unwrap()],
                     };
                     reply.send(vec![sense]).unwrap();
                 }
@@ -213,6 +219,11 @@ impl flows::Table for Few {
         let mut found: Vec<_> = all.into_iter().filter(|flow| wanted(flow)).collect();
         found.truncate(most);
         Ok(found)
+    }
+
+    fn bury(&self, flow: &datapath::Flow, grave: EndpointId) -> bool {
+        // The last one has ended meanwhile.
+        grave.0 == flow.endpoint.0 + 100 && flow.client.port() != 3
     }
 }
 
@@ -652,4 +663,32 @@ async fn packets_are_tried() {
         let error = ask(src, dst).await["error"].to_string();
         assert!(error.contains(why), "{error}");
     }
+}
+
+#[tokio::test]
+async fn flows_that_are_named_can_be_ended() {
+    let served = Served::new();
+    for (query, count, killed) in [
+        ("?service=sense&dry_run=true", 3, 3),
+        ("?endpoint=sen2", 1, 1),
+        ("?client=10.0.0.9", 3, 2),
+    ] {
+        let answer = served.post(&format!("/v1/flows/kill{query}")).await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let done: flows::Killed = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (done.count, done.killed, done.left),
+            (count, killed, count - killed)
+        );
+    }
+    let events = served.journal.after(0, 9).events;
+    let told: Vec<_> = events.iter().map(|of| of.what.to_string()).collect();
+    assert_eq!(told.len(), 2, "a dry run is no event");
+    assert!(
+        told[0].starts_with("1 connections ended by root"),
+        "{told:?}"
+    );
+    assert!(told[1].ends_with(": client 10.0.0.9"), "{told:?}");
+    let answer = served.post("/v1/flows/kill").await;
+    assert!(answer.starts_with("HTTP/1.0 400"), "{answer}");
 }

@@ -37,7 +37,7 @@ use crate::{
     config::Config,
     datapath::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
-        TcWay, TellState, XdpWay,
+        TcWay, TellState, Vip, XdpWay,
     },
     failover::Reason,
     health::{
@@ -230,11 +230,18 @@ pub enum Ask {
     /// An operator's order; answers with what was done, and the version of [`order::Kept`] that
     /// has it.
     Order(Order, oneshot::Sender<Result<(Done, u64), Refused>>),
+    /// An id for each of these endpoints whose flows are over, see [`Steering::grave`].
+    Graves(Vec<EndpointId>, oneshot::Sender<Graves>),
+    /// Flows were given to such ids.
+    Buried,
     /// What flows know by number.
     Names(oneshot::Sender<Vec<Named>>),
     /// Why a service's connections go where they go.
     Explain(String, oneshot::Sender<Result<explain::Service, Refused>>),
 }
+
+/// Ids whose flows are over, of those endpoints that can have one; or why there is none.
+pub type Graves = Result<Vec<(EndpointId, EndpointId)>, String>;
 
 /// A service and its endpoints, as the kernel knows them.
 #[derive(Clone, Debug)]
@@ -245,6 +252,8 @@ pub struct Named {
     pub name: String,
     /// Its endpoints, likewise.
     pub endpoints: Vec<(EndpointId, String)>,
+    /// What follows the selection.
+    pub listeners: Vec<Vip>,
 }
 
 /// After an answer, so many times as long goes to verdicts before the next: whoever asks
@@ -430,6 +439,10 @@ impl<D: Steering + Attach> Core<D> {
                 )?;
                 let _ = reply.send(answer);
             }
+            Ask::Graves(of, reply) => {
+                let _ = reply.send(self.graves(&of)?);
+            }
+            Ask::Buried => self.datapath.buried(),
             Ask::Names(reply) => {
                 let _ = reply.send(self.services.names());
             }
@@ -438,6 +451,19 @@ impl<D: Steering + Attach> Core<D> {
             }
         }
         Ok(())
+    }
+
+    fn graves(&mut self, of: &[EndpointId]) -> Result<Graves, datapath::Error> {
+        let mut graves = Vec::new();
+        for id in of {
+            match self.datapath.grave(*id) {
+                Ok(grave) => graves.extend(grave.map(|grave| (*id, grave))),
+                // A full table is no reason to end.
+                Err(error @ datapath::Error::Full { .. }) => return Ok(Err(error.to_string())),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Ok(graves))
     }
 
     fn status(&self) -> status::Status {

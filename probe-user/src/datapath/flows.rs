@@ -2,14 +2,19 @@
 //!
 //! Reads in batches as a sweep does, and holds nothing that packets or the core wait for. What
 //! changes meanwhile may be seen or not.
+//!
+//! A flow is ended by giving it to an id whose flows are over ([`super::Steering::grave`]): the programs
+//! reset it at its next packet, and the agent tells both ends before that, as after a switch.
 
 use std::{
-    collections::HashMap,
+    collections::HashMap as Found,
+    mem::offset_of,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
+    sync::{Mutex, PoisonError},
 };
 
-use aya::maps::MapData;
+use aya::maps::{HashMap, MapData};
 use probe_ebpf::{
     abi::{
         Address, FLOW_CONFIRMED, FLOW_ENDED, FLOW_ESTABLISHED, FLOW_FIN, FlowKey, ForwardFlow,
@@ -19,7 +24,10 @@ use probe_ebpf::{
     packet::parse::UDP,
 };
 
-use super::{EndpointId, Error, Protocol, ServiceId, Vip, batch, node, pins::Pins, sweep::decode};
+use super::{
+    EndpointId, Error, Image, Protocol, ServiceId, Vip, batch, node, pins::Pins, reader::open,
+    sweep::decode,
+};
 
 /// The datapath's clock has units of 2^30 ns.
 const UNIT_NS: u64 = 1 << 30;
@@ -76,15 +84,26 @@ impl Stage {
     }
 }
 
-struct Family {
+struct Family<A: Address>
+where
+    FlowKey<A>: Plain,
+{
     forward: MapData,
     reverse: MapData,
+    /// The forward table once more, for writing.
+    entries: Mutex<HashMap<MapData, Image<FlowKey<A>>, Entry>>,
 }
+
+/// A forward entry's bytes.
+type Entry = [u8; size_of::<ForwardFlow>()];
+
+/// Only where there is an entry (`BPF_EXIST`).
+const EXIST: u64 = 2;
 
 /// Reads the flow tables.
 pub struct Flows {
-    v4: Family,
-    v6: Family,
+    v4: Family<V4>,
+    v6: Family<V6>,
 }
 
 impl Flows {
@@ -97,10 +116,12 @@ impl Flows {
             v4: Family {
                 forward: data(names::MAP_FORWARD_V4)?,
                 reverse: data(names::MAP_REVERSE_V4)?,
+                entries: Mutex::new(open(pins, names::MAP_FORWARD_V4)?),
             },
             v6: Family {
                 forward: data(names::MAP_FORWARD_V6)?,
                 reverse: data(names::MAP_REVERSE_V6)?,
+                entries: Mutex::new(open(pins, names::MAP_FORWARD_V6)?),
             },
         })
     }
@@ -112,27 +133,72 @@ impl Flows {
         mut wanted: impl FnMut(&Flow) -> bool,
     ) -> Result<Vec<Flow>, Error> {
         let now = node::now()?;
-        let mut found = self.v4.list::<V4>(now, most, &mut wanted)?;
+        let mut found = self.v4.list(now, most, &mut wanted)?;
         let rest = most.saturating_sub(found.len());
-        found.extend(self.v6.list::<V6>(now, rest, &mut wanted)?);
+        found.extend(self.v6.list(now, rest, &mut wanted)?);
         Ok(found)
+    }
+
+    /// Gives a flow to an id whose flows are over; false if it is gone, or another's by now.
+    pub fn bury(&self, flow: &Flow, grave: EndpointId) -> bool {
+        match (flow.client.ip(), flow.vip.address.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(vip)) => {
+                let (client, vip) = (client.octets(), vip.octets());
+                let key = key(V4::from_bytes(client), V4::from_bytes(vip), flow);
+                self.v4.bury(key, flow, grave)
+            }
+            (IpAddr::V6(client), IpAddr::V6(vip)) => {
+                let (client, vip) = (client.octets(), vip.octets());
+                let key = key(V6::from_bytes(client), V6::from_bytes(vip), flow);
+                self.v6.bury(key, flow, grave)
+            }
+            _ => false,
+        }
     }
 }
 
-impl Family {
-    fn list<A: Address + Eq + std::hash::Hash>(
+fn key<A>(client_be: A, peer_be: A, flow: &Flow) -> FlowKey<A> {
+    FlowKey {
+        client_be,
+        peer_be,
+        client_port_be: flow.client.port().to_be(),
+        peer_port_be: flow.vip.address.port().to_be(),
+        protocol: flow.vip.protocol.number(),
+        pad: 0,
+        pad2: 0,
+    }
+}
+
+impl<A: Address> Family<A>
+where
+    FlowKey<A>: Plain,
+    ReverseFlow<A>: Plain,
+{
+    /// The entry is written whole, so that a bit that a packet sets in this very moment may be lost:
+    /// the flow ends anyhow.
+    fn bury(&self, key: FlowKey<A>, flow: &Flow, grave: EndpointId) -> bool {
+        const AT: usize = offset_of!(ForwardFlow, endpoint);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut entry) = entries.get(&Image(key), 0) else {
+            return false;
+        };
+        let before: ForwardFlow = decode(&entry);
+        if before.endpoint != flow.endpoint.0 {
+            return false;
+        }
+        entry[AT..AT + size_of::<u32>()].copy_from_slice(&grave.0.to_ne_bytes());
+        entries.insert(Image(key), entry, EXIST).is_ok()
+    }
+
+    fn list(
         &self,
         now: u32,
         most: usize,
         wanted: &mut impl FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, Error>
-    where
-        FlowKey<A>: Plain,
-        ReverseFlow<A>: Plain,
-    {
+    ) -> Result<Vec<Flow>, Error> {
         let reading = |e| Error::failed("reading the flow tables", e);
         let key_size = size_of::<FlowKey<A>>();
-        let mut found: HashMap<FlowKey<A>, Flow> = HashMap::new();
+        let mut found: Found<FlowKey<A>, Flow> = Found::new();
         let fd = self.forward.fd().as_fd();
         batch::for_each(fd, key_size, size_of::<ForwardFlow>(), |key, value| {
             let (key, value): (FlowKey<A>, ForwardFlow) = (decode(key), decode(value));

@@ -392,6 +392,14 @@ impl Steering for Datapath {
         self.tables.rest(service, endpoint, tier)
     }
 
+    fn grave(&mut self, endpoint: EndpointId) -> Result<Option<EndpointId>, Error> {
+        self.tables.grave(endpoint)
+    }
+
+    fn buried(&mut self) {
+        self.marked.notify_one();
+    }
+
     fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
         self.tables.weigh(endpoint, weight);
     }

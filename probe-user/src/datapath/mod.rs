@@ -401,6 +401,13 @@ pub trait Steering {
         tier: Option<u8>,
     ) -> Result<(), Error>;
 
+    /// An id for flows of an endpoint that somebody ends: it has the endpoint's addresses, and whoever
+    /// is given to it ([`Flows::bury`]) is reset and told. Nothing where that cannot be.
+    fn grave(&mut self, endpoint: EndpointId) -> Result<Option<EndpointId>, Error>;
+
+    /// Flows were given to such ids: their clients are told.
+    fn buried(&mut self);
+
     /// What an endpoint weighs in rings that are built from now on.
     fn weigh(&mut self, endpoint: EndpointId, weight: u16);
 

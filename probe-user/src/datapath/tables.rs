@@ -40,6 +40,9 @@ use super::{
     sieve::Sieve,
 };
 
+/// How long an id waits for flows that are to end; then it is free when it has none.
+const GRAVE_TIME: Duration = Duration::from_secs(10);
+
 /// An endpoint id in use.
 #[derive(Clone, Debug)]
 struct Known {
@@ -425,6 +428,62 @@ impl Tables {
         self.retire(old)?;
         self.link(service)?;
         Ok(id)
+    }
+
+    /// An id with an endpoint's addresses whose flows are over: who is given to it is reset and told as
+    /// the flows of any endpoint whose time is over, see [`super::Steering::grave`].
+    pub fn grave(&mut self, of: EndpointId) -> Result<Option<EndpointId>, Error> {
+        let until = Instant::now() + GRAVE_TIME;
+        let Some(known) = self.endpoints.get(&of) else {
+            return Ok(None);
+        };
+        // A source port belongs to its endpoint's pool, which two cannot have.
+        if known.value.forward == FORWARD_FULL_NAT {
+            return Ok(None);
+        }
+        let value = Endpoint {
+            state: ENDPOINT_DRAINED,
+            tier: NO_TIER,
+            next: NO_ENDPOINT,
+            head: NO_ENDPOINT,
+            below: NO_ENDPOINT,
+            ..known.value
+        };
+        let service = ServiceId(value.service);
+        let mut all = self.endpoints.iter_mut();
+        let found = all.find(|(_, known)| known.retired.is_some() && known.value == value);
+        let id = if let Some((id, known)) = found {
+            known.retired = Some(until);
+            *id
+        } else {
+            let id = (0..MAX_ENDPOINTS)
+                .map(EndpointId)
+                .find(|id| !self.endpoints.contains_key(id))
+                .ok_or_else(|| full("flows that are to end".to_owned(), MAX_ENDPOINTS))?;
+            // Without a name it is retired after a restart, too.
+            self.endpoint_names
+                .set(id.0, Image(Name::EMPTY), 0)
+                .map_err(|e| Error::failed(format!("naming endpoint {}", id.0), e))?;
+            self.write_endpoint(id, value)?;
+            let grave = Known {
+                name: String::new(),
+                value,
+                weight: 0,
+                retired: Some(until),
+            };
+            self.endpoints.insert(id, grave);
+            id
+        };
+        // From now on the entries are looked at, until a sweep finds that nobody is there.
+        if let Some(setting) = self.settings.get_mut(&service)
+            && let Some(choice) = setting.choice.clone()
+        {
+            setting.moved = until;
+            setting.alone &= !SLOT_ALONE;
+            let (ring, flags) = (setting.ring, setting.flags | setting.alone);
+            self.decide(service, &choice, ring, flags);
+        }
+        Ok(Some(id))
     }
 
     fn add_endpoint(

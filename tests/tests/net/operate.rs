@@ -214,7 +214,19 @@ fn tools_follow_events_and_wrong_ones_hurt_nobody() {
             shown.matches("*  backup").count() == 2 && !shown.contains('\x1b'),
             "{shown}"
         );
-        drop(long);
+        let other = Long::open(&client, VIP_V4, Duration::from_millis(10))?;
+        let kill = ["flows", "--endpoint", "backup", "--kill"];
+        let tried = ask(&rig, &[&kill[..], &["--dry-run"]].concat())?;
+        ensure!(
+            tried["killed"].as_u64().is_some_and(|count| count >= 2),
+            "{tried}"
+        );
+        other.check_alive()?;
+        ask(&rig, &kill)?;
+        long.wait_end()?;
+        other.wait_end()?;
+        ensure!(events(&rig, "killed")?.len() == 1);
+        serves(&rig, "backup")?;
 
         // Idle clients by the hundred, then a failure: the agent does what it always does.
         let mut idle = Vec::new();

@@ -433,6 +433,7 @@ impl Services {
                 .zip(service.config.endpoints())
                 .map(|(endpoint, config)| (endpoint.id, config.name().to_owned()))
                 .collect(),
+            listeners: service.config.listeners().to_vec(),
         };
         self.all.iter().map(named).collect()
     }
