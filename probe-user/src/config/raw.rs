@@ -33,6 +33,8 @@ pub struct File {
     pub services: Vec<Service>,
     pub suspect_self: Option<String>,
     #[serde(default)]
+    pub checking: Checking,
+    #[serde(default)]
     pub resolve: Resolve,
     #[serde(default)]
     pub page: Page,
@@ -82,6 +84,8 @@ pub struct Timeouts {
 #[serde(deny_unknown_fields)]
 pub struct Control {
     pub socket: Option<String>,
+    pub group: Option<String>,
+    pub state: Option<String>,
 }
 
 /// `metrics`.
@@ -96,6 +100,13 @@ pub struct Metrics {
 #[serde(deny_unknown_fields)]
 pub struct Page {
     pub listen: Option<String>,
+}
+
+/// `checking`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checking {
+    pub realtime: Option<String>,
 }
 
 /// `resolve`.

@@ -821,6 +821,11 @@ fn each_bad_input_has_its_one_message() {
             "suspect_self: yes\nservices:",
             "suspect_self: `yes`: not known; accepted: on, off",
         ),
+        (
+            "services:",
+            "checking: {realtime: yes}\nservices:",
+            "checking.realtime: `yes`: not known; accepted: auto, on, off",
+        ),
         // Signals.
         (
             "    failback:",

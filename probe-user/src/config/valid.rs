@@ -49,11 +49,25 @@ pub struct Config {
     node: OwnMode,
     datapath: Datapath,
     socket: PathBuf,
+    group: Option<String>,
+    state: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     services: Vec<Service>,
     suspect_self: bool,
+    realtime: Realtime,
     resolve_every: Duration,
     page: Option<SocketAddr>,
+}
+
+/// Real-time priority and locked memory for checks and decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Realtime {
+    /// Where permitted.
+    Auto,
+    /// Or the agent does not start.
+    On,
+    /// No.
+    Off,
 }
 
 /// How the kernel side is loaded.
@@ -169,6 +183,16 @@ impl Config {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+
+    /// A group whose members may use the local API, by name or number.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// The folder of what is kept over restarts, if one is named.
+    pub fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
     /// Where metrics are served, if they are.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
@@ -184,6 +208,10 @@ impl Config {
     /// Does the agent doubt itself when endpoints of all hosts fall silent together?
     pub fn suspect_self(&self) -> bool {
         self.suspect_self
+    }
+    /// Do checks and decisions run at real-time priority?
+    pub fn realtime(&self) -> Realtime {
+        self.realtime
     }
     /// Time between two resolutions of a name.
     pub fn resolve_every(&self) -> Duration {
@@ -212,6 +240,19 @@ impl Config {
                 "an absolute path of at most 90 bytes",
             ));
         }
+        let group = raw.control.group.clone();
+        if group.as_ref().is_some_and(String::is_empty) {
+            return Err(Fault::new(
+                "control.group",
+                "",
+                "names nobody",
+                "a group's name or number",
+            ));
+        }
+        let state = match &raw.control.state {
+            Some(_) => Some(path("control.state", &raw.control.state, "/var/lib/probe")?),
+            None => None,
+        };
         let metrics = match &raw.metrics.listen {
             None => Some(DEFAULT_METRICS),
             Some(text) => listen("metrics.listen", text, "127.0.0.1:9377 or [::]:9377")?,
@@ -246,12 +287,23 @@ impl Config {
             node,
             datapath,
             socket,
+            group,
+            state,
             metrics,
             services,
             suspect_self: word(
                 "suspect_self",
                 raw.suspect_self.as_deref().unwrap_or("on"),
                 &[("on", true), ("off", false)],
+            )?,
+            realtime: word(
+                "checking.realtime",
+                raw.checking.realtime.as_deref().unwrap_or("auto"),
+                &[
+                    ("auto", Realtime::Auto),
+                    ("on", Realtime::On),
+                    ("off", Realtime::Off),
+                ],
             )?,
             resolve_every,
             page,

@@ -27,8 +27,8 @@ use super::{
 use crate::{
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
-    failover::Reason,
-    health::{Kind, Signal, State, Verdict},
+    failover::{Reason, orders::Mode},
+    health::{Kind, Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
 };
 
 /// From a local answer to the longest sensible timeout.
@@ -56,10 +56,24 @@ struct OfState {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfMode {
+    service: String,
+    endpoint: String,
+    mode: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfVerdict {
     service: String,
     endpoint: String,
     verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfExcuse {
+    service: String,
+    endpoint: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -146,6 +160,10 @@ pub struct Metrics {
 pub struct Recorder {
     checks: Family<OfVerdict, Counter>,
     skipped: Family<OfEndpoint, Counter>,
+    excused: Family<OfExcuse, Counter>,
+    lateness: Histogram,
+    latest: Gauge<f64, AtomicU64>,
+    realtime: Family<OfKind, Gauge>,
     duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
@@ -169,6 +187,8 @@ pub struct Recorder {
     tiers: Family<OfEndpoint, Gauge>,
     weights: Family<OfEndpoint, Gauge>,
     flows_max: Gauge,
+    modes: Family<OfMode, Gauge>,
+    frozen: Family<OfService, Gauge>,
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
@@ -181,6 +201,10 @@ impl Metrics {
         let recorder = Recorder {
             checks: Family::default(),
             skipped: Family::default(),
+            excused: Family::default(),
+            lateness: Histogram::new(BOUNDS_US.iter().map(|us| *us as f64 / 1e6)),
+            latest: Gauge::default(),
+            realtime: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             state: Family::default(),
             selected: Family::default(),
@@ -204,6 +228,8 @@ impl Metrics {
             tiers: Family::default(),
             weights: Family::default(),
             flows_max: Gauge::default(),
+            modes: Family::default(),
+            frozen: Family::default(),
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
@@ -226,6 +252,26 @@ impl Metrics {
             "checks_skipped",
             "Health checks left out because the one before took longer than the interval",
             r.skipped.clone(),
+        );
+        registry.register(
+            "checks_excused",
+            "Health checks whose verdict does not count, by reason: the agent itself was stalled",
+            r.excused.clone(),
+        );
+        registry.register(
+            "check_lateness_seconds",
+            "How late the agent itself is: from the time that a health check was due to its beginning",
+            r.lateness.clone(),
+        );
+        registry.register(
+            "check_lateness_max_seconds",
+            "The largest of these in the last one to two minutes",
+            r.latest.clone(),
+        );
+        registry.register(
+            "realtime",
+            "1 where checks and decisions have it: real-time priority, locked memory",
+            r.realtime.clone(),
         );
         registry.register(
             "check_duration_seconds",
@@ -340,6 +386,16 @@ impl Metrics {
             r.weights.clone(),
         );
         registry.register(
+            "endpoint_mode",
+            "1 for what operators say of the endpoint",
+            r.modes.clone(),
+        );
+        registry.register(
+            "service_frozen",
+            "1 while nothing but an order changes the service's selection",
+            r.frozen.clone(),
+        );
+        registry.register(
             "datapath_flows_max",
             "Connections that the flow table of one address family holds",
             r.flows_max.clone(),
@@ -416,6 +472,15 @@ impl Recorder {
         }
     }
 
+    /// Whether checks and decisions have real-time priority, and the agent locked memory.
+    pub fn realtime(&self, priority: bool, memory: bool) {
+        for (kind, had) in [("priority", priority), ("memory", memory)] {
+            self.realtime
+                .get_or_create(&OfKind { kind })
+                .set(had.into());
+        }
+    }
+
     /// Some of them were.
     pub fn told(&self, told: &Told) {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
@@ -487,6 +552,21 @@ impl Observer for Recorder {
         if let Some(counter) = meter.checks.get(verdict.kind as usize) {
             counter.inc();
         }
+    }
+
+    fn excused(&self, service: &str, endpoint: &str, standing: Standing) {
+        self.excused
+            .get_or_create(&OfExcuse {
+                service: service.to_owned(),
+                endpoint: endpoint.to_owned(),
+                reason: standing.label(),
+            })
+            .inc();
+    }
+
+    fn late(&self, late: Duration, largest: Duration) {
+        self.lateness.observe(late.as_secs_f64());
+        self.latest.set(largest.as_secs_f64());
     }
 
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal) {
@@ -595,6 +675,13 @@ impl Observer for Recorder {
         let of_service = meters.entry(of.service.clone()).or_default();
         of_service.insert(of.endpoint.clone(), meter);
         drop(meters);
+        for standing in Standing::EXCUSES {
+            drop(self.excused.get_or_create(&OfExcuse {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                reason: standing.label(),
+            }));
+        }
         for signal in Signal::ALL {
             drop(self.signals.get_or_create(&OfSignal {
                 service: of.service.clone(),
@@ -649,6 +736,26 @@ impl Observer for Recorder {
         let of = of_endpoint(service, endpoint);
         self.tiers.get_or_create(&of).set(tier.into());
         self.weights.get_or_create(&of).set(weight.into());
+    }
+
+    fn mode(&self, service: &str, endpoint: &str, mode: Mode) {
+        for each in Mode::ALL {
+            self.modes
+                .get_or_create(&OfMode {
+                    service: service.to_owned(),
+                    endpoint: endpoint.to_owned(),
+                    mode: each.label(),
+                })
+                .set((each == mode).into());
+        }
+    }
+
+    fn frozen(&self, service: &str, frozen: bool) {
+        self.frozen
+            .get_or_create(&OfService {
+                service: service.to_owned(),
+            })
+            .set(frozen.into());
     }
 }
 

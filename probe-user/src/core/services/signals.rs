@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Result, Service, Services};
+use super::{Result, Service, Services, telling};
 use crate::{
     config::Observe,
     core::{Observer, Signalled, Whose},
     datapath::Steering,
+    failover::orders::Mode,
     health::{Kind, Saw, Signal, State, Verdict},
 };
 
@@ -32,6 +33,9 @@ impl Services {
         };
         let service = &mut self.all[s];
         service.count_signal(e, signal, observer);
+        if service.failover.mode(e) == Mode::Maint {
+            return Ok(());
+        }
         if service.endpoints[e].health.state() == State::Down {
             return Ok(());
         }
@@ -120,6 +124,8 @@ impl Service {
             state.label(),
             verdict.detail()
         );
+        self.journal
+            .tell(telling::state_event(service, name, state, &verdict));
         endpoint.conclude(verdict);
     }
 }

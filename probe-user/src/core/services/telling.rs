@@ -5,11 +5,11 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Endpoint, Observer, Service, status};
+use super::{Endpoint, Observer, Service, What, status};
 use crate::{
     config::Failback,
     failover::{Reason, Switch, Target, damping::Damped},
-    health::{Kind, Signal, State, Verdict},
+    health::{Kind, Signal, State, Verdict, scheduler::Standing},
 };
 
 impl Service {
@@ -18,17 +18,28 @@ impl Service {
         e: usize,
         verdict: Verdict,
         skipped: u64,
+        standing: Standing,
         changed: Option<State>,
         observer: &dyn Observer,
     ) {
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let endpoint = &mut self.endpoints[e];
         endpoint.checks += 1;
-        if verdict.kind.success().is_some() {
+        if standing != Standing::Counts {
+            endpoint.excused += 1;
+            observer.excused(service, name, standing);
+            debug!(
+                service,
+                endpoint = name,
+                reason = standing.label(),
+                "a check does not count: {}",
+                verdict.detail()
+            );
+        } else if verdict.kind.success().is_some() {
             endpoint.judged = true;
             endpoint.durations.note(verdict.latency);
         }
-        if verdict.kind.success() == Some(false) {
+        if standing == Standing::Counts && verdict.kind.success() == Some(false) {
             endpoint.failures += 1;
             debug!(
                 service,
@@ -63,6 +74,8 @@ impl Service {
                 state.label(),
                 verdict.detail()
             );
+            self.journal
+                .tell(state_event(service, name, state, &verdict));
         }
         endpoint.conclude(verdict);
     }
@@ -76,6 +89,7 @@ impl Service {
             observer.state(service, config.name(), endpoint.health.state());
         }
         observer.served(service, self.id);
+        self.tell_orders(observer);
         self.tell_hold(observer);
         self.tell_selection(observer);
         info!(
@@ -84,6 +98,15 @@ impl Service {
             "new connections go to {}",
             self.target_name(self.failover.selected())
         );
+    }
+
+    /// Says which orders are in effect.
+    pub(super) fn tell_orders(&self, observer: &dyn Observer) {
+        let service = self.config.name();
+        for (e, config) in self.config.endpoints().iter().enumerate() {
+            observer.mode(service, config.name(), self.failover.mode(e));
+        }
+        observer.frozen(service, self.failover.frozen());
     }
 
     /// Says that the selection changed, if it did.
@@ -109,6 +132,12 @@ impl Service {
         } else {
             warn!(service, from, to, reason, "switched");
         }
+        self.journal.tell(What::Switch {
+            service: service.to_owned(),
+            from: texts(&self.names(&switch.from)),
+            to: texts(&self.names(&switch.to)),
+            reason: reason.to_owned(),
+        });
     }
 
     /// Says which tiers' fail-backs wait longer now, or no longer, if that changed.
@@ -127,6 +156,12 @@ impl Service {
                     hold_ms = millis(of.hold),
                     "down again soon after a fail-back: the next one to this tier waits longer"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: of.tier,
+                    hold_ms: Some(millis(of.hold)),
+                    relapses: of.relapses,
+                });
             }
         }
         for before in &self.damped {
@@ -136,6 +171,12 @@ impl Service {
                     tier = before.tier,
                     "steady since the last fail-back: the next one waits as configured"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: before.tier,
+                    hold_ms: None,
+                    relapses: 0,
+                });
             }
         }
         self.damped = damped;
@@ -168,6 +209,11 @@ impl Service {
                     flows = draining.flows,
                     "drained: flows that are left are reset"
                 );
+                self.journal.tell(What::Drained {
+                    service: self.config.name().to_owned(),
+                    endpoint: self.config.endpoints()[*e].name().to_owned(),
+                    flows: draining.flows,
+                });
             }
         }
     }
@@ -189,7 +235,7 @@ impl Service {
         self.names(self.failover.selected())
     }
 
-    fn names(&self, target: &Target) -> Vec<&str> {
+    pub(super) fn names(&self, target: &Target) -> Vec<&str> {
         match target {
             Target::Endpoints(serving) => {
                 let endpoints = self.config.endpoints();
@@ -241,6 +287,14 @@ impl Service {
                 damped: self.damped.iter().map(status_of_damped).collect(),
             },
             affinity_ms: self.config.affinity().map(millis),
+            promoted: self.failover.promoted().map(|promoted| {
+                let name = self.config.endpoints()[promoted.endpoint].name();
+                status::ordered(name, self.promoted_by.as_ref())
+            }),
+            frozen: self
+                .failover
+                .frozen()
+                .then(|| status::ordered("frozen", self.frozen_by.as_ref())),
             endpoints: endpoints
                 .enumerate()
                 .map(|(i, (endpoint, config))| {
@@ -255,6 +309,10 @@ impl Service {
                         state: endpoint.health.state().label().to_owned(),
                         against: endpoint.health.against(),
                         needed: endpoint.health.needed(),
+                        mode: self.failover.mode(i).label().to_owned(),
+                        ordered: self
+                            .ordered_by(i)
+                            .map(|given| status::ordered(&self.mode_text(i), Some(given))),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
@@ -265,6 +323,7 @@ impl Service {
                         since_unix_ms: status::unix_ms(endpoint.since),
                         checks: endpoint.checks,
                         failures: endpoint.failures,
+                        excused: endpoint.excused,
                         latency_us: verdict
                             .filter(|v| v.kind != Kind::Observed)
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
@@ -299,9 +358,22 @@ impl Service {
     }
 }
 
+/// An endpoint is in another state, by this verdict.
+pub(super) fn state_event(service: &str, endpoint: &str, state: State, verdict: &Verdict) -> What {
+    What::State {
+        service: service.to_owned(),
+        endpoint: endpoint.to_owned(),
+        state: state.label().to_owned(),
+        verdict: verdict.kind.label().to_owned(),
+        detail: verdict.detail(),
+        saw: (!verdict.saw.is_empty()).then(|| verdict.saw.to_string()),
+    }
+}
+
 impl Endpoint {
     /// Keeps what a check concluded.
     pub(super) fn conclude(&mut self, verdict: Verdict) {
+        self.history.note(verdict.kind);
         let before = self.verdict.as_ref().map(|before| before.kind);
         if before != Some(verdict.kind) {
             self.verdict_since = SystemTime::now();
@@ -327,6 +399,6 @@ fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(T::to_string).collect()
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
