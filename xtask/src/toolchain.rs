@@ -139,6 +139,18 @@ pub const OUTAGE: &[Program] = &[
     },
 ];
 
+/// What the bench of checks runs besides what cargo builds.
+pub const PROBES: &[Program] = &[
+    Program {
+        name: "ip",
+        package: "iproute2",
+    },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
+    },
+];
+
 /// Are we root? Then packages may be installed and namespaces made.
 pub fn is_root() -> bool {
     // SAFETY: geteuid has no precondition and cannot fail.

@@ -95,18 +95,18 @@ pub struct Metrics {
     pub listen: Option<String>,
 }
 
-/// `page`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Page {
-    pub listen: Option<String>,
-}
-
 /// `checking`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checking {
     pub realtime: Option<String>,
+}
+
+/// `page`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    pub listen: Option<String>,
 }
 
 /// `resolve`.
@@ -138,6 +138,7 @@ pub struct Service {
     pub observe: Option<String>,
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
+    pub slow_start: Option<String>,
 }
 
 /// One of a service's `endpoints`.
@@ -150,6 +151,7 @@ pub struct Endpoint {
     pub weight: Option<String>,
     #[serde(default)]
     pub listeners: Vec<String>,
+    pub slow_start: Option<String>,
 }
 
 /// A service's `affinity`.

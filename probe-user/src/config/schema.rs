@@ -98,6 +98,7 @@ const FIELDS: &[Row] = &[
     ("Endpoint.address", Like(":[0-9]+$"), "ADDRESS:PORT, [IPV6]:PORT or NAME:PORT; a list: one of each family"),
     ("Endpoint.tier", Number(0, LAST_TIER), "0 is the master, 1 and up are backups; if not said, the place in the list"),
     ("Endpoint.weight", Number(0, 256), "Its share of its tier's connections; 1"),
+    ("slow_start", Duration, "After it was down an endpoint's share grows from a twentieth to all of it over so long"),
     ("Endpoint.listeners", LISTENER, "ADDRESS:PORT that always reaches this endpoint"),
     ("Failback.mode", Word(&["auto", "manual"]), "manual waits for `probe failback SERVICE`"),
     ("Failback.hold", Duration, "How long the better endpoint must have been up; 5s"),

@@ -112,6 +112,7 @@ pub struct Endpoint {
     tier: u8,
     weight: u16,
     listeners: Vec<Vip>,
+    slow_start: Duration,
 }
 
 /// When a service goes back to an endpoint of a lower tier.
@@ -602,11 +603,18 @@ impl Service {
                 "at least one endpoint",
             ));
         }
+        let slow_start = match &raw.slow_start {
+            Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
+            None => Duration::ZERO,
+        };
         let endpoints = raw
             .endpoints
             .iter()
             .enumerate()
-            .map(|(i, endpoint)| Endpoint::parse(&format!("{field}.endpoints[{i}]"), i, endpoint))
+            .map(|(i, endpoint)| {
+                let field = format!("{field}.endpoints[{i}]");
+                Endpoint::parse(&field, i, endpoint, slow_start)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let forward = [
             ("nat", Forward::Nat),
@@ -819,8 +827,18 @@ impl Endpoint {
     pub fn listeners(&self) -> &[Vip] {
         &self.listeners
     }
+    /// Over how long its share grows to all of it after it was down; zero for at once.
+    pub fn slow_start(&self) -> Duration {
+        self.slow_start
+    }
 
-    fn parse(field: &str, position: usize, raw: &raw::Endpoint) -> Result<Self, Fault> {
+    /// The service's `slow_start` is that of endpoints without one of their own.
+    fn parse(
+        field: &str,
+        position: usize,
+        raw: &raw::Endpoint,
+        slow_start: Duration,
+    ) -> Result<Self, Fault> {
         let tier = match &raw.tier {
             Some(text) => number(&format!("{field}.tier"), text, 0..=LAST_TIER)?,
             None => u8::try_from(position)
@@ -842,6 +860,10 @@ impl Endpoint {
             tier,
             weight,
             listeners: listeners(field, &raw.listeners)?,
+            slow_start: match &raw.slow_start {
+                Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
+                None => slow_start,
+            },
         })
     }
 }

@@ -185,6 +185,9 @@ pub struct Endpoint {
     pub tier: u8,
     /// Its share within the tier, in proportion to the others'.
     pub weight: u16,
+    /// How many percent of its weight it has, while that grows after it was down.
+    #[serde(default)]
+    pub slow_start: Option<u16>,
     /// New connections go to it, or their share of them.
     pub serving: bool,
     /// As configured.
@@ -193,18 +196,18 @@ pub struct Endpoint {
     pub resolved: Vec<String>,
     /// `unknown`, `up` or `down`.
     pub state: String,
-    /// Checks in a row that have spoken against the state.
-    #[serde(default)]
-    pub against: u32,
-    /// How many of them change it: `fall` while it is up, `rise` while it is down.
-    #[serde(default)]
-    pub needed: u32,
     /// What operators say of it, in HAProxy's words: `ready`, `drain` or `maint`.
     #[serde(default)]
     pub mode: String,
     /// Since when and by whom, unless it is ready.
     #[serde(default)]
     pub ordered: Option<Ordered>,
+    /// Checks in a row that have spoken against the state.
+    #[serde(default)]
+    pub against: u32,
+    /// How many of them change it: `fall` while it is up, `rise` while it is down.
+    #[serde(default)]
+    pub needed: u32,
     /// The last check's verdict, one of [`crate::health::Kind`]'s words; `observed` if it
     /// was no check that took the endpoint down.
     pub verdict: Option<String>,

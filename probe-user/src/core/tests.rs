@@ -28,6 +28,7 @@ enum Did {
     Refuse,
     Up(u32),
     Down(u32),
+    Weigh(u32, u16),
     Drained(u32),
     Readdress(u32, String),
     Rest(u32, bool),
@@ -44,7 +45,7 @@ enum Did {
 }
 use Did::{
     Apply, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress, Refuse,
-    Rest, Select, Spread, Up,
+    Rest, Select, Spread, Up, Weigh,
 };
 
 #[derive(Default)]
@@ -117,6 +118,9 @@ impl Steering for Recorder {
     ) -> Result<(), datapath::Error> {
         self.note(Rest(endpoint.0, tier.is_none()));
         Ok(())
+    }
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.note(Weigh(endpoint.0, weight));
     }
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), datapath::Error> {
         self.note(match mark {
@@ -1056,6 +1060,45 @@ impl Bench {
     }
 }
 
+/// The share of who was down grows; at the start, and of who serves alone, nothing is slow.
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_tier_begins_with_a_small_share() {
+    let text = tiers("  slow_start: 10s");
+    let bench = Bench::new(&text, Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![0, 1])]);
+    for i in 0..5 {
+        bench.check(i, Kind::Ok).await;
+    }
+    bench.judge(0, Kind::Refused).await;
+    let members = Heard(Reason::MembersChanged);
+    assert_eq!(bench.did().await, [Select(1), Down(0), members.clone()]);
+    bench.judge(0, Kind::Ok).await;
+    // A twentieth of 2, to all of 1.
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Weigh(1, 20), Spread(vec![0, 1]), members.clone()]
+    );
+    let percent = |status: &status::Status, e: usize| status.services[0].endpoints[e].slow_start;
+    let status = bench.status().await;
+    assert_eq!((percent(&status, 0), percent(&status, 1)), (Some(5), None));
+    tokio::time::sleep(Duration::from_millis(5_010)).await;
+    let did = bench.did().await;
+    assert_eq!(did[did.len() - 2..], [Weigh(0, 20), Spread(vec![0, 1])]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let did = bench.did().await;
+    assert_eq!(
+        did[did.len() - 3..],
+        [Weigh(0, 2), Weigh(1, 1), Spread(vec![0, 1])]
+    );
+    // Nothing more, and none of it was a switch.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.did().await, []);
+    let status = bench.status().await;
+    assert_eq!(percent(&status, 0), None);
+    assert_eq!(status.services[0].selection.members_changed, 2);
+    bench.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tier_shares_and_moves_as_one() {
     let bench = Bench::new(&tiers("  failback: {hold: 5s}"), Recorder::default(), &[]);
@@ -1807,8 +1850,8 @@ async fn questions_do_not_delay_a_switch() {
             tokio::task::yield_now().await;
         }
         took.push(begun.elapsed());
-        bench.check(from as usize, Kind::Ok).await;
-        bench.check(from as usize, Kind::Ok).await;
+        bench.check(from, Kind::Ok).await;
+        bench.check(from, Kind::Ok).await;
         bench.did().await;
     }
     askers.iter().for_each(tokio::task::JoinHandle::abort);

@@ -374,6 +374,10 @@ impl Steering for Datapath {
         self.tables.rest(service, endpoint, tier)
     }
 
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.tables.weigh(endpoint, weight);
+    }
+
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
         self.tables.mark(endpoint, mark)?;
         self.marked.notify_one();

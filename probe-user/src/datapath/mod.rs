@@ -401,6 +401,9 @@ pub trait Steering {
         tier: Option<u8>,
     ) -> Result<(), Error>;
 
+    /// What an endpoint weighs in rings that are built from now on.
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16);
+
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;
 }

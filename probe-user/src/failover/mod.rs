@@ -27,6 +27,7 @@ pub mod damping;
 pub mod distrust;
 pub mod drain;
 pub mod orders;
+pub mod slow_start;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@ mod explain;
 pub mod orders;
 mod signals;
 mod telling;
+mod weights;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -33,6 +34,7 @@ use crate::{
         distrust::Distrust,
         drain::{Before, Drains, Limits},
         orders::{Mode, Promotion},
+        slow_start::SlowStart,
     },
     health::{
         Probe, RiseFall, State, Verdict,
@@ -60,6 +62,7 @@ struct Service {
     switches: u64,
     /// Changes within the selected tier, which are no switches.
     members_changed: u64,
+    slow_start: SlowStart,
     endpoints: Vec<Endpoint>,
     /// What operators said of each endpoint last.
     ordered: Vec<Ordered>,
@@ -87,6 +90,8 @@ struct Endpoint {
     /// The kernel sends no new connections here, whoever refuses them elsewhere.
     resting: bool,
     history: History,
+    /// What the datapath takes its weight for.
+    weight: u16,
     verdict: Option<Verdict>,
     /// Since when verdicts are of its kind.
     verdict_since: SystemTime,
@@ -276,10 +281,10 @@ impl Services {
             Some(false) => _ = endpoint.failing.get_or_insert(begun),
             None => {}
         }
-        let (kind, was_up) = (verdict.kind, endpoint.health.state() == State::Up);
+        let (kind, before) = (verdict.kind, endpoint.health.state());
         let changed = success.and_then(|success| endpoint.health.observe(success));
         if changed.is_some() {
-            let fell = was_up.then_some(now);
+            let fell = (before == State::Up).then_some(now);
             endpoint.fell = fell;
             let withheld =
                 fell.is_some() && self.withholds(key.service, key.endpoint, kind, now, observer);
@@ -292,6 +297,11 @@ impl Services {
         let tells = changed.filter(|_| !endpoint.withheld);
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
+            match state {
+                State::Up if before == State::Down => service.slow_start.up(key.endpoint, now),
+                State::Down => service.slow_start.down(key.endpoint),
+                State::Up | State::Unknown => {}
+            }
             switch = service.failover.observe(key.endpoint, state, now);
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
@@ -324,6 +334,7 @@ impl Services {
                 service.tell_switch(switch, observer);
                 service.tell_damping(observer);
             }
+            service.grow(now, datapath)?;
             if service.drains.due().is_some_and(|due| due <= now) {
                 let over = service.drains.tick(now);
                 service.write_marks(datapath)?;
@@ -433,7 +444,12 @@ impl Services {
 
     fn reckon(&mut self) {
         self.settle_promotions();
-        let due = |s: &Service| [s.failover.due(), s.failover.steady_due(), s.drains.due()];
+        let due = |s: &Service| {
+            let failover = [s.failover.due(), s.failover.steady_due()];
+            failover
+                .into_iter()
+                .chain([s.drains.due(), s.slow_start.due()])
+        };
         let due = self.all.iter().flat_map(due).flatten();
         self.due = due.chain(self.distrust.due()).min();
     }
@@ -528,6 +544,7 @@ impl Service {
                 mark: mark(i),
                 resting: false,
                 history: History::default(),
+                weight: endpoint.weight(),
                 verdict: None,
                 verdict_since: SystemTime::now(),
                 durations: Window::default(),
@@ -556,6 +573,7 @@ impl Service {
             since: SystemTime::now(),
             switches: 0,
             members_changed: 0,
+            slow_start: SlowStart::new(config.endpoints().iter().map(|e| e.slow_start())),
             endpoints,
             ordered: restored.ordered,
             promoted_by: restored.promoted_by,
@@ -652,7 +670,11 @@ impl Service {
                 }
             }
         }
-        datapath.select(self.id, self.choice())
+        let choice = self.choice();
+        if matches!(choice, Choice::Spread(_)) {
+            self.write_weights(datapath);
+        }
+        datapath.select(self.id, choice)
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
@@ -741,6 +763,7 @@ impl Service {
         endpoint.generation += 1;
         // A new id begins unmarked.
         (endpoint.mark, endpoint.resting) = (Mark::Up, false);
+        endpoint.weight = plan.weight;
         let selected = self.failover.serves(e);
         let reason = match self.choice() {
             Choice::Spread(_) => Reason::MembersChanged,

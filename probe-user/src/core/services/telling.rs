@@ -303,16 +303,17 @@ impl Service {
                         name: config.name().to_owned(),
                         tier: config.tier(),
                         weight: config.weight(),
+                        slow_start: self.percent(i),
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
                         state: endpoint.health.state().label().to_owned(),
-                        against: endpoint.health.against(),
-                        needed: endpoint.health.needed(),
                         mode: self.failover.mode(i).label().to_owned(),
                         ordered: self
                             .ordered_by(i)
                             .map(|given| status::ordered(&self.mode_text(i), Some(given))),
+                        against: endpoint.health.against(),
+                        needed: endpoint.health.needed(),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
