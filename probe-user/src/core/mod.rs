@@ -39,7 +39,7 @@ use crate::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
         TcWay, TellState, Vip, XdpWay,
     },
-    failover::Reason,
+    failover::{Reason, orders::Mode},
     health::{
         Probe, Signal, State, Verdict,
         scheduler::{Report, Rhythm, Standing, Triggered},
@@ -151,6 +151,10 @@ pub trait Observer: Send {
     fn failed_over(&self, service: &str, took: Duration);
     /// An endpoint's place and share.
     fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16);
+    /// What operators say of an endpoint.
+    fn mode(&self, service: &str, endpoint: &str, mode: Mode);
+    /// Does nothing but an order change the service's selection?
+    fn frozen(&self, service: &str, frozen: bool);
 }
 
 /// Which endpoint a check is of, and of which of its addresses.

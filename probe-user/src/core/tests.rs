@@ -196,6 +196,8 @@ impl Observer for Ears {
         }
     }
     fn placed(&self, _: &str, _: &str, _: u8, _: u16) {}
+    fn mode(&self, _: &str, _: &str, _: Mode) {}
+    fn frozen(&self, _: &str, _: bool) {}
 }
 
 fn config(extra: &str) -> Config {

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
-    failover::Reason,
+    failover::{Reason, orders::Mode},
     health::{Kind, Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
 };
 
@@ -53,6 +53,13 @@ struct OfState {
     service: String,
     endpoint: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfMode {
+    service: String,
+    endpoint: String,
+    mode: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -180,6 +187,8 @@ pub struct Recorder {
     tiers: Family<OfEndpoint, Gauge>,
     weights: Family<OfEndpoint, Gauge>,
     flows_max: Gauge,
+    modes: Family<OfMode, Gauge>,
+    frozen: Family<OfService, Gauge>,
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
@@ -219,6 +228,8 @@ impl Metrics {
             tiers: Family::default(),
             weights: Family::default(),
             flows_max: Gauge::default(),
+            modes: Family::default(),
+            frozen: Family::default(),
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
@@ -373,6 +384,16 @@ impl Metrics {
             "endpoint_weight",
             "The endpoint's share of its tier's connections, in proportion to the others'",
             r.weights.clone(),
+        );
+        registry.register(
+            "endpoint_mode",
+            "1 for what operators say of the endpoint",
+            r.modes.clone(),
+        );
+        registry.register(
+            "service_frozen",
+            "1 while nothing but an order changes the service's selection",
+            r.frozen.clone(),
         );
         registry.register(
             "datapath_flows_max",
@@ -715,6 +736,26 @@ impl Observer for Recorder {
         let of = of_endpoint(service, endpoint);
         self.tiers.get_or_create(&of).set(tier.into());
         self.weights.get_or_create(&of).set(weight.into());
+    }
+
+    fn mode(&self, service: &str, endpoint: &str, mode: Mode) {
+        for each in Mode::ALL {
+            self.modes
+                .get_or_create(&OfMode {
+                    service: service.to_owned(),
+                    endpoint: endpoint.to_owned(),
+                    mode: each.label(),
+                })
+                .set((each == mode).into());
+        }
+    }
+
+    fn frozen(&self, service: &str, frozen: bool) {
+        self.frozen
+            .get_or_create(&OfService {
+                service: service.to_owned(),
+            })
+            .set(frozen.into());
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         self, Ended, EndpointCounters, EndpointId, FlowCounts, OwnState, Role, ServiceId, TcWay,
         TellCounts, TellState, Told, XdpWay,
     },
-    failover::Reason,
+    failover::{Reason, orders::Mode},
     health::{Kind, Saw, Signal, State, Verdict},
     http1::{Decoder, Limits, Progress},
 };
@@ -111,6 +111,10 @@ pub(super) fn eventful() -> Metrics {
     recorder.placed("sense", "sen2", 0, 1);
     recorder.placed("sense", "sen1", 1, 256);
     recorder.flows_max(131_072);
+    recorder.mode("sense", "sen1", Mode::Maint);
+    recorder.frozen("sense", true);
+    recorder.late(Duration::from_millis(3), Duration::from_millis(7));
+    recorder.realtime(true, false);
     metrics
 }
 
@@ -168,6 +172,9 @@ fn what_is_scraped() {
         "probe_endpoint_tier{service=\"sense\",endpoint=\"sen1\"} 1",
         "probe_endpoint_weight{service=\"sense\",endpoint=\"sen1\"} 256",
         "probe_datapath_flows_max 131072",
+        "probe_endpoint_mode{service=\"sense\",endpoint=\"sen1\",mode=\"maint\"} 1",
+        "probe_endpoint_mode{service=\"sense\",endpoint=\"sen1\",mode=\"ready\"} 0",
+        "probe_service_frozen{service=\"sense\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }

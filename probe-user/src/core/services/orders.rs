@@ -64,6 +64,7 @@ impl Services {
             return Ok(Ok((done, version)));
         }
         self.carry_out_order(s, e, order, after, switch, now, datapath, observer)?;
+        self.all[s].tell_orders(observer);
         self.journal.tell(What::Order {
             service: done.service.clone(),
             endpoint: done.endpoint.clone(),

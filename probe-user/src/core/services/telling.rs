@@ -89,6 +89,7 @@ impl Service {
             observer.state(service, config.name(), endpoint.health.state());
         }
         observer.served(service, self.id);
+        self.tell_orders(observer);
         self.tell_hold(observer);
         self.tell_selection(observer);
         info!(
@@ -97,6 +98,15 @@ impl Service {
             "new connections go to {}",
             self.target_name(self.failover.selected())
         );
+    }
+
+    /// Says which orders are in effect.
+    pub(super) fn tell_orders(&self, observer: &dyn Observer) {
+        let service = self.config.name();
+        for (e, config) in self.config.endpoints().iter().enumerate() {
+            observer.mode(service, config.name(), self.failover.mode(e));
+        }
+        observer.frozen(service, self.failover.frozen());
     }
 
     /// Says that the selection changed, if it did.

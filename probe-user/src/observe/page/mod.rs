@@ -8,7 +8,8 @@
 //! connections are limited in number, and who connects must ask for something soon.
 //!
 //! The document may do nothing but run its own script, known by hash, and fetch its events:
-//! see `POLICY`. What endpoints say is shown, so the script makes text of it and never markup.
+//! see `policy`. A page of somebody else's must not read it by a name that leads to loopback, so
+//! who listens there answers to addresses and `localhost` only. What endpoints say is shown, so the script makes text of it and never markup.
 
 #[cfg(test)]
 mod browser_tests;
@@ -18,6 +19,7 @@ mod tests;
 
 use std::{
     convert::Infallible,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -25,8 +27,9 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::State,
+    extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -139,9 +142,11 @@ pub async fn serve(
     limits: Limits,
 ) -> std::io::Result<()> {
     let board = Arc::new(Board::new(limits));
+    let loopback = listener.local_addr()?.ip().is_loopback();
     let router = Router::new()
         .route("/", get(document))
         .route("/events", get(events))
+        .layer(from_fn_with_state(loopback, guard))
         .with_state(board.clone());
     let mut tasks = JoinSet::new();
     if let Some(news) = feed.subscribe() {
@@ -235,6 +240,35 @@ fn security(board: &Board) -> [(HeaderName, HeaderValue); 5] {
             fixed("same-origin"),
         ),
     ]
+}
+
+/// Refuses names on loopback.
+async fn guard(State(loopback): State<bool>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST);
+    let ours = host
+        .and_then(|host| host.to_str().ok())
+        .is_some_and(is_ours);
+    if loopback && !ours {
+        let text = "only 127.0.0.1, [::1] and localhost are answered here\n";
+        return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
+    }
+    next.run(request).await
+}
+
+/// An address, or the one name that is never anybody else's.
+fn is_ours(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost")
+        || bare.map_or_else(
+            || name.parse::<Ipv4Addr>().is_ok(),
+            |bare| bare.parse::<Ipv6Addr>().is_ok(),
+        )
 }
 
 async fn document(State(board): State<Arc<Board>>) -> Response {

@@ -397,7 +397,8 @@ function render() {
   const { status } = model;
   if (!status) return;
   const { agent } = status;
-  say($("agent"), `${location.hostname}, version ${status.version}, process ${agent.pid}, running for ${ago(agent.started_unix_ms)}`);
+  const late = agent.lateness ? `, checks begin ${micros(agent.lateness.p99_us ?? agent.lateness.max_us)} late (p99)` : "";
+  say($("agent"), `${location.hostname}, version ${status.version}, process ${agent.pid}, running for ${ago(agent.started_unix_ms)}${late}`);
   const doubts = agent.distrust_since_unix_ms;
   $("distrust").hidden = !doubts;
   if (doubts) say($("distrust"), `Endpoints of all hosts fell silent together ${ago(doubts)} ago: the agent doubts itself and holds all selections.`);

@@ -105,8 +105,12 @@ impl Bench {
 }
 
 async fn connect(at: SocketAddr, path: &str) -> TcpStream {
+    connect_as(at, path, "localhost").await
+}
+
+async fn connect_as(at: SocketAddr, path: &str, host: &str) -> TcpStream {
     let mut stream = TcpStream::connect(at).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     stream
 }
@@ -177,6 +181,28 @@ async fn the_document_may_do_nothing_but_its_own() {
     }
     let missing = read_until(&mut connect(bench.at, "/else").await, "\r\n\r\n").await;
     assert!(missing.starts_with("HTTP/1.1 404"), "{missing}");
+}
+
+#[tokio::test]
+async fn names_of_others_are_not_answered_on_loopback() {
+    let bench = Bench::new(two(), Limits::default()).await;
+    for (host, code) in [
+        ("127.0.0.1:9378", 200),
+        ("[::1]:9378", 200),
+        ("[::1]", 200),
+        ("LOCALHOST:9378", 200),
+        ("evil.example:9378", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+    ] {
+        let mut stream = connect_as(bench.at, "/", host).await;
+        let answer = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {code} ")),
+            "{host}: {answer}"
+        );
+    }
 }
 
 #[tokio::test]
