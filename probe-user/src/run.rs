@@ -25,13 +25,13 @@ use tracing::{info, warn};
 use crate::{
     config::{self, Address, Config, Fault},
     control::{Socket, Sources},
-    core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
+    core::{AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
     datapath::{
         OwnState, TellState,
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
-    health::{scheduler, sentinel},
+    health::{agent, scheduler, sentinel},
     interfaces,
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder},
@@ -114,6 +114,7 @@ async fn live(
 
     let (reports, report_inbox) = mpsc::channel(QUEUE);
     let (signals, signal_inbox) = mpsc::channel(QUEUE);
+    let (said, said_inbox) = mpsc::channel(QUEUE);
     let (lookups, lookup_inbox) = mpsc::channel(QUEUE);
     let (changes, change_inbox) = mpsc::channel(QUEUE);
     let (sweeps, sweep_inbox) = mpsc::channel(1);
@@ -155,6 +156,7 @@ async fn live(
     let inputs = Inputs {
         reports: report_inbox,
         signals: signal_inbox,
+        said: said_inbox,
         lookups: lookup_inbox,
         changes: change_inbox,
         swept: sweep_inbox,
@@ -184,6 +186,17 @@ async fn live(
             running.push(
                 tokio::spawn(sentinel::run(target, inter, room.clone(), tell)).abort_handle(),
             );
+        }
+        if let Some(plan) = plan.agent {
+            let answers = said.clone();
+            let tell = move |said| {
+                let answers = answers.clone();
+                async move {
+                    // Closed: the core ends, and this task with it.
+                    let _ = answers.send(AgentSaid { key, said }).await;
+                }
+            };
+            running.push(tokio::spawn(agent::run(plan, tell)).abort_handle());
         }
         Running(running)
     });

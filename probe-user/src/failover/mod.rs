@@ -216,6 +216,15 @@ impl Failover {
         self.decide(now)
     }
 
+    /// An endpoint may have new connections from now on, or may not.
+    pub fn weigh(&mut self, endpoint: usize, weighs: bool, now: Instant) -> Option<Switch> {
+        let member = self.members.get_mut(endpoint)?;
+        member.weighs = weighs;
+        let tier = member.tier;
+        self.reckon(tier, now);
+        self.decide(now)
+    }
+
     /// Time passed; see [`Failover::due`].
     pub fn tick(&mut self, now: Instant) -> Option<Switch> {
         self.decide(now)

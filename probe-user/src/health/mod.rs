@@ -8,8 +8,10 @@
 //! - [`probe`]: the checks of one endpoint, and the one verdict of them.
 //! - [`scheduler`]: when a check is made.
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
+//! - [`agent`]: what an endpoint says of itself (and who asks it).
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
+pub mod agent;
 pub mod probe;
 pub mod protocol;
 pub mod rise_fall;

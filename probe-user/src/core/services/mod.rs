@@ -1,6 +1,7 @@
 //! The services: from verdicts to map writes.
 
 mod doubt;
+mod said;
 mod signals;
 mod telling;
 mod weights;
@@ -29,6 +30,7 @@ use crate::{
     },
     health::{
         Probe, RiseFall, State, Verdict,
+        agent::{self, Wishes},
         scheduler::{Intervals, Report, Rhythm, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
@@ -59,6 +61,8 @@ struct Endpoint {
     at: Resolved,
     families: Families,
     health: RiseFall,
+    /// What it says of itself.
+    wishes: Wishes,
     /// When it went down after it had been up.
     fell: Option<Instant>,
     /// It is down, and the failover was not told.
@@ -224,6 +228,8 @@ impl Services {
         let service = &mut self.all[key.service];
         let endpoint = &mut service.endpoints[key.endpoint];
         let told = believed && std::mem::take(&mut endpoint.withheld);
+        // What its own agent said comes first.
+        let changed = changed.filter(|_| !endpoint.wishes.down());
         let tells = changed.filter(|_| !endpoint.withheld);
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
@@ -456,6 +462,7 @@ impl Service {
                 at,
                 families: Families::of(config, endpoint),
                 health: RiseFall::new(check.rise(), check.fall(), members[i].state),
+                wishes: Wishes::default(),
                 fell: None,
                 withheld: false,
                 since: SystemTime::now(),
@@ -713,6 +720,12 @@ impl Service {
             },
             triggered,
             sentinel: self.config.sentinel(),
+            agent: config.agent().map(|agent| agent::Plan {
+                target: (agent.address().unwrap_or(at.ip()), agent.port()).into(),
+                inter: agent.inter(),
+                timeout: check.timeout(),
+                send: agent.send().to_owned(),
+            }),
         };
         endpoint.trigger = Some(trigger);
         endpoint.running = Some(start(key, plan));

@@ -238,7 +238,8 @@ impl Service {
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
-                        state: endpoint.health.state().label().to_owned(),
+                        state: endpoint.state().label().to_owned(),
+                        agent_said: config.agent().map(|_| endpoint.wishes.to_string()),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
