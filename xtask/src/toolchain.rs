@@ -77,6 +77,22 @@ pub const LAB: &[Program] = &[
     },
 ];
 
+/// What the unit tests run besides what cargo builds: second opinions.
+pub const SECOND: &[Program] = &[
+    // Reads metrics, alerts and the dashboard.
+    Program {
+        name: "promtool",
+        package: "prometheus",
+    },
+];
+
+/// What looks at the status page. 290 MB are not installed without being asked for but where no
+/// skip is allowed.
+pub const BROWSER: &[Program] = &[Program {
+    name: "chromium",
+    package: "chromium",
+}];
+
 /// What the demo runs besides what cargo builds.
 pub const DEMO: &[Program] = &[Program {
     name: "ip",

@@ -33,7 +33,11 @@ pub struct File {
     pub services: Vec<Service>,
     pub suspect_self: Option<String>,
     #[serde(default)]
+    pub checking: Checking,
+    #[serde(default)]
     pub resolve: Resolve,
+    #[serde(default)]
+    pub page: Page,
 }
 
 /// `interfaces`.
@@ -80,12 +84,28 @@ pub struct Timeouts {
 #[serde(deny_unknown_fields)]
 pub struct Control {
     pub socket: Option<String>,
+    pub group: Option<String>,
+    pub state: Option<String>,
 }
 
 /// `metrics`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
+    pub listen: Option<String>,
+}
+
+/// `checking`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checking {
+    pub realtime: Option<String>,
+}
+
+/// `page`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
     pub listen: Option<String>,
 }
 

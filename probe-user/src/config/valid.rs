@@ -50,10 +50,25 @@ pub struct Config {
     node: OwnMode,
     datapath: Datapath,
     socket: PathBuf,
+    group: Option<String>,
+    state: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     services: Vec<Service>,
     suspect_self: bool,
+    realtime: Realtime,
     resolve_every: Duration,
+    page: Option<SocketAddr>,
+}
+
+/// Real-time priority and locked memory for checks and decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Realtime {
+    /// Where permitted.
+    Auto,
+    /// Or the agent does not start.
+    On,
+    /// No.
+    Off,
 }
 
 /// How the kernel side is loaded.
@@ -171,9 +186,23 @@ impl Config {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+
+    /// A group whose members may use the local API, by name or number.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// The folder of what is kept over restarts, if one is named.
+    pub fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
     /// Where metrics are served, if they are.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
+    }
+    /// Where the status page is served, if it is.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.page
     }
     /// The services, at least one.
     pub fn services(&self) -> &[Service] {
@@ -182,6 +211,10 @@ impl Config {
     /// Does the agent doubt itself when endpoints of all hosts fall silent together?
     pub fn suspect_self(&self) -> bool {
         self.suspect_self
+    }
+    /// Do checks and decisions run at real-time priority?
+    pub fn realtime(&self) -> Realtime {
+        self.realtime
     }
     /// Time between two resolutions of a name.
     pub fn resolve_every(&self) -> Duration {
@@ -210,22 +243,26 @@ impl Config {
                 "an absolute path of at most 90 bytes",
             ));
         }
-        let metrics = match raw.metrics.listen.as_deref() {
+        let group = raw.control.group.clone();
+        if group.as_ref().is_some_and(String::is_empty) {
+            return Err(Fault::new(
+                "control.group",
+                "",
+                "names nobody",
+                "a group's name or number",
+            ));
+        }
+        let state = match &raw.control.state {
+            Some(_) => Some(path("control.state", &raw.control.state, "/var/lib/probe")?),
+            None => None,
+        };
+        let metrics = match &raw.metrics.listen {
             None => Some(DEFAULT_METRICS),
-            Some("off") => None,
-            Some(text) => Some(
-                text.parse::<SocketAddr>()
-                    .ok()
-                    .filter(|address| address.port() != 0)
-                    .ok_or_else(|| {
-                        Fault::new(
-                            "metrics.listen",
-                            text,
-                            "not an address with a port",
-                            "ADDRESS:PORT as 127.0.0.1:9377 or [::]:9377, or off",
-                        )
-                    })?,
-            ),
+            Some(text) => listen("metrics.listen", text, "127.0.0.1:9377 or [::]:9377")?,
+        };
+        let page = match &raw.page.listen {
+            None => None,
+            Some(text) => listen("page.listen", text, "127.0.0.1:9378 or [::1]:9378")?,
         };
         if raw.services.is_empty() {
             return Err(Fault::absent(
@@ -253,6 +290,8 @@ impl Config {
             node,
             datapath,
             socket,
+            group,
+            state,
             metrics,
             services,
             suspect_self: word(
@@ -260,9 +299,36 @@ impl Config {
                 raw.suspect_self.as_deref().unwrap_or("on"),
                 &[("on", true), ("off", false)],
             )?,
+            realtime: word(
+                "checking.realtime",
+                raw.checking.realtime.as_deref().unwrap_or("auto"),
+                &[
+                    ("auto", Realtime::Auto),
+                    ("on", Realtime::On),
+                    ("off", Realtime::Off),
+                ],
+            )?,
             resolve_every,
+            page,
         })
     }
+}
+
+/// Where to listen, or nothing.
+fn listen(field: &str, text: &str, samples: &str) -> Result<Option<SocketAddr>, Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.filter(|address| address.port() != 0);
+    address.map(Some).ok_or_else(|| {
+        Fault::new(
+            field,
+            text,
+            "not an address with a port",
+            format!("ADDRESS:PORT as {samples}, or off"),
+        )
+    })
 }
 
 fn interfaces(raw: &raw::Interfaces, node: OwnMode) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {

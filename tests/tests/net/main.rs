@@ -17,6 +17,7 @@ mod lab;
 mod life;
 mod names;
 mod narrow;
+mod operate;
 mod own;
 mod primaries;
 mod protocols;

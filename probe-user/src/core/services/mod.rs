@@ -1,6 +1,8 @@
 //! The services: from verdicts to map writes.
 
 mod doubt;
+mod explain;
+pub mod orders;
 mod said;
 mod signals;
 mod telling;
@@ -8,13 +10,19 @@ mod weights;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
-use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, Running, StartChecks, status};
+use super::{
+    CheckKey, CheckPlan, Lookup, Named, Observer, Running, StartChecks,
+    journal::{Journal, What},
+    order::{Given, Kept, Standing as StandingOrders},
+    status,
+};
 use crate::{
     config::{self, Config, Connections, Observe},
     datapath::{
@@ -26,17 +34,21 @@ use crate::{
         damping::Damped,
         distrust::Distrust,
         drain::{Before, Drains, Limits},
+        orders::{Mode, Promotion},
         slow_start::SlowStart,
     },
     health::{
         Probe, RiseFall, State, Verdict,
         agent::{self, Wishes},
-        scheduler::{Intervals, Report, Rhythm, Trigger},
+        lateness::Lateness,
+        scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
     },
     resolve::{Families, Resolved, choose},
 };
+use explain::History;
+use orders::{Ordered, Restored};
 
 type Result<T = ()> = std::result::Result<T, datapath::Error>;
 
@@ -54,6 +66,13 @@ struct Service {
     members_changed: u64,
     slow_start: SlowStart,
     endpoints: Vec<Endpoint>,
+    /// What operators said of each endpoint last.
+    ordered: Vec<Ordered>,
+    promoted_by: Option<Given>,
+    /// What the journal and the keeper of the orders know.
+    promoted_told: Option<Promotion>,
+    frozen_by: Option<Given>,
+    journal: Arc<Journal>,
 }
 
 struct Endpoint {
@@ -65,11 +84,16 @@ struct Endpoint {
     wishes: Wishes,
     /// When it went down after it had been up.
     fell: Option<Instant>,
+    /// When the first of the failures in a row began, checks' and counted clients'.
+    failing: Option<Instant>,
     /// It is down, and the failover was not told.
     withheld: bool,
     since: SystemTime,
     /// What the kernel holds.
     mark: Mark,
+    /// The kernel sends no new connections here, whoever refuses them elsewhere.
+    resting: bool,
+    history: History,
     /// What the datapath takes its weight for.
     weight: u16,
     verdict: Option<Verdict>,
@@ -80,6 +104,8 @@ struct Endpoint {
     judged: bool,
     checks: u64,
     failures: u64,
+    /// Checks whose verdict did not count.
+    excused: u64,
     generation: u32,
     running: Option<Running>,
     /// Makes checks at once, while they run.
@@ -111,10 +137,15 @@ pub struct Services {
     /// not check together.
     turn: u64,
     distrust: Distrust,
+    lateness: Lateness,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
     due: Option<Instant>,
+    journal: Arc<Journal>,
+    /// Orders for who is not in the configuration.
+    unclaimed: StandingOrders,
+    published: watch::Sender<Kept>,
 }
 
 impl Services {
@@ -122,6 +153,8 @@ impl Services {
     pub fn new<D: Steering>(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
+        standing: StandingOrders,
+        journal: Arc<Journal>,
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result<Self> {
@@ -132,21 +165,47 @@ impl Services {
             .map(|(service, at)| service_plan(service, at))
             .collect();
         let applied = datapath.apply(&plan)?;
+        let published = watch::Sender::new(orders::first_version(&standing));
+        let mut unclaimed = standing;
         let all = config
             .services()
             .iter()
             .zip(resolved)
             .zip(applied)
-            .map(|((config, at), applied)| Service::new(config, at, applied, Instant::now()))
+            .map(|((config, at), applied)| {
+                let restored = Restored::take(config, &mut unclaimed);
+                Service::new(
+                    config,
+                    at,
+                    applied,
+                    restored,
+                    journal.clone(),
+                    Instant::now(),
+                )
+            })
             .collect();
+        for service in unclaimed.services.keys() {
+            if !config.services().iter().any(|s| s.name() == service) {
+                warn!(
+                    service,
+                    "there are orders for a service that is not in the configuration; they are \
+                     kept for its return"
+                );
+            }
+        }
         let mut services = Self {
+            journal,
+            unclaimed,
+            published,
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
+            lateness: Lateness::new(Instant::now()),
             start_checks: None,
             due: None,
         };
         for service in &mut services.all {
+            service.promoted_told = service.failover.promoted();
             service.write_selection(datapath)?;
             service.write_marks(datapath)?;
             service.tell(observer);
@@ -196,10 +255,17 @@ impl Services {
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result {
+        if let Some(late) = report.late {
+            self.lateness.note(late, now);
+            observer.late(late, self.lateness.largest());
+        }
+        let success = report.judged();
         let Report {
             key,
             verdict,
             skipped,
+            standing,
+            late: _,
         } = report;
         let Some(service) = self.all.get_mut(key.service) else {
             return Ok(());
@@ -210,9 +276,14 @@ impl Services {
         if endpoint.generation != key.generation {
             return Ok(());
         }
-        let success = verdict.kind.success();
         if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
             errors.good_check();
+        }
+        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
+        match success {
+            Some(true) => endpoint.failing = None,
+            Some(false) => _ = endpoint.failing.get_or_insert(begun),
+            None => {}
         }
         let (kind, before) = (verdict.kind, endpoint.health.state());
         let changed = success.and_then(|success| endpoint.health.observe(success));
@@ -223,14 +294,14 @@ impl Services {
                 fell.is_some() && self.withholds(key.service, key.endpoint, kind, now, observer);
             self.all[key.service].endpoints[key.endpoint].withheld = withheld;
         }
-        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
         let believed = success == Some(false) && self.distrust.believes(begun);
         let service = &mut self.all[key.service];
         let endpoint = &mut service.endpoints[key.endpoint];
         let told = believed && std::mem::take(&mut endpoint.withheld);
         // What its own agent said comes first.
+        let state = changed.map(|_| endpoint.state());
         let changed = changed.filter(|_| !endpoint.wishes.down());
-        let tells = changed.filter(|_| !endpoint.withheld);
+        let tells = state.filter(|_| !endpoint.withheld);
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
             match state {
@@ -242,13 +313,14 @@ impl Services {
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
         // The kernel knows; now people may.
-        service.record(key.endpoint, verdict, skipped, changed, observer);
+        service.record(key.endpoint, verdict, skipped, standing, changed, observer);
         service.tell_switch(switch, observer);
         if changed.is_some() || told {
             service.tell_damping(observer);
             self.reckon();
         }
-        if self.distrust.heard(kind, now) {
+        // Silence that was ours says nothing of them.
+        if standing == Standing::Counts && self.distrust.heard(kind, now) {
             self.ask_again(observer);
         }
         Ok(())
@@ -280,6 +352,7 @@ impl Services {
         if self.distrust.tick(now) {
             if doubted {
                 observer.distrusts(false);
+                self.journal.tell(What::Distrust { doubts: false });
             }
             self.believe(now, datapath, observer)?;
         }
@@ -293,30 +366,9 @@ impl Services {
         Some(status::unix_ms(telling::wall_clock(since, now)))
     }
 
-    /// Somebody orders a fail-back.
-    pub fn order_failback<D: Steering>(
-        &mut self,
-        name: &str,
-        now: Instant,
-        datapath: &mut D,
-        observer: &dyn Observer,
-    ) -> Result<std::result::Result<String, Refused>> {
-        let Some(service) = self.all.iter_mut().find(|s| s.config.name() == name) else {
-            return Ok(Err(Refused::NoService(name.to_owned())));
-        };
-        let switch = match service.failover.order_failback(now) {
-            Ok(switch) => Some(switch),
-            Err(reason) => {
-                let service = name.to_owned();
-                return Ok(Err(Refused::No { service, reason }));
-            }
-        };
-        service.carry_out(switch.as_ref(), now, datapath)?;
-        service.tell_switch(switch, observer);
-        service.tell_damping(observer);
-        let name = service.target_name(service.failover.selected());
-        self.reckon();
-        Ok(Ok(name))
+    /// Orders in effect, as they change.
+    pub fn kept(&self) -> watch::Receiver<Kept> {
+        self.published.subscribe()
     }
 
     /// DNS answered, or did not.
@@ -358,17 +410,38 @@ impl Services {
         Ok(())
     }
 
+    /// How late checks began.
+    pub fn lateness(&self) -> &Lateness {
+        &self.lateness
+    }
+
     /// Endpoints that no check has judged since the agent started.
     pub fn pending(&self) -> Vec<String> {
         let mut pending = Vec::new();
         for service in &self.all {
-            for (endpoint, config) in service.endpoints.iter().zip(service.config.endpoints()) {
-                if !endpoint.judged {
+            let endpoints = service.endpoints.iter().zip(service.config.endpoints());
+            for (e, (endpoint, config)) in endpoints.enumerate() {
+                if !endpoint.judged && service.failover.mode(e) != Mode::Maint {
                     pending.push(format!("{}/{}", service.config.name(), config.name()));
                 }
             }
         }
         pending
+    }
+
+    /// Services and endpoints as the kernel knows them.
+    pub fn names(&self) -> Vec<Named> {
+        let named = |service: &Service| Named {
+            id: service.id,
+            name: service.config.name().to_owned(),
+            endpoints: service
+                .endpoints
+                .iter()
+                .zip(service.config.endpoints())
+                .map(|(endpoint, config)| (endpoint.id, config.name().to_owned()))
+                .collect(),
+        };
+        self.all.iter().map(named).collect()
     }
 
     /// For people and programs.
@@ -377,6 +450,7 @@ impl Services {
     }
 
     fn reckon(&mut self) {
+        self.settle_promotions();
         let due = |s: &Service| {
             let failover = [s.failover.due(), s.failover.steady_due()];
             failover
@@ -393,6 +467,8 @@ impl Service {
         config: &config::Service,
         at: Vec<Resolved>,
         applied: AppliedService,
+        restored: Restored,
+        journal: Arc<Journal>,
         now: Instant,
     ) -> Self {
         // Of endpoints that are none of ours the choice says nothing.
@@ -404,6 +480,7 @@ impl Service {
         });
         let mark = |i: usize| applied.inherited_marks.get(i).copied().unwrap_or(Mark::Up);
         let state = |i: usize| match &inherited {
+            _ if restored.modes[i] == Mode::Maint => State::Unknown,
             _ if mark(i) == Mark::Down => State::Down,
             // It was in use: it takes `fall` failures to leave it.
             Some(Target::Endpoints(serving)) if serving.contains(&i) => State::Up,
@@ -417,6 +494,7 @@ impl Service {
                 tier: endpoint.tier(),
                 weighs: endpoint.weight() > 0,
                 state: state(i),
+                mode: restored.modes[i],
             })
             .collect();
         let failover = Failover::new(
@@ -425,7 +503,8 @@ impl Service {
             &members,
             inherited.clone(),
             now,
-        );
+        )
+        .with_orders(restored.promoted, restored.frozen, now);
         let goes_on = match (&inherited, failover.selected()) {
             (Some(Target::Endpoints(before)), Target::Endpoints(now)) => {
                 now.iter().all(|i| before.contains(i))
@@ -438,6 +517,9 @@ impl Service {
             Reason::Initial
         };
         let mut drains = Drains::new(limits(config), members.len());
+        for (i, left) in restored.allowed.iter().enumerate() {
+            drains.allow(i, *left, now);
+        }
         if inherited.is_some() {
             // Which of the others served before nobody knows; a sweep will tell who has flows.
             let ago = SystemTime::now().duration_since(applied.inherited_at);
@@ -464,9 +546,12 @@ impl Service {
                 health: RiseFall::new(check.rise(), check.fall(), members[i].state),
                 wishes: Wishes::default(),
                 fell: None,
+                failing: None,
                 withheld: false,
                 since: SystemTime::now(),
                 mark: mark(i),
+                resting: false,
+                history: History::default(),
                 weight: endpoint.weight(),
                 verdict: None,
                 verdict_since: SystemTime::now(),
@@ -474,6 +559,7 @@ impl Service {
                 judged: false,
                 checks: 0,
                 failures: 0,
+                excused: 0,
                 generation: 0,
                 running: None,
                 trigger: None,
@@ -497,16 +583,28 @@ impl Service {
             members_changed: 0,
             slow_start: SlowStart::new(config.endpoints().iter().map(|e| e.slow_start())),
             endpoints,
+            ordered: restored.ordered,
+            promoted_by: restored.promoted_by,
+            promoted_told: None,
+            frozen_by: restored.frozen_by,
+            journal,
         };
         service.follow(now);
         service
     }
 
+    /// Is an endpoint down for its connections: by its checks, as far as they are believed, or
+    /// by order?
+    fn is_down(&self, e: usize) -> bool {
+        self.failover.mode(e) == Mode::Maint || self.endpoints[e].is_down()
+    }
+
     /// Tells the drains who is selected and who is down.
     fn follow(&mut self, now: Instant) {
-        let is_down = |i: usize| self.endpoints[i].is_down();
+        let down: Vec<_> = (0..self.endpoints.len()).map(|i| self.is_down(i)).collect();
         self.drains
-            .follow(|i| self.failover.serves(i), is_down, now);
+            .follow(|i| self.failover.serves(i), |i| down[i], now);
+        self.follow_drains(now);
     }
 
     /// Counts what is left of flows that follow the selection.
@@ -574,6 +672,10 @@ impl Service {
                     datapath.mark(endpoint.id, Mark::Up)?;
                     endpoint.mark = Mark::Up;
                 }
+                if std::mem::take(&mut endpoint.resting) {
+                    let tier = self.config.endpoints()[*i].tier();
+                    datapath.rest(self.id, endpoint.id, Some(tier))?;
+                }
             }
         }
         let choice = self.choice();
@@ -584,16 +686,26 @@ impl Service {
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
-        for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let mark = if self.failover.serves(i) {
+        for i in 0..self.endpoints.len() {
+            let serves = self.failover.serves(i);
+            let mark = if serves {
                 Mark::Up
             } else if self.drains.is_drained(i) {
                 Mark::Drained
-            } else if endpoint.is_down() {
+            } else if self.is_down(i) {
                 Mark::Down
             } else {
                 Mark::Up
             };
+            // By an operator's order, or by the word of its own agent.
+            let rests = !self.endpoints[i].wishes.serves();
+            let resting = !serves && (rests || self.failover.mode(i) != Mode::Ready);
+            let endpoint = &mut self.endpoints[i];
+            if resting != endpoint.resting {
+                let tier = self.config.endpoints()[i].tier();
+                datapath.rest(self.id, endpoint.id, (!resting).then_some(tier))?;
+                endpoint.resting = resting;
+            }
             if mark != endpoint.mark {
                 datapath.mark(endpoint.id, mark)?;
                 endpoint.mark = mark;
@@ -660,7 +772,7 @@ impl Service {
         endpoint.id = id;
         endpoint.generation += 1;
         // A new id begins unmarked.
-        endpoint.mark = Mark::Up;
+        (endpoint.mark, endpoint.resting) = (Mark::Up, false);
         endpoint.weight = plan.weight;
         let selected = self.failover.serves(e);
         let reason = match self.choice() {
@@ -678,6 +790,12 @@ impl Service {
             selected,
             "endpoint moved from {was:?} to {now:?}"
         );
+        self.journal.tell(What::Moved {
+            service: self.config.name().to_owned(),
+            endpoint: self.config.endpoints()[e].name().to_owned(),
+            from: was.iter().map(ToString::to_string).collect(),
+            to: now.iter().map(ToString::to_string).collect(),
+        });
         observer.identified(self.config.name(), self.config.endpoints()[e].name(), id);
         if selected {
             observer.switched(self.config.name(), reason);
@@ -691,6 +809,9 @@ impl Service {
         let endpoint = &mut self.endpoints[e];
         // Before others begin, sentinel connections included.
         endpoint.running = None;
+        if self.failover.mode(e) == Mode::Maint {
+            return;
+        }
         let key = CheckKey {
             service: s,
             endpoint: e,
@@ -716,6 +837,7 @@ impl Service {
                 offset: begin.offset,
                 phase: begin.phase,
                 spread: check.spread(),
+                timeout: check.timeout(),
                 health: endpoint.health.clone(),
             },
             triggered,

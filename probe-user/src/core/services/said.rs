@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Endpoint, Result, Service, Services};
+use super::{Endpoint, Result, Service, Services, telling};
 use crate::{
     core::{AgentSaid, Observer},
     datapath::Steering,
@@ -102,6 +102,8 @@ impl Service {
             state.label(),
             verdict.detail()
         );
+        self.journal
+            .tell(telling::state_event(service, name, state, &verdict));
         endpoint.conclude(verdict);
     }
 }

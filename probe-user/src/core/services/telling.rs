@@ -5,11 +5,11 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Endpoint, Observer, Service, status};
+use super::{Endpoint, Observer, Service, What, status};
 use crate::{
     config::Failback,
     failover::{Reason, Switch, Target, damping::Damped},
-    health::{Kind, Signal, State, Verdict},
+    health::{Kind, Signal, State, Verdict, scheduler::Standing},
 };
 
 impl Service {
@@ -18,17 +18,28 @@ impl Service {
         e: usize,
         verdict: Verdict,
         skipped: u64,
+        standing: Standing,
         changed: Option<State>,
         observer: &dyn Observer,
     ) {
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let endpoint = &mut self.endpoints[e];
         endpoint.checks += 1;
-        if verdict.kind.success().is_some() {
+        if standing != Standing::Counts {
+            endpoint.excused += 1;
+            observer.excused(service, name, standing);
+            debug!(
+                service,
+                endpoint = name,
+                reason = standing.label(),
+                "a check does not count: {}",
+                verdict.detail()
+            );
+        } else if verdict.kind.success().is_some() {
             endpoint.judged = true;
             endpoint.durations.note(verdict.latency);
         }
-        if verdict.kind.success() == Some(false) {
+        if standing == Standing::Counts && verdict.kind.success() == Some(false) {
             endpoint.failures += 1;
             debug!(
                 service,
@@ -63,6 +74,8 @@ impl Service {
                 state.label(),
                 verdict.detail()
             );
+            self.journal
+                .tell(state_event(service, name, state, &verdict));
         }
         endpoint.conclude(verdict);
     }
@@ -72,6 +85,7 @@ impl Service {
         let service = self.config.name();
         for (endpoint, config) in self.endpoints.iter().zip(self.config.endpoints()) {
             observer.identified(service, config.name(), endpoint.id);
+            observer.placed(service, config.name(), config.tier(), config.weight());
             observer.state(service, config.name(), endpoint.health.state());
         }
         observer.served(service, self.id);
@@ -89,7 +103,13 @@ impl Service {
     pub(super) fn tell_switch(&self, switch: Option<Switch>, observer: &dyn Observer) {
         let Some(switch) = switch else { return };
         let service = self.config.name();
+        let written = Instant::now();
         observer.switched(service, switch.reason);
+        if switch.reason == Reason::MasterDown
+            && let Some(began) = self.failing(&switch.from)
+        {
+            observer.failed_over(service, written.saturating_duration_since(began));
+        }
         self.tell_selection(observer);
         self.tell_drains(observer);
         let (from, to) = (self.target_name(&switch.from), self.target_name(&switch.to));
@@ -102,6 +122,12 @@ impl Service {
         } else {
             warn!(service, from, to, reason, "switched");
         }
+        self.journal.tell(What::Switch {
+            service: service.to_owned(),
+            from: texts(&self.names(&switch.from)),
+            to: texts(&self.names(&switch.to)),
+            reason: reason.to_owned(),
+        });
     }
 
     /// Says which tiers' fail-backs wait longer now, or no longer, if that changed.
@@ -120,6 +146,12 @@ impl Service {
                     hold_ms = millis(of.hold),
                     "down again soon after a fail-back: the next one to this tier waits longer"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: of.tier,
+                    hold_ms: Some(millis(of.hold)),
+                    relapses: of.relapses,
+                });
             }
         }
         for before in &self.damped {
@@ -129,6 +161,12 @@ impl Service {
                     tier = before.tier,
                     "steady since the last fail-back: the next one waits as configured"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: before.tier,
+                    hold_ms: None,
+                    relapses: 0,
+                });
             }
         }
         self.damped = damped;
@@ -161,8 +199,21 @@ impl Service {
                     flows = draining.flows,
                     "drained: flows that are left are reset"
                 );
+                self.journal.tell(What::Drained {
+                    service: self.config.name().to_owned(),
+                    endpoint: self.config.endpoints()[*e].name().to_owned(),
+                    flows: draining.flows,
+                });
             }
         }
+    }
+
+    /// When the failures began that a target was left for.
+    fn failing(&self, target: &Target) -> Option<Instant> {
+        let Target::Endpoints(left) = target else {
+            return None;
+        };
+        left.iter().filter_map(|i| self.endpoints[*i].failing).min()
     }
 
     fn tell_selection(&self, observer: &dyn Observer) {
@@ -174,7 +225,7 @@ impl Service {
         self.names(self.failover.selected())
     }
 
-    fn names(&self, target: &Target) -> Vec<&str> {
+    pub(super) fn names(&self, target: &Target) -> Vec<&str> {
         match target {
             Target::Endpoints(serving) => {
                 let endpoints = self.config.endpoints();
@@ -226,6 +277,14 @@ impl Service {
                 damped: self.damped.iter().map(status_of_damped).collect(),
             },
             affinity_ms: self.config.affinity().map(millis),
+            promoted: self.failover.promoted().map(|promoted| {
+                let name = self.config.endpoints()[promoted.endpoint].name();
+                status::ordered(name, self.promoted_by.as_ref())
+            }),
+            frozen: self
+                .failover
+                .frozen()
+                .then(|| status::ordered("frozen", self.frozen_by.as_ref())),
             endpoints: endpoints
                 .enumerate()
                 .map(|(i, (endpoint, config))| {
@@ -240,6 +299,12 @@ impl Service {
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
                         state: endpoint.state().label().to_owned(),
                         agent_said: config.agent().map(|_| endpoint.wishes.to_string()),
+                        mode: self.failover.mode(i).label().to_owned(),
+                        ordered: self
+                            .ordered_by(i)
+                            .map(|given| status::ordered(&self.mode_text(i), Some(given))),
+                        against: endpoint.health.against(),
+                        needed: endpoint.health.needed(),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
@@ -250,6 +315,7 @@ impl Service {
                         since_unix_ms: status::unix_ms(endpoint.since),
                         checks: endpoint.checks,
                         failures: endpoint.failures,
+                        excused: endpoint.excused,
                         latency_us: verdict
                             .filter(|v| v.kind != Kind::Observed)
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
@@ -284,9 +350,22 @@ impl Service {
     }
 }
 
+/// An endpoint is in another state, by this verdict.
+pub(super) fn state_event(service: &str, endpoint: &str, state: State, verdict: &Verdict) -> What {
+    What::State {
+        service: service.to_owned(),
+        endpoint: endpoint.to_owned(),
+        state: state.label().to_owned(),
+        verdict: verdict.kind.label().to_owned(),
+        detail: verdict.detail(),
+        saw: (!verdict.saw.is_empty()).then(|| verdict.saw.to_string()),
+    }
+}
+
 impl Endpoint {
     /// Keeps what a check concluded.
     pub(super) fn conclude(&mut self, verdict: Verdict) {
+        self.history.note(verdict.kind);
         let before = self.verdict.as_ref().map(|before| before.kind);
         if before != Some(verdict.kind) {
             self.verdict_since = SystemTime::now();
@@ -312,6 +391,6 @@ fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(T::to_string).collect()
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
