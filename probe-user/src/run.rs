@@ -374,6 +374,7 @@ fn options(config: &Config) -> Options {
         log: datapath.log(),
         learn: datapath.learn(),
         timeouts: datapath.timeouts(),
+        uplinks: !config.uplink().is_empty(),
         source_v4: datapath.source_v4(),
         source_v6: datapath.source_v6(),
         xdp_send: datapath.xdp_send(),
