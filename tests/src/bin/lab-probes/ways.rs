@@ -284,7 +284,7 @@ mod tests {
             let mut plan = Plan::new(Way::Haproxy, kind, 25, Duration::from_millis(10));
             plan.victim = true;
             let text = plan.haproxy();
-            assert_eq!(text.matches("backend ").count(), 3);
+            assert_eq!(text.matches("\nbackend ").count(), 3);
             assert_eq!(text.matches(" server ").count(), 26);
             let file = folder.path().join("haproxy.cfg");
             fs::write(&file, &text).expect("the folder takes files");
