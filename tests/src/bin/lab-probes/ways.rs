@@ -285,7 +285,7 @@ mod tests {
             plan.victim = true;
             let text = plan.haproxy();
             assert_eq!(text.matches("\nbackend ").count(), 3);
-            assert_eq!(text.matches(" server ").count(), 26);
+            assert_eq!(text.matches("\n server ").count(), 26);
             let file = folder.path().join("haproxy.cfg");
             fs::write(&file, &text).expect("the folder takes files");
             let judged = Command::new("haproxy")
