@@ -29,7 +29,7 @@ use crate::{
     config::{self, Address, Config, Each, Fault, Realtime},
     control::{Api, Socket, Sources},
     core::{
-        CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose,
+        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose,
         journal::{Journal, What},
         order::Written,
     },
@@ -38,7 +38,7 @@ use crate::{
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
-    health::{lateness::Pulse, scheduler, sentinel},
+    health::{agent, lateness::Pulse, scheduler, sentinel},
     interfaces,
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder, page},
@@ -144,6 +144,7 @@ async fn live(
 
     let (reports, report_inbox) = mpsc::channel(QUEUE);
     let (signals, signal_inbox) = mpsc::channel(QUEUE);
+    let (said, said_inbox) = mpsc::channel(QUEUE);
     let (lookups, lookup_inbox) = mpsc::channel(QUEUE);
     let (changes, change_inbox) = mpsc::channel(QUEUE);
     let (sweeps, sweep_inbox) = mpsc::channel(1);
@@ -201,6 +202,7 @@ async fn live(
     let inputs = Inputs {
         reports: report_inbox,
         signals: signal_inbox,
+        said: said_inbox,
         lookups: lookup_inbox,
         changes: change_inbox,
         swept: sweep_inbox,
@@ -240,6 +242,17 @@ async fn live(
                     .spawn(sentinel::run(target, inter, room.clone(), tell))
                     .abort_handle(),
             );
+        }
+        if let Some(plan) = plan.agent {
+            let answers = said.clone();
+            let tell = move |said| {
+                let answers = answers.clone();
+                async move {
+                    // Closed: the core ends, and this task with it.
+                    let _ = answers.send(AgentSaid { key, said }).await;
+                }
+            };
+            running.push(handle.spawn(agent::run(plan, tell)).abort_handle());
         }
         Running(running)
     });

@@ -25,6 +25,7 @@ pub use grpc::GrpcCheck;
 pub use postgres::{PostgresCheck, PostgresLogin, PostgresRole};
 pub use reach::{ProxyVersion, Reach};
 pub use redis::{RedisCheck, RedisLogin, RedisRole};
+pub(super) use script::unescape;
 pub use script::{Looked, ScriptCheck, Step};
 pub use secret::{LONGEST_PASSWORD, Secret};
 pub use tls::Tls;

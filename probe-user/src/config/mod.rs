@@ -6,6 +6,7 @@
 //! other.
 
 mod address;
+mod agent;
 mod check;
 mod conflicts;
 mod error;
@@ -19,6 +20,7 @@ mod valid;
 use std::path::Path;
 
 pub use address::Address;
+pub use agent::AgentCheck;
 pub use check::{
     BodyMatch, Check, Combine, Each, ExecCheck, Expect, GrpcCheck, HeaderMatch, HttpCheck,
     HttpVersion, Keep, Kind, LONGEST_PASSWORD, Looked, Method, PostgresCheck, PostgresLogin,

@@ -139,6 +139,17 @@ pub struct Service {
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
     pub slow_start: Option<String>,
+    pub agent_check: Option<AgentCheck>,
+}
+
+/// `agent_check`, of a service or of an endpoint.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AgentCheck {
+    pub port: String,
+    pub address: Option<String>,
+    pub inter: Option<String>,
+    pub send: Option<String>,
 }
 
 /// One of a service's `endpoints`.
@@ -152,6 +163,7 @@ pub struct Endpoint {
     #[serde(default)]
     pub listeners: Vec<String>,
     pub slow_start: Option<String>,
+    pub agent_check: Option<AgentCheck>,
 }
 
 /// A service's `affinity`.

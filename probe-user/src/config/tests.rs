@@ -329,10 +329,30 @@ fn each_bad_input_has_its_one_message() {
         ),
         (
             "    check:",
+            "    slow_start: 30\n    check:",
+            "services[0].slow_start: `30`: a duration needs a unit; accepted: a whole number with a unit (ms, s, m, h), from 0s to 24h",
+        ),
+        (
+            "    check:",
+            "    agent_check: {port: 0}\n    check:",
+            "services[0].agent_check.port: `0`: not a number in range; accepted: a whole number from 1 to 65535",
+        ),
+        (
+            "    check:",
+            "    agent_check: {port: 1, inter: 10ms}\n    check:",
+            "services[0].agent_check.inter: `10ms`: too short; accepted: a whole number with a unit (ms, s, m, h), from 100ms to 24h",
+        ),
+        (
+            "    check:",
+            "    agent_check: {port: 1, address: host}\n    check:",
+            "services[0].agent_check.address: `host`: not an IP address; accepted: an IPv4 or IPv6 address",
+        ),
+        (
+            "    check:",
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
              listeners, endpoints, check, checks, failback, all_down, on_marked_down, on_failback, drain, \
-             forward, affinity, sentinel, observe, error_limit, single_writer, slow_start",
+             forward, affinity, sentinel, observe, error_limit, single_writer, slow_start, agent_check",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     address::Address,
+    agent::AgentCheck,
     check::{Check, MOST_IN_A_ROW},
     conflicts,
     error::Fault,
@@ -113,6 +114,7 @@ pub struct Endpoint {
     weight: u16,
     listeners: Vec<Vip>,
     slow_start: Duration,
+    agent: Option<AgentCheck>,
 }
 
 /// When a service goes back to an endpoint of a lower tier.
@@ -607,13 +609,15 @@ impl Service {
             Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
             None => Duration::ZERO,
         };
+        let agent = raw.agent_check.as_ref();
+        let agent = agent.map(|raw| AgentCheck::parse(field, raw)).transpose()?;
         let endpoints = raw
             .endpoints
             .iter()
             .enumerate()
             .map(|(i, endpoint)| {
                 let field = format!("{field}.endpoints[{i}]");
-                Endpoint::parse(&field, i, endpoint, slow_start)
+                Endpoint::parse(&field, i, endpoint, slow_start, agent.as_ref())
             })
             .collect::<Result<Vec<_>, _>>()?;
         let forward = [
@@ -827,17 +831,22 @@ impl Endpoint {
     pub fn listeners(&self) -> &[Vip] {
         &self.listeners
     }
+    /// Its own agent, which is asked how it wants to be treated.
+    pub fn agent(&self) -> Option<&AgentCheck> {
+        self.agent.as_ref()
+    }
     /// Over how long its share grows to all of it after it was down; zero for at once.
     pub fn slow_start(&self) -> Duration {
         self.slow_start
     }
 
-    /// The service's `slow_start` is that of endpoints without one of their own.
+    /// `slow_start` and `agent` are the service's, for endpoints without their own.
     fn parse(
         field: &str,
         position: usize,
         raw: &raw::Endpoint,
         slow_start: Duration,
+        agent: Option<&AgentCheck>,
     ) -> Result<Self, Fault> {
         let tier = match &raw.tier {
             Some(text) => number(&format!("{field}.tier"), text, 0..=LAST_TIER)?,
@@ -863,6 +872,10 @@ impl Endpoint {
             slow_start: match &raw.slow_start {
                 Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
                 None => slow_start,
+            },
+            agent: match &raw.agent_check {
+                Some(raw) => Some(AgentCheck::parse(field, raw)?),
+                None => agent.cloned(),
             },
         })
     }

@@ -52,6 +52,7 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         tier: 0,
         weight: 1,
         slow_start: None,
+        agent_said: None,
         serving: name == "sen2",
         address: "a:1".to_owned(),
         resolved: vec!["10.0.0.1:1".to_owned()],

@@ -42,6 +42,7 @@ use crate::{
     failover::{Reason, orders::Mode},
     health::{
         Probe, Signal, State, Verdict,
+        agent::{self, Said},
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::Change,
@@ -182,6 +183,8 @@ pub struct CheckPlan {
     pub triggered: Triggered,
     /// Is a connection kept open beside it?
     pub sentinel: bool,
+    /// How its own agent is asked, if it has one.
+    pub agent: Option<agent::Plan>,
 }
 
 /// The tasks that watch an endpoint. They end with this.
@@ -210,6 +213,15 @@ pub struct Signalled {
     pub whose: Whose,
     /// What was noticed.
     pub signal: Signal,
+}
+
+/// What an endpoint's own agent said.
+#[derive(Debug)]
+pub struct AgentSaid {
+    /// Whose agent.
+    pub key: CheckKey,
+    /// Its answer.
+    pub said: Said,
 }
 
 /// A name's lookup.
@@ -276,6 +288,8 @@ pub struct Inputs {
     pub reports: mpsc::Receiver<Report<CheckKey>>,
     /// Signs beside them.
     pub signals: mpsc::Receiver<Signalled>,
+    /// What endpoints say of themselves.
+    pub said: mpsc::Receiver<AgentSaid>,
     /// DNS.
     pub lookups: mpsc::Receiver<Lookup>,
     /// Interfaces.
@@ -391,6 +405,12 @@ impl<D: Steering + Attach> Core<D> {
                 )?,
                 Some(signalled) = inputs.signals.recv() => self.services.signalled(
                     signalled,
+                    Instant::now(),
+                    &mut self.datapath,
+                    self.observer.as_ref(),
+                )?,
+                Some(said) = inputs.said.recv() => self.services.agent_said(
+                    &said,
                     Instant::now(),
                     &mut self.datapath,
                     self.observer.as_ref(),

@@ -220,6 +220,10 @@ pub struct Endpoint {
     /// escaped.
     #[serde(default)]
     pub saw: Option<String>,
+    /// What its own agent said, if it has one: `up` or `down`, then `ready`, `drain` or
+    /// `maint`, then its share of its weight.
+    #[serde(default)]
+    pub agent_said: Option<String>,
     /// Since when it is in this state.
     pub since_unix_ms: u64,
     pub checks: u64,

@@ -235,6 +235,7 @@ struct Bench {
     task: tokio::task::JoinHandle<Result<Recorder, datapath::Error>>,
     started: Arc<Mutex<Vec<CheckKey>>>,
     signals: mpsc::Sender<Signalled>,
+    said: mpsc::Sender<AgentSaid>,
     /// Of the checks that were started last, by endpoint of the first service.
     triggered: Arc<Mutex<BTreeMap<usize, Triggered>>>,
     journal: Arc<Journal>,
@@ -267,10 +268,12 @@ impl Bench {
         let (changes, c) = mpsc::channel(8);
         let (sweeps, w) = mpsc::channel(8);
         let (asks, a) = mpsc::channel(8);
+        let (said, y) = mpsc::channel(8);
         let (shutdown, s) = watch::channel(false);
         let inputs = Inputs {
             reports: r,
             signals: g,
+            said: y,
             lookups: l,
             changes: c,
             swept: w,
@@ -302,6 +305,7 @@ impl Bench {
             task: tokio::spawn(core.run(inputs, start)),
             started,
             signals,
+            said,
             triggered,
             journal,
             kept,
@@ -315,7 +319,8 @@ impl Bench {
             + self.changes.capacity()
             + self.sweeps.capacity()
             + self.signals.capacity()
-            < 40
+            + self.said.capacity()
+            < 48
         {
             tokio::task::yield_now().await;
         }
@@ -358,6 +363,16 @@ impl Bench {
     async fn failback(&self, service: &str) -> Result<String, Refused> {
         let done = self.order(service, Wish::Failback, false).await?;
         Ok(done.to.join(", "))
+    }
+
+    async fn says(&self, endpoint: usize, answer: &str) {
+        let key = CheckKey {
+            service: 0,
+            endpoint,
+            generation: 0,
+        };
+        let said = Said::parse(answer.as_bytes());
+        self.said.send(AgentSaid { key, said }).await.unwrap();
     }
 
     async fn check(&self, endpoint: usize, kind: Kind) {
@@ -1064,6 +1079,85 @@ impl Bench {
     }
 }
 
+/// Up is who neither its checks nor its agent calls down; who drains is left as one that is up.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_says_how_it_wants_to_be_treated() {
+    let text = tiers("  agent_check: {port: 9777}");
+    let bench = Bench::new(&text, Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![0, 1])]);
+    for i in 0..5 {
+        bench.check(i, Kind::Ok).await;
+    }
+    bench.says(0, "up ready 100%").await;
+    assert_eq!(bench.did().await, []);
+    let members = Heard(Reason::MembersChanged);
+
+    bench.says(0, "drain").await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Rest(0, true), members.clone()]
+    );
+    let endpoint = bench.status().await.services[0].endpoints[0].clone();
+    assert_eq!(endpoint.state, "up");
+    assert_eq!(endpoint.agent_said.as_deref(), Some("up, drain, 100%"));
+    bench.says(0, "ready, 50%").await;
+    assert_eq!(
+        bench.did().await,
+        [
+            Rest(0, false),
+            Weigh(0, 2 * 20 * 50),
+            Weigh(1, 20 * 100),
+            Spread(vec![0, 1]),
+            members.clone()
+        ]
+    );
+    bench.says(0, "100%").await;
+    assert_eq!(
+        bench.did().await,
+        [Weigh(0, 2), Weigh(1, 1), Spread(vec![0, 1])]
+    );
+
+    bench.says(0, "down # by hand\n").await;
+    assert_eq!(bench.did().await, [Select(1), Down(0), members.clone()]);
+    let endpoint = bench.status().await.services[0].endpoints[0].clone();
+    assert_eq!(endpoint.state, "down");
+    assert_eq!(endpoint.verdict.as_deref(), Some("agent-said"));
+    // Good checks do not bring it up, bad ones do not hold its agent's word.
+    bench.judge(0, Kind::Ok).await;
+    bench.judge(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, []);
+    bench.says(0, "up").await;
+    assert_eq!(bench.did().await, []);
+    bench.judge(0, Kind::Ok).await;
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Spread(vec![0, 1]), members.clone()]
+    );
+
+    // Maintenance of all of a tier is a failover, and its end lets it wait like any other.
+    bench.says(0, "maint").await;
+    bench.says(1, "maint").await;
+    assert_eq!(
+        bench.did().await,
+        [
+            Select(1),
+            Rest(0, true),
+            Down(0),
+            members,
+            Spread(vec![3, 4]),
+            Rest(1, true),
+            Down(1),
+            Heard(Reason::MasterDown)
+        ]
+    );
+    bench.says(1, "ready").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(bench.did().await, [Rest(1, false), Up(1)]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.did().await, [Select(1), Heard(Reason::Failback)]);
+    bench.end().await;
+}
+
 /// The share of who was down grows; at the start, and of who serves alone, nothing is slow.
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_to_a_tier_begins_with_a_small_share() {
@@ -1077,17 +1171,23 @@ async fn who_comes_back_to_a_tier_begins_with_a_small_share() {
     let members = Heard(Reason::MembersChanged);
     assert_eq!(bench.did().await, [Select(1), Down(0), members.clone()]);
     bench.judge(0, Kind::Ok).await;
-    // A twentieth of 2, to all of 1.
+    // A twentieth of 2, to all of 1; all of 1 is 2,000.
     assert_eq!(
         bench.did().await,
-        [Up(0), Weigh(1, 20), Spread(vec![0, 1]), members.clone()]
+        [
+            Up(0),
+            Weigh(0, 200),
+            Weigh(1, 2000),
+            Spread(vec![0, 1]),
+            members.clone()
+        ]
     );
     let percent = |status: &status::Status, e: usize| status.services[0].endpoints[e].slow_start;
     let status = bench.status().await;
     assert_eq!((percent(&status, 0), percent(&status, 1)), (Some(5), None));
     tokio::time::sleep(Duration::from_millis(5_010)).await;
     let did = bench.did().await;
-    assert_eq!(did[did.len() - 2..], [Weigh(0, 20), Spread(vec![0, 1])]);
+    assert_eq!(did[did.len() - 2..], [Weigh(0, 2000), Spread(vec![0, 1])]);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let did = bench.did().await;
     assert_eq!(

@@ -247,6 +247,16 @@ impl Failover {
         self.decide(By::Itself, now)
     }
 
+    /// An endpoint may have new connections from now on, or may not. Who wants none has not
+    /// failed.
+    pub fn weigh(&mut self, endpoint: usize, weighs: bool, now: Instant) -> Option<Switch> {
+        let member = self.members.get_mut(endpoint)?;
+        member.weighs = weighs;
+        let tier = member.tier;
+        self.reckon(tier, By::Order, now);
+        self.decide(By::Itself, now)
+    }
+
     /// Time passed; see [`Failover::due`].
     pub fn tick(&mut self, now: Instant) -> Option<Switch> {
         self.decide(By::Itself, now)

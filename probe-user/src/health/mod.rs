@@ -10,8 +10,10 @@
 //! - [`scheduler`]: when a check is made.
 //! - [`lateness`]: how late the agent itself is, and what that excuses (pure).
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
+//! - [`agent`]: what an endpoint says of itself (and who asks it).
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
+pub mod agent;
 pub mod lateness;
 pub mod probe;
 pub mod protocol;

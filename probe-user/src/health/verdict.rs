@@ -36,6 +36,8 @@ pub enum Kind {
     /// No check: clients' connections failed, and the service counts them
     /// ([`crate::config::Observe::MarkDown`]).
     Observed,
+    /// No check: the endpoint's own agent said so ([`crate::health::agent`]).
+    AgentSaid,
 }
 
 impl Kind {
@@ -73,6 +75,7 @@ impl Kind {
             Self::Unreachable => "unreachable",
             Self::Local => "local",
             Self::Observed => "observed",
+            Self::AgentSaid => "agent-said",
         }
     }
 

@@ -4,14 +4,14 @@
 //! the line that asked for it. A service whose check cannot be written stands as a comment:
 //! another check in its place could send clients to the wrong endpoint.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{
     Source,
     features::{Feature, missing},
     plan::{
-        Address, Bytes, Check, Endpoint, Expect, HeaderValue, Http, Kind, Match, Observe, Plan,
-        Redis, Service, Sourced, Step, Tls,
+        Address, Agent, Bytes, Check, Endpoint, Expect, HeaderValue, Http, Kind, Match, Observe,
+        Plan, Redis, Service, Sourced, Step, Tls,
     },
     report::{Note, Report, short},
 };
@@ -29,6 +29,8 @@ const FRAMING: &[&str] = &[
 /// From here on a comment says that it may be shorter.
 const SLOW: Duration = Duration::from_secs(1);
 const COMMENT: usize = 140;
+/// The configuration's bound.
+const LEAST_AGENT_INTER: Duration = Duration::from_millis(100);
 
 /// Writes a plan.
 pub fn yaml(source: Source, file: &str, plan: &Plan, report: &mut Report) -> String {
@@ -265,7 +267,7 @@ impl Writer<'_> {
                 .note(slowstart.line, Note::carried("slowstart", ""));
         }
         if let Some(agent) = &endpoint.agent {
-            self.can(Feature::Agent, agent.line, "agent-check");
+            self.agent(agent, &mut text);
         }
         match endpoint.disabled {
             Some(_) => {
@@ -279,6 +281,41 @@ impl Writer<'_> {
     }
 
     /// `false` if it cannot be written.
+    /// The agent that states its endpoint's state.
+    fn agent(&mut self, agent: &Sourced<Agent>, text: &mut Text) {
+        let (line, agent) = (agent.line, &agent.value);
+        if !self.can(Feature::Agent, line, "agent-check") {
+            return;
+        }
+        let Some(port) = agent.port else {
+            let why = "it needs an agent-port";
+            self.report.note(line, Note::lost("agent-check", why));
+            return;
+        };
+        let mut fields = vec![format!("port: {port}")];
+        if let Some(address) = &agent.address {
+            if address.parse::<IpAddr>().is_err() {
+                let why = "its agent-addr is no IP address";
+                self.report.note(line, Note::lost("agent-check", why));
+                return;
+            }
+            fields.push(format!("address: {}", quoted(address)));
+        }
+        if let Some(inter) = agent.inter {
+            if inter < LEAST_AGENT_INTER {
+                let why = "an agent is asked every 100 ms at most";
+                self.report.note(line, Note::changed("agent-inter", why));
+            }
+            fields.push(format!("inter: {}", show(inter.max(LEAST_AGENT_INTER))));
+        }
+        if let Some(send) = &agent.send {
+            fields.push(format!("send: {}", escaped(send.as_bytes())));
+        }
+        text.line(4, &format!("agent_check: {{{}}}", fields.join(", ")));
+        let why = "maxconn:NN is ignored: nobody counts connections";
+        self.report.note(line, Note::carried("agent-check", why));
+    }
+
     fn check(&mut self, check: &Check) -> bool {
         self.out.line(2, "check:");
         let whole = match &check.kind.value {

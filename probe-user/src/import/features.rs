@@ -123,7 +123,7 @@ const FEATURES: &[(Feature, Option<&str>, &str)] = &[
     ),
     (
         Feature::Agent,
-        None,
+        Some("check: {http: {}}\n  agent_check: {port: 1}"),
         "the check has to fail while the server wants no clients",
     ),
 ];

@@ -121,8 +121,12 @@ pub struct Direct {
 pub struct Agent {
     /// Its port.
     pub port: Option<u16>,
+    /// Another address than the server's.
+    pub address: Option<String>,
     /// Time between two questions.
     pub inter: Option<Duration>,
+    /// What it is sent first.
+    pub send: Option<String>,
 }
 
 /// What failing clients do.

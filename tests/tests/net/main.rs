@@ -1,6 +1,7 @@
 //! Network namespaces with real servers, clients and faults. One program, so that
 //! the lab is linked once.
 
+mod agents;
 mod beside;
 mod bystander;
 mod checks;

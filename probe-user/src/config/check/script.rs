@@ -233,7 +233,7 @@ fn escaped(field: &str, text: &str) -> Result<Bytes, Fault> {
 }
 
 /// Bytes as people write them; what is wrong with them otherwise.
-fn unescape(text: &str) -> Result<Vec<u8>, &'static str> {
+pub(in crate::config) fn unescape(text: &str) -> Result<Vec<u8>, &'static str> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -194,6 +194,9 @@ impl Service {
         if config.weight() == 0 {
             return format!("{name} has weight 0: no new connections");
         }
+        if endpoint.wishes.down() || !endpoint.wishes.serves() {
+            return format!("{name}: its agent says: {}", endpoint.wishes);
+        }
         let (state, against) = (endpoint.health.state(), endpoint.health.against());
         let since = SystemTime::now()
             .duration_since(endpoint.since)
@@ -265,7 +268,8 @@ impl Service {
 
     fn fit(&self, e: usize) -> State {
         match self.failover.mode(e) {
-            Mode::Ready => self.endpoints[e].health.state(),
+            Mode::Ready if !self.endpoints[e].wishes.serves() => State::Down,
+            Mode::Ready => self.endpoints[e].state(),
             Mode::Drain | Mode::Maint => State::Down,
         }
     }

@@ -3,6 +3,7 @@
 mod doubt;
 mod explain;
 pub mod orders;
+mod said;
 mod signals;
 mod telling;
 mod weights;
@@ -38,6 +39,7 @@ use crate::{
     },
     health::{
         Probe, RiseFall, State, Verdict,
+        agent::{self, Wishes},
         lateness::Lateness,
         scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
@@ -78,6 +80,8 @@ struct Endpoint {
     at: Resolved,
     families: Families,
     health: RiseFall,
+    /// What it says of itself.
+    wishes: Wishes,
     /// When it went down after it had been up.
     fell: Option<Instant>,
     /// When the first of the failures in a row began, checks' and counted clients'.
@@ -294,7 +298,10 @@ impl Services {
         let service = &mut self.all[key.service];
         let endpoint = &mut service.endpoints[key.endpoint];
         let told = believed && std::mem::take(&mut endpoint.withheld);
-        let tells = changed.filter(|_| !endpoint.withheld);
+        // What its own agent said comes first.
+        let state = changed.map(|_| endpoint.state());
+        let changed = changed.filter(|_| !endpoint.wishes.down());
+        let tells = state.filter(|_| !endpoint.withheld);
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
             match state {
@@ -538,6 +545,7 @@ impl Service {
                 at,
                 families: Families::of(config, endpoint),
                 health: RiseFall::new(check.rise(), check.fall(), members[i].state),
+                wishes: Wishes::default(),
                 fell: None,
                 failing: None,
                 withheld: false,
@@ -690,7 +698,9 @@ impl Service {
             } else {
                 Mark::Up
             };
-            let resting = !serves && self.failover.mode(i) != Mode::Ready;
+            // By an operator's order, or by the word of its own agent.
+            let rests = !self.endpoints[i].wishes.serves();
+            let resting = !serves && (rests || self.failover.mode(i) != Mode::Ready);
             let endpoint = &mut self.endpoints[i];
             if resting != endpoint.resting {
                 let tier = self.config.endpoints()[i].tier();
@@ -833,6 +843,12 @@ impl Service {
             },
             triggered,
             sentinel: self.config.sentinel(),
+            agent: config.agent().map(|agent| agent::Plan {
+                target: (agent.address().unwrap_or(at.ip()), agent.port()).into(),
+                inter: agent.inter(),
+                timeout: check.timeout(),
+                send: agent.send().to_owned(),
+            }),
         };
         endpoint.trigger = Some(trigger);
         endpoint.running = Some(start(key, plan));

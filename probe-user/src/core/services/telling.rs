@@ -307,7 +307,8 @@ impl Service {
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
-                        state: endpoint.health.state().label().to_owned(),
+                        state: endpoint.state().label().to_owned(),
+                        agent_said: config.agent().map(|_| endpoint.wishes.to_string()),
                         mode: self.failover.mode(i).label().to_owned(),
                         ordered: self
                             .ordered_by(i)

@@ -4,20 +4,36 @@ use tokio::time::Instant;
 
 use super::{Result, Service};
 use crate::{
-    datapath::Steering,
+    datapath::{Choice, Steering},
     failover::{Target, slow_start::WHOLE},
 };
 
+/// All of a weight: the parts of a slow start, times the percent that the endpoint's agent says.
+const ALL: u32 = WHOLE as u32 * 100;
+
 impl Service {
     /// Tells the datapath what those weigh that serve; the ring that is built next is by that.
-    pub(super) fn write_weights<D: Steering>(&mut self, datapath: &mut D) {
+    /// True if it is another one.
+    pub(super) fn write_weights<D: Steering>(&mut self, datapath: &mut D) -> bool {
+        let mut changed = false;
         for (i, weight) in self.weights() {
             let endpoint = &mut self.endpoints[i];
             if endpoint.weight != weight {
                 datapath.weigh(endpoint.id, weight);
                 endpoint.weight = weight;
+                changed = true;
             }
         }
+        changed
+    }
+
+    /// Somebody's share may be another one while the same endpoints serve.
+    pub(super) fn write_shares<D: Steering>(&mut self, datapath: &mut D) -> Result {
+        let choice = self.choice();
+        if matches!(choice, Choice::Spread(_)) && self.write_weights(datapath) {
+            datapath.select(self.id, choice)?;
+        }
+        Ok(())
     }
 
     /// In whole numbers, in proportion to each other. The configured ones while nobody's is
@@ -27,7 +43,7 @@ impl Service {
             return Vec::new();
         };
         let all = serving.iter().map(|i| (*i, self.part(*i)));
-        let whole = all.clone().all(|(_, part)| part == u32::from(WHOLE));
+        let whole = all.clone().all(|(_, part)| part == ALL);
         let exact = all.map(|(i, part)| {
             let weight = u32::from(self.config.endpoints()[i].weight());
             let times = if whole { 1 } else { part };
@@ -42,15 +58,15 @@ impl Service {
         (part < WHOLE).then(|| part * 100 / WHOLE)
     }
 
-    /// Of its weight, in parts of [`WHOLE`].
+    /// Of its weight, in parts of [`ALL`].
     fn part(&self, e: usize) -> u32 {
-        u32::from(self.slow_start.part(e))
+        u32::from(self.slow_start.part(e)) * self.endpoints[e].wishes.percent
     }
 
     /// Somebody's share grows, if its time has come.
     pub(super) fn grow<D: Steering>(&mut self, now: Instant, datapath: &mut D) -> Result {
         if self.slow_start.tick(now) {
-            self.write_selection(datapath)?;
+            self.write_shares(datapath)?;
         }
         Ok(())
     }

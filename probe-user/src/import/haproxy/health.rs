@@ -236,7 +236,14 @@ pub fn agent(server: &Server, say: Say) -> Option<Sourced<Agent>> {
     let port = server
         .option("agent-port")
         .and_then(|o| o.argument().parse().ok());
-    Some(Sourced::new(Agent { port, inter }, option.line))
+    let text = |name: &str| server.option(name).map(|o| o.argument().to_owned());
+    let agent = Agent {
+        port,
+        address: text("agent-addr"),
+        inter,
+        send: text("agent-send"),
+    };
+    Some(Sourced::new(agent, option.line))
 }
 
 /// What is asked, by `option ...-check` and its rules.

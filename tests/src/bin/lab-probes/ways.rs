@@ -284,8 +284,8 @@ mod tests {
             let mut plan = Plan::new(Way::Haproxy, kind, 25, Duration::from_millis(10));
             plan.victim = true;
             let text = plan.haproxy();
-            assert_eq!(text.matches("backend ").count(), 3);
-            assert_eq!(text.matches(" server ").count(), 26);
+            assert_eq!(text.matches("\nbackend ").count(), 3);
+            assert_eq!(text.matches("\n server ").count(), 26);
             let file = folder.path().join("haproxy.cfg");
             fs::write(&file, &text).expect("the folder takes files");
             let judged = Command::new("haproxy")
