@@ -8,10 +8,14 @@
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
 
-mod supervisor;
+pub(crate) mod supervisor;
 mod tasks;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,7 +29,7 @@ use tracing::{info, warn};
 use crate::{
     config::{self, Address, Config, Fault},
     control::{Socket, Sources},
-    core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
+    core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks, Whose},
     datapath::{
         OwnState, TellState,
         kernel::{Datapath, LastKnown, Options, last_known},
@@ -35,6 +39,7 @@ use crate::{
     interfaces,
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder},
+    reload::{self, Loaded, Reloader},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
 
@@ -44,10 +49,10 @@ const MAX_WORKERS: usize = 4;
 const QUEUE: usize = 1024;
 
 /// Runs the agent until a signal ends it.
-pub fn agent(file: &Path, detach: bool, log: LogFormat) -> Result<(), Failure> {
+pub fn agent(file: &Path, detach: bool, watch: bool, log: LogFormat) -> Result<(), Failure> {
     let held_back = log::to_stderr(log);
     log::end_on_panic(log);
-    let config = config::load(file).map_err(|error| Failure::Config(error.into()))?;
+    let loaded = Loaded::read(file).map_err(|error| Failure::Config(error.into()))?;
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
         // One more than the cores: a blocking write of the core must not stop the checks.
@@ -55,15 +60,17 @@ pub fn agent(file: &Path, detach: bool, log: LogFormat) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(live(file, &config, detach, held_back))
+        .block_on(live(file, &loaded, detach, watch, held_back))
 }
 
 async fn live(
     file: &Path,
-    config: &Config,
+    loaded: &Loaded,
     detach: bool,
+    watch_config: bool,
     held_back: HeldBack,
 ) -> Result<(), Failure> {
+    let config = loaded.config();
     let invalid = |fault| {
         Failure::Config(anyhow::Error::new(config::Error::Invalid {
             file: file.to_owned(),
@@ -72,6 +79,7 @@ async fn live(
     };
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let existing = interfaces::list().await?;
     literals_exist(config, &existing).map_err(invalid)?;
     let known = last_known(config.datapath().bpffs());
@@ -119,17 +127,35 @@ async fn live(
     let (sweeps, sweep_inbox) = mpsc::channel(1);
     let (asks, ask_inbox) = mpsc::channel(QUEUE);
     let (shutdown, ending) = watch::channel(false);
-    let sources = Sources { asks, counters };
+    let (reloads, reload_inbox) = reload::Handle::new();
+    let (names, names_now) = watch::channel(Names {
+        names: names(config),
+        every: config.resolve_every(),
+    });
+    let ready = Arc::new(AtomicBool::new(false));
+    let reloader = Reloader::new(
+        file,
+        loaded,
+        asks.clone(),
+        names,
+        metrics.recorder(),
+        ready.clone(),
+    );
+    let sources = Sources {
+        asks,
+        counters,
+        reloads: reloads.clone(),
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let ended = interfaces::watch(changes).await;
         ended.context("watching the network interfaces")
     });
-    tasks.spawn(tasks::resolve(
-        names(config),
-        config.resolve_every(),
-        lookups,
-    ));
+    tasks.spawn(tasks::resolve(names_now, lookups));
+    tasks.spawn(reloader.run(reload_inbox, hangup));
+    if watch_config {
+        tasks.spawn(reload::watch(file.to_owned(), reloads));
+    }
     let pressure = Arc::new(Notify::new());
     tasks.spawn(tasks::clock(node));
     tasks.spawn(tasks::held_back(held_back));
@@ -145,7 +171,7 @@ async fn live(
     if let Ok(teller) = teller {
         tasks.spawn(tasks::tell_flows(teller, marked, metrics.recorder()));
     }
-    tasks.spawn(supervisor::run(sources.clone()));
+    tasks.spawn(supervisor::run(sources.clone(), ready));
     let control = sources.clone();
     tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
     if let Some(listener) = metrics_listener {
@@ -299,7 +325,11 @@ fn tell_telling(telling: &TellState, recorder: &Recorder) {
     }
 }
 
-fn literals_exist(config: &Config, existing: &[interfaces::Interface]) -> Result<(), Fault> {
+/// An interface that is named literally must be there.
+pub(crate) fn literals_exist(
+    config: &Config,
+    existing: &[interfaces::Interface],
+) -> Result<(), Fault> {
     for (key, list) in [("edge", config.edge()), ("uplink", config.uplink())] {
         for (i, pattern) in list.iter().enumerate() {
             if let Some(name) = pattern.literal()
@@ -330,7 +360,25 @@ pub(crate) struct Named {
     families: Families,
 }
 
-fn names(config: &Config) -> Vec<Named> {
+impl Named {
+    /// From places in the configuration to the slots that the core knows it by.
+    pub(crate) fn renumber(&mut self, slots: &Slots) {
+        if let Some((service, endpoints)) = slots.get(self.service)
+            && let Some(endpoint) = endpoints.get(self.endpoint)
+        {
+            (self.service, self.endpoint) = (*service, *endpoint);
+        }
+    }
+}
+
+/// What is looked up, and how often.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) names: Vec<Named>,
+    pub(crate) every: Duration,
+}
+
+pub(crate) fn names(config: &Config) -> Vec<Named> {
     let mut names = Vec::new();
     for (s, service) in config.services().iter().enumerate() {
         for (e, endpoint) in service.endpoints().iter().enumerate() {

@@ -4,9 +4,11 @@ mod args;
 mod check_config;
 mod completions;
 mod detach;
+mod diff;
 mod failback;
 mod import;
 mod man;
+mod reload;
 mod run;
 mod schema;
 mod status;
@@ -30,6 +32,8 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Failback(args) => failback::run(&args),
         Verb::Detach(args) => detach::run(&args),
+        Verb::Reload(args) => reload::run(&args),
+        Verb::Diff(args) => diff::run(&args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
@@ -38,7 +42,7 @@ pub fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Runtime(error)) => (error, 1),
         Err(Failure::Config(error)) => (error, 2),
-        Err(Failure::Incomplete) => return ExitCode::from(3),
+        Err(Failure::Incomplete | Failure::Differs) => return ExitCode::from(3),
     };
     let line = one_line(&error);
     if as_json {

@@ -118,6 +118,7 @@ pub struct Service {
     pub observe: Option<String>,
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
+    pub mode: Option<String>,
 }
 
 /// One of a service's `endpoints`.

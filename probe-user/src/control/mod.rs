@@ -3,6 +3,8 @@
 //! ```text
 //! GET  /v1/status
 //! POST /v1/services/NAME/failback
+//! POST /v1/reload
+//! POST /v1/diff                     a configuration as its body
 //! ```
 //!
 //! The socket belongs to whom the agent runs as, mode 0600: who may open it may
@@ -10,6 +12,7 @@
 //! that it never exists with another mode, and a stale one is replaced.
 
 pub mod client;
+mod reload;
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +35,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::core::{Ask, Counters, Refused, status};
+use crate::{
+    core::{Ask, Counters, Refused, status},
+    reload::Handle,
+};
 
 /// Who answers.
 #[derive(Clone)]
@@ -41,6 +47,8 @@ pub struct Sources {
     pub asks: mpsc::Sender<Ask>,
     /// What the datapath counted.
     pub counters: Arc<dyn Counters>,
+    /// Who loads the configuration again.
+    pub reloads: Handle,
 }
 
 /// The core does not answer: the agent is ending.
@@ -99,6 +107,7 @@ pub fn router(sources: Sources) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services/{name}/failback", post(failback))
+        .merge(reload::routes())
         .with_state(sources)
 }
 

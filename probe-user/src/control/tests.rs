@@ -64,6 +64,7 @@ pub fn example() -> status::Status {
         },
         services: vec![status::Service {
             name: "sense".to_owned(),
+            mode: "active".to_owned(),
             listeners: vec!["10.96.0.10:8079".to_owned()],
             selection: status::Selection {
                 kind: "endpoint".to_owned(),
@@ -87,6 +88,7 @@ pub fn example() -> status::Status {
         }],
         interfaces: Vec::new(),
         datapath: status::Datapath::default(),
+        config: status::Configuration::default(),
     }
 }
 
@@ -107,12 +109,14 @@ fn sources() -> Sources {
                     }))
                     .unwrap(),
                 Ask::Failback(name, reply) => reply.send(Err(Refused::NoService(name))).unwrap(),
+                other => panic!("{other:?}"),
             }
         }
     });
     Sources {
         asks,
         counters: Arc::new(Fixed),
+        reloads: Handle::new().0,
     }
 }
 

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Mode},
     datapath::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
         TcWay, TellState, XdpWay,
@@ -40,11 +40,12 @@ use crate::{
         Probe, Signal, State, Verdict,
         scheduler::{Report, Rhythm, Triggered},
     },
-    interfaces::Change,
+    interfaces::{Change, Interface},
     resolve::Resolved,
 };
 use interfaces::Managed;
 use services::Services;
+pub use services::{Reloaded, Slots};
 
 /// What the core needs of the datapath beside [`Steering`].
 pub trait Attach {
@@ -133,6 +134,10 @@ pub trait Observer: Send {
     fn served(&self, service: &str, id: ServiceId);
     /// An endpoint has this id in the kernel.
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
+    /// A service steers, or only decides.
+    fn mode(&self, service: &str, mode: Mode);
+    /// An endpoint, or a whole service, left the configuration.
+    fn gone(&self, service: &str, endpoint: Option<&str>);
     /// So many interfaces of a role are attached this way.
     fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize);
 }
@@ -219,6 +224,17 @@ pub enum Refused {
     },
 }
 
+/// Another configuration.
+#[derive(Debug)]
+pub struct Reload {
+    /// All of it, valid.
+    pub config: Config,
+    /// An address for each endpoint of each service.
+    pub resolved: Vec<Vec<Resolved>>,
+    /// The interfaces that exist.
+    pub existing: Vec<Interface>,
+}
+
 /// Questions and orders from outside.
 #[derive(Debug)]
 pub enum Ask {
@@ -229,6 +245,13 @@ pub enum Ask {
     Pending(oneshot::Sender<Vec<String>>),
     /// Fail back now; answers with the endpoint's name.
     Failback(String, oneshot::Sender<Result<String, Refused>>),
+    /// Take another configuration, or say why not.
+    Reload(
+        Box<Reload>,
+        oneshot::Sender<Result<Reloaded, datapath::Error>>,
+    ),
+    /// Tell this of the configuration from now on.
+    Configured(Box<status::Configuration>),
 }
 
 /// What the core listens to.
@@ -259,6 +282,7 @@ pub struct Core<D> {
     pins: String,
     processes: status::Processes,
     telling: status::Telling,
+    config: status::Configuration,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -281,15 +305,13 @@ impl<D: Steering + Attach> Core<D> {
             pins,
             processes: status::Processes::default(),
             telling: status::Telling::default(),
+            config: status::Configuration::default(),
         })
     }
 
     /// Attaches to the interfaces that exist. An interface that the configuration names
     /// literally must be attached; one that matches a pattern is tried again later.
-    pub fn attach(
-        &mut self,
-        existing: &[crate::interfaces::Interface],
-    ) -> Result<(), datapath::Error> {
+    pub fn attach(&mut self, existing: &[Interface]) -> Result<(), datapath::Error> {
         self.managed
             .begin(&mut self.datapath, existing, self.observer.as_ref())
     }
@@ -378,8 +400,32 @@ impl<D: Steering + Attach> Core<D> {
                 )?;
                 let _ = reply.send(answer);
             }
+            Ask::Reload(reload, reply) => {
+                let _ = reply.send(self.reload(*reload)?);
+            }
+            Ask::Configured(config) => self.config = *config,
         }
         Ok(())
+    }
+
+    fn reload(
+        &mut self,
+        reload: Reload,
+    ) -> Result<Result<Reloaded, datapath::Error>, datapath::Error> {
+        let Reload {
+            config,
+            resolved,
+            existing,
+        } = reload;
+        let now = Instant::now();
+        let (datapath, observer) = (&mut self.datapath, self.observer.as_ref());
+        let reloaded = self
+            .services
+            .reload(&config, resolved, now, datapath, observer)?;
+        if reloaded.is_ok() {
+            self.managed.reload(&config, datapath, existing, observer);
+        }
+        Ok(reloaded)
     }
 
     fn status(&self) -> status::Status {
@@ -399,6 +445,7 @@ impl<D: Steering + Attach> Core<D> {
                 telling: self.telling.clone(),
                 ..status::Datapath::default()
             },
+            config: self.config.clone(),
         }
     }
 }

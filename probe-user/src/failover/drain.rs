@@ -94,6 +94,17 @@ impl Drains {
         }
     }
 
+    /// The configuration changed. `from` says of each new endpoint where it stood among the
+    /// old ones, if it did. Times that are running go on.
+    pub fn reform(&mut self, limits: Limits, from: &[Option<usize>]) {
+        self.limits = limits;
+        let stage = |old: &Option<usize>| old.and_then(|old| self.stages.get(old).copied());
+        self.stages = from
+            .iter()
+            .map(|old| stage(old).unwrap_or(Stage::Idle))
+            .collect();
+    }
+
     /// An earlier agent left this endpoint so long ago, if it ever selected it: whether
     /// there are flows a sweep will tell.
     pub fn inherit(&mut self, endpoint: usize, ago: Duration, before: Before, now: Instant) {

@@ -22,6 +22,7 @@ mod protocols;
 mod redispatch;
 mod refusals;
 mod release;
+mod reload;
 mod restart;
 mod rig;
 mod sentinel;

@@ -95,6 +95,7 @@ impl Instance {
             single_writer: false,
             forward: Forward::Nat,
             affinity: None,
+            shadow: false,
         };
         let service = datapath
             .apply(&[plan])?
