@@ -11,7 +11,7 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
     time::Duration,
 };
@@ -72,12 +72,17 @@ impl Watch {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
+        let (mut watched, mut error) = (0, None);
         for folder in folders(file) {
             match inotify.add_watch(&folder, flags) {
+                Ok(_) => watched += 1,
                 // In the midst of a replacement; the folder above tells of its end.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-                added => drop(added?),
+                Err(errno) => error = Some(errno),
             }
+        }
+        if let Some(error) = error.filter(|_| watched == 0) {
+            return Err(error.into());
         }
         // SAFETY: the descriptor is the watch's own, and open until that is dropped, which
         // deregisters it first.
@@ -133,7 +138,7 @@ fn folders(file: &Path) -> Vec<PathBuf> {
         }
         let next = at.join(&part);
         match std::fs::read_link(&next) {
-            Ok(to) if links < MOST_LINKS => {
+            Ok(to) if links < MOST_LINKS && leads(&next, &at.join(&to)) => {
                 links += 1;
                 add(&mut folders, &at);
                 if to.is_absolute() {
@@ -151,6 +156,12 @@ fn folders(file: &Path) -> Vec<PathBuf> {
         }
     }
     folders
+}
+
+/// Does the text of a link lead where the link does? That of a descriptor in /proc need not.
+fn leads(link: &Path, to: &Path) -> bool {
+    let place = |path: &Path| std::fs::metadata(path).map(|of| (of.dev(), of.ino())).ok();
+    place(link) == place(to)
 }
 
 fn parts(path: &Path) -> Vec<PathBuf> {
