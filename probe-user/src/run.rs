@@ -8,6 +8,7 @@
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
 
+mod keeper;
 pub(crate) mod supervisor;
 mod tasks;
 
@@ -28,8 +29,12 @@ use tracing::{info, warn};
 
 use crate::{
     config::{self, Address, Config, Fault},
-    control::{Socket, Sources},
-    core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks, Whose},
+    control::{Api, Socket, Sources},
+    core::{
+        CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks, Whose,
+        journal::{Journal, What},
+        order::Written,
+    },
     datapath::{
         OwnState, TellState,
         kernel::{Datapath, LastKnown, Options, last_known},
@@ -86,7 +91,7 @@ async fn live(
     let resolved = resolve_all(config, &known).await.map_err(invalid)?;
     // From here on a failed start undoes what it did in the kernel, until `commit`.
     let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
-    let socket = Socket::bind(config.socket())?;
+    let socket = Socket::bind(config.socket(), config.group())?;
     let metrics_listener = match config.metrics() {
         Some(listen) => Some(observe::bind(listen).await?),
         None => None,
@@ -99,8 +104,19 @@ async fn live(
     let pins = datapath.pins().display().to_string();
     let metrics = Arc::new(Metrics::new(counters.clone()));
     let observer = Box::new(metrics.recorder());
-    let mut core =
-        Core::new(config, resolved, datapath, pins, observer).map_err(anyhow::Error::new)?;
+    let journal = Arc::new(Journal::default());
+    journal.tell(What::Started {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    });
+    let orders = keeper::place(config);
+    let (standing, problem) = keeper::load(&orders);
+    if let Some(problem) = problem {
+        journal.tell(What::Orders { problem });
+    }
+    let log = journal.clone();
+    let mut core = Core::new(config, resolved, standing, log, datapath, pins, observer)
+        .map_err(anyhow::Error::new)?;
     core.attach(&existing).map_err(anyhow::Error::new)?;
     let own = core
         .datapath_mut()
@@ -139,6 +155,7 @@ async fn live(
         asks.clone(),
         names,
         metrics.recorder(),
+        journal.clone(),
         ready.clone(),
     );
     let sources = Sources {
@@ -169,11 +186,21 @@ async fn live(
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
     tasks.spawn(tasks::end_sockets(ender, lost, metrics.recorder()));
     if let Ok(teller) = teller {
-        tasks.spawn(tasks::tell_flows(teller, marked, metrics.recorder()));
+        tasks.spawn(tasks::tell_flows(
+            teller,
+            marked,
+            metrics.recorder(),
+            journal.clone(),
+        ));
     }
     tasks.spawn(supervisor::run(sources.clone(), ready));
-    let control = sources.clone();
-    tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
+    let written = watch::Sender::new(Written::default());
+    let api = Api::new(sources.clone(), journal.clone(), written.subscribe());
+    tasks.spawn(keeper::keep(orders, core.kept(), written));
+    tasks.spawn(async move {
+        let served = socket.serve(api.router()).await;
+        served.context("the control socket")
+    });
     if let Some(listener) = metrics_listener {
         let served = observe::serve(listener, metrics.clone(), sources.clone());
         tasks.spawn(async move { served.await.context("the metrics listener") });

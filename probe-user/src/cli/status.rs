@@ -10,7 +10,7 @@ use super::{
     args::{self, Format},
     print,
 };
-use crate::{control::client, core::status, log};
+use crate::{control::client, core::{explain::span, status}, log};
 
 pub fn run(args: &args::Status) -> Result<(), Failure> {
     let status = client::status(&args.socket)?;
@@ -243,18 +243,6 @@ fn table(rows: &[Vec<String>], style: impl Fn(usize, &str) -> Option<Style>) -> 
         text.push('\n');
     }
     text
-}
-
-/// A span of time for people, in its two largest units.
-fn span(ms: u64) -> String {
-    let s = ms / 1000;
-    match s {
-        0 => format!("{ms}ms"),
-        1..60 => format!("{s}s"),
-        60..3600 => format!("{}m{}s", s / 60, s % 60),
-        3600..86_400 => format!("{}h{}m", s / 3600, s % 3600 / 60),
-        _ => format!("{}d{}h", s / 86_400, s % 86_400 / 3600),
-    }
 }
 
 #[cfg(test)]

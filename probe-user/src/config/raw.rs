@@ -80,6 +80,8 @@ pub struct Timeouts {
 #[serde(deny_unknown_fields)]
 pub struct Control {
     pub socket: Option<String>,
+    pub group: Option<String>,
+    pub state: Option<String>,
 }
 
 /// `metrics`.

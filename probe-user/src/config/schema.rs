@@ -77,6 +77,8 @@ const FIELDS: &[Row] = &[
     ("Timeouts.datagrams", Duration, "Idle time of UDP when only the client has spoken; 30s"),
     ("Timeouts.datagrams_answered", Duration, "Idle time of UDP that was answered; 3m"),
     ("Control.socket", PATH, "The local API's socket; /run/probe/probe.sock"),
+    ("Control.group", Text, "A group that may use the socket too, by name or number"),
+    ("Control.state", PATH, "A folder where orders of operators are kept; systemd's StateDirectory, else beside the socket"),
     ("Metrics.listen", Text, "ADDRESS:PORT of /metrics and /healthz, or off; 127.0.0.1:9377"),
     ("Resolve.every", Duration, "How often names are looked up again, from 100ms; 10s"),
     ("File.suspect_self", ON_OFF, "Holds the selections while all hosts are silent together; on"),

@@ -49,6 +49,8 @@ pub struct Config {
     node: OwnMode,
     datapath: Datapath,
     socket: PathBuf,
+    group: Option<String>,
+    state: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     services: Vec<Service>,
     suspect_self: bool,
@@ -188,6 +190,16 @@ impl Config {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+
+    /// A group whose members may use the local API, by name or number.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// The folder of what is kept over restarts, if one is named.
+    pub fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
     /// Where metrics are served, if they are.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
@@ -227,6 +239,19 @@ impl Config {
                 "an absolute path of at most 90 bytes",
             ));
         }
+        let group = raw.control.group.clone();
+        if group.as_ref().is_some_and(String::is_empty) {
+            return Err(Fault::new(
+                "control.group",
+                "",
+                "names nobody",
+                "a group's name or number",
+            ));
+        }
+        let state = match &raw.control.state {
+            Some(_) => Some(path("control.state", &raw.control.state, "/var/lib/probe")?),
+            None => None,
+        };
         let metrics = match raw.metrics.listen.as_deref() {
             None => Some(DEFAULT_METRICS),
             Some("off") => None,
@@ -270,6 +295,8 @@ impl Config {
             node,
             datapath,
             socket,
+            group,
+            state,
             metrics,
             services,
             suspect_self: word(

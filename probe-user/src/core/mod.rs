@@ -12,7 +12,10 @@
 //! A write that the kernel refuses ends the task, and with it the agent: one that
 //! cannot steer must not look alive.
 
+pub mod explain;
 mod interfaces;
+pub mod journal;
+pub mod order;
 mod services;
 pub mod status;
 #[cfg(test)]
@@ -20,6 +23,7 @@ mod tests;
 
 use std::{
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -35,7 +39,7 @@ use crate::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
         TcWay, TellState, XdpWay,
     },
-    failover::{NoFailback, Reason},
+    failover::Reason,
     health::{
         Probe, Signal, State, Verdict,
         scheduler::{Report, Rhythm, Triggered},
@@ -44,6 +48,8 @@ use crate::{
     resolve::Resolved,
 };
 use interfaces::Managed;
+use journal::Journal;
+use order::{Done, Kept, Order, Refused, Standing};
 use services::Services;
 pub use services::{Reloaded, Slots};
 
@@ -208,22 +214,6 @@ pub struct Lookup {
     pub answer: Result<Vec<IpAddr>, String>,
 }
 
-/// Why an ordered fail-back was not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// No service of that name.
-    #[error("there is no service `{0}`")]
-    NoService(String),
-    /// The service does not allow it now.
-    #[error("service {service}: {reason}")]
-    No {
-        /// The service.
-        service: String,
-        /// Why not.
-        reason: NoFailback,
-    },
-}
-
 /// Another configuration.
 #[derive(Debug)]
 pub struct Reload {
@@ -243,8 +233,11 @@ pub enum Ask {
     /// Endpoints without a first verdict, as `service/endpoint`; the answer alone shows
     /// that the core is alive.
     Pending(oneshot::Sender<Vec<String>>),
-    /// Fail back now; answers with the endpoint's name.
-    Failback(String, oneshot::Sender<Result<String, Refused>>),
+    /// An operator's order; answers with what was done, and the version of [`order::Kept`] that
+    /// has it.
+    Order(Order, oneshot::Sender<Result<(Done, u64), Refused>>),
+    /// Why a service's connections go where they go.
+    Explain(String, oneshot::Sender<Result<explain::Service, Refused>>),
     /// Take another configuration, or say why not.
     Reload(
         Box<Reload>,
@@ -252,6 +245,16 @@ pub enum Ask {
     ),
     /// Tell this of the configuration from now on.
     Configured(Box<status::Configuration>),
+}
+
+/// After an answer, so many times as long goes to verdicts before the next: whoever asks
+/// without end has a fifth of the core at most.
+const QUIET: u32 = 4;
+
+/// The next question, from then on. Loses none if it is dropped.
+async fn asked(asks: &mut mpsc::Receiver<Ask>, not_before: Instant) -> Option<Ask> {
+    sleep_until(not_before).await;
+    asks.recv().await
 }
 
 /// What the core listens to.
@@ -291,11 +294,20 @@ impl<D: Steering + Attach> Core<D> {
     pub fn new(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
+        orders: Standing,
+        journal: Arc<Journal>,
         mut datapath: D,
         pins: String,
         observer: Box<dyn Observer>,
     ) -> Result<Self, datapath::Error> {
-        let services = Services::new(config, resolved, &mut datapath, observer.as_ref())?;
+        let services = Services::new(
+            config,
+            resolved,
+            orders,
+            journal,
+            &mut datapath,
+            observer.as_ref(),
+        )?;
         Ok(Self {
             datapath,
             services,
@@ -314,6 +326,11 @@ impl<D: Steering + Attach> Core<D> {
     pub fn attach(&mut self, existing: &[Interface]) -> Result<(), datapath::Error> {
         self.managed
             .begin(&mut self.datapath, existing, self.observer.as_ref())
+    }
+
+    /// Orders in effect, for who keeps them.
+    pub fn kept(&self) -> watch::Receiver<Kept> {
+        self.services.kept()
     }
 
     /// Whether processes of the node itself are steered.
@@ -341,6 +358,7 @@ impl<D: Steering + Attach> Core<D> {
         let mut retry = tokio::time::interval(interfaces::RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         retry.tick().await;
+        let mut quiet_until = Instant::now();
         loop {
             let due = self.services.due();
             tokio::select! {
@@ -370,7 +388,11 @@ impl<D: Steering + Attach> Core<D> {
                     self.datapath.swept(&swept)?;
                     self.services.swept(&swept, &mut self.datapath, self.observer.as_ref())?;
                 }
-                Some(ask) = inputs.asks.recv() => self.answer(ask)?,
+                Some(ask) = asked(&mut inputs.asks, quiet_until) => {
+                    let begun = Instant::now();
+                    self.answer(ask)?;
+                    quiet_until = Instant::now() + begun.elapsed() * QUIET;
+                }
                 // An error means that the sender is gone: nobody is left to work for.
                 ended = inputs.shutdown.wait_for(|end| *end) => {
                     drop(ended);
@@ -391,14 +413,17 @@ impl<D: Steering + Attach> Core<D> {
             Ask::Pending(reply) => {
                 let _ = reply.send(self.services.pending());
             }
-            Ask::Failback(service, reply) => {
-                let answer = self.services.order_failback(
-                    &service,
+            Ask::Order(order, reply) => {
+                let answer = self.services.order(
+                    &order,
                     Instant::now(),
                     &mut self.datapath,
                     self.observer.as_ref(),
                 )?;
                 let _ = reply.send(answer);
+            }
+            Ask::Explain(service, reply) => {
+                let _ = reply.send(self.services.explain(&service, Instant::now()));
             }
             Ask::Reload(reload, reply) => {
                 let _ = reply.send(self.reload(*reload)?);

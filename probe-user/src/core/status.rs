@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::order::{Given, Who};
 use crate::datapath::{EndpointId, OwnState, TellState};
 
 /// Everything.
@@ -81,6 +82,12 @@ pub struct Service {
     pub failback: Failback,
     /// While several share the new connections, for how long a client's stay with one.
     pub affinity_ms: Option<u64>,
+    /// The endpoint that an operator chose, while that holds.
+    #[serde(default)]
+    pub promoted: Option<Ordered>,
+    /// Nothing but an order changes the selection.
+    #[serde(default)]
+    pub frozen: Option<Ordered>,
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -103,6 +110,15 @@ pub struct Selection {
     /// Changes of who serves within the selected tier; `since`, `reason` and `switches` are
     /// not about those.
     pub members_changed: u64,
+}
+
+/// What an operator ordered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The endpoint, or what it is told to be.
+    pub what: String,
+    pub since_unix_ms: u64,
+    pub by: Who,
 }
 
 /// How the service goes back.
@@ -147,6 +163,12 @@ pub struct Endpoint {
     pub resolved: Vec<String>,
     /// `unknown`, `up` or `down`.
     pub state: String,
+    /// What operators say of it, in HAProxy's words: `ready`, `drain` or `maint`.
+    #[serde(default)]
+    pub mode: String,
+    /// Since when and by whom, unless it is ready.
+    #[serde(default)]
+    pub ordered: Option<Ordered>,
     /// The last check's verdict, one of [`crate::health::Kind`]'s words; `observed` if it
     /// was no check that took the endpoint down.
     pub verdict: Option<String>,
@@ -299,6 +321,16 @@ impl Telling {
                 TellState::Missing(reason) => Some(reason.clone()),
             },
         }
+    }
+}
+
+/// An order as it is told.
+pub fn ordered(what: &str, given: Option<&Given>) -> Ordered {
+    let given = given.cloned().unwrap_or_default();
+    Ordered {
+        what: what.to_owned(),
+        since_unix_ms: given.since_unix_ms,
+        by: given.by,
     }
 }
 

@@ -276,6 +276,11 @@ impl Datapath {
         Sweeper::open(&self.pins, gauge, node, flows, timeouts)
     }
 
+    /// For who asks which flows there are.
+    pub fn flows(&self) -> Result<super::Flows, Error> {
+        super::Flows::open(&self.pins)
+    }
+
     /// What the agent tells all programs: somebody must [`Node::tick`].
     pub fn node(&self) -> Node {
         self.node.clone()
@@ -348,6 +353,15 @@ impl Steering for Datapath {
 
     fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error> {
         self.tables.select(service, choice)
+    }
+
+    fn rest(
+        &mut self,
+        service: ServiceId,
+        endpoint: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), Error> {
+        self.tables.rest(service, endpoint, tier)
     }
 
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {

@@ -13,6 +13,7 @@ mod batch;
 mod bpf;
 pub mod detach;
 mod events;
+mod flows;
 mod forge;
 pub mod kernel;
 mod mapping;
@@ -26,6 +27,7 @@ mod reader;
 mod ring;
 mod rings;
 mod selections;
+mod sieve;
 mod sockets;
 mod sweep;
 mod tables;
@@ -39,6 +41,7 @@ use std::{
 use serde::Deserialize;
 
 pub use events::{Events, KernelLog};
+pub use flows::{Flow, Flows, Stage};
 pub use forge::Segment;
 pub use node::{Node, TICK};
 pub use own::{Ended, Ender, OwnMode, OwnState};
@@ -240,6 +243,8 @@ pub struct EndpointPlan {
     pub port: u16,
     /// What always reaches this endpoint, whatever the selection.
     pub listeners: Vec<Vip>,
+    /// It was taken out of its tier, see [`Steering::rest`].
+    pub resting: bool,
 }
 
 /// Where a service's new connections go.
@@ -393,6 +398,15 @@ pub trait Steering {
 
     /// The switch, and every change within a tier: one word.
     fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error>;
+
+    /// An endpoint takes no new connections, not even those that others refuse, or again those of
+    /// its tier. Its flows go on. What is selected takes them all the same.
+    fn rest(
+        &mut self,
+        service: ServiceId,
+        endpoint: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), Error>;
 
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;

@@ -37,6 +37,7 @@ use super::{
     ring::{self, Member},
     rings::Rings,
     selections::{Selections, Stamp},
+    sieve::Sieve,
 };
 
 /// An endpoint id in use.
@@ -54,6 +55,7 @@ struct Known {
 pub struct Tables {
     selections: Selections,
     rings: Rings,
+    sieve: Sieve,
     listeners_v4: HashMap<MapData, Image<ListenerKey<V4>>, Image<Listener>>,
     listeners_v6: HashMap<MapData, Image<ListenerKey<V6>>, Image<Listener>>,
     endpoint_map: Array<MapData, Image<Endpoint>>,
@@ -66,8 +68,8 @@ pub struct Tables {
     settings: Map<ServiceId, Setting>,
     ports: Ports,
     forwards: Map<ServiceId, Forward>,
-    /// What stands in the tables of listeners, once that was read.
-    listeners: Option<Map<Vip, Listener>>,
+    /// What stands in the tables of listeners.
+    listeners: Map<Vip, Listener>,
     /// From when on every flow is known that anybody still uses.
     learned: Instant,
 }
@@ -123,6 +125,7 @@ impl Tables {
         let mut tables = Self {
             selections: take_mapped(ebpf, names::MAP_SELECTIONS, |fd| Selections::map(fd))?,
             rings: take_mapped(ebpf, names::MAP_RINGS, |fd| Rings::map(fd))?,
+            sieve: take_mapped(ebpf, names::MAP_SIEVE, |fd| Sieve::map(fd))?,
             listeners_v4: take(ebpf, names::MAP_LISTENERS_V4)?,
             listeners_v6: take(ebpf, names::MAP_LISTENERS_V6)?,
             endpoint_map: take(ebpf, names::MAP_ENDPOINTS)?,
@@ -134,11 +137,17 @@ impl Tables {
             endpoints: BTreeMap::new(),
             settings: Map::new(),
             forwards: Map::new(),
-            listeners: None,
+            listeners: Map::new(),
             ports: take_mapped(ebpf, names::MAP_PORTS, |fd| Ports::map(fd))?,
             learned,
         };
         tables.read()?;
+        // Pins of an agent that had no sieve come with an empty one.
+        let present = tables.read_listeners()?;
+        for address in present.keys() {
+            tables.sieve.add(bit(address));
+        }
+        tables.listeners = present;
         Ok(tables)
     }
 
@@ -462,6 +471,28 @@ impl Tables {
             self.retire(old)?;
         }
         Ok((id, before.map(|(old, _)| old)))
+    }
+
+    /// Takes an endpoint out of its tier or puts it back, see [`super::Steering::rest`].
+    pub fn rest(
+        &mut self,
+        service: ServiceId,
+        id: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), Error> {
+        let Some(known) = self.endpoints.get(&id) else {
+            return Ok(());
+        };
+        let tier = tier.filter(|_| known.weight > 0).unwrap_or(NO_TIER);
+        if known.value.tier != tier {
+            let value = Endpoint {
+                tier,
+                ..known.value
+            };
+            self.write_endpoint(id, value)?;
+            self.link(service)?;
+        }
+        Ok(())
     }
 
     /// Gives an endpoint a new id with new addresses.
@@ -897,26 +928,23 @@ impl Tables {
 
     /// Adds and changes what is wanted, removes the rest. What stays as it is, is not written.
     fn write_listeners(&mut self, wanted: &Map<Vip, Listener>) -> Result<(), Error> {
-        let present = match self.listeners.take() {
-            Some(present) => present,
-            None => self.read_listeners()?,
-        };
-        let gone: Vec<_> = present
+        let gone: Vec<_> = self
+            .listeners
             .keys()
             .filter(|address| !wanted.contains_key(address))
             .copied()
             .collect();
         let news: Vec<_> = wanted
             .iter()
-            .filter(|(address, listener)| present.get(address) != Some(listener))
+            .filter(|(address, listener)| self.listeners.get(address) != Some(listener))
             .collect();
-        self.listeners = Some(present.clone());
         for address in gone {
             self.remove_listener(address)?;
         }
         for (address, listener) in news {
             self.write_listener(*address, *listener)?;
         }
+        self.sieve.keep(wanted.keys().map(bit));
         Ok(())
     }
 
@@ -938,6 +966,7 @@ impl Tables {
     }
 
     fn write_listener(&mut self, address: Vip, listener: Listener) -> Result<(), Error> {
+        self.sieve.add(bit(&address));
         let written = match address.address.ip() {
             IpAddr::V4(ip) => {
                 let key = key(V4::from_bytes(ip.octets()), address);
@@ -948,8 +977,8 @@ impl Tables {
                 self.listeners_v6.insert(Image(key), Image(listener), 0)
             }
         };
-        if let (Ok(()), Some(present)) = (&written, &mut self.listeners) {
-            present.insert(address, listener);
+        if written.is_ok() {
+            self.listeners.insert(address, listener);
         }
         written.map_err(
             |e| match super::io_error(&e).and_then(std::io::Error::raw_os_error) {
@@ -970,8 +999,8 @@ impl Tables {
                 self.listeners_v6.remove(&Image(key))
             }
         };
-        if let (Ok(()), Some(present)) = (&removed, &mut self.listeners) {
-            present.remove(&address);
+        if removed.is_ok() {
+            self.listeners.remove(&address);
         }
         removed.map_err(|e| Error::failed(format!("removing listener {address}"), e))
     }
@@ -1011,7 +1040,11 @@ fn pool(known: &Known) -> Option<u32> {
 
 /// What the programs know of its tier.
 fn tier(plan: &EndpointPlan) -> u8 {
-    if plan.weight == 0 { NO_TIER } else { plan.tier }
+    if plan.weight == 0 || plan.resting {
+        NO_TIER
+    } else {
+        plan.tier
+    }
 }
 
 /// At least this long, in the unit of [`seen`].
@@ -1050,6 +1083,14 @@ fn key<A>(addr_be: A, vip: Vip) -> ListenerKey<A> {
         port_be: vip.address.port().to_be(),
         protocol: vip.protocol.number(),
         pad: 0,
+    }
+}
+
+/// A listener's bit in the sieve.
+fn bit(vip: &Vip) -> u32 {
+    match vip.address.ip() {
+        IpAddr::V4(ip) => key(V4::from_bytes(ip.octets()), *vip).bit(),
+        IpAddr::V6(ip) => key(V6::from_bytes(ip.octets()), *vip).bit(),
     }
 }
 

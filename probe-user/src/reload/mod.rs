@@ -30,7 +30,12 @@ use crate::{
         self, Config, Fault,
         diff::{self, Change, Tree},
     },
-    core::{Ask, Reload, Reloaded, Slots, status},
+    core::{
+        Ask, Reload, Reloaded, Slots,
+        journal::{Journal, What},
+        order::Who,
+        status,
+    },
     datapath::kernel::last_known,
     interfaces,
     observe::Recorder,
@@ -127,7 +132,7 @@ impl Report {
 #[derive(Debug)]
 pub enum Request {
     /// Load the file again.
-    Reload(oneshot::Sender<Report>),
+    Reload(Option<Who>, oneshot::Sender<Report>),
     /// The file may have changed: load it if it has since the last attempt.
     Look,
     /// What would another text change?
@@ -146,8 +151,8 @@ impl Handle {
     }
 
     /// Loads the file again; nothing if the agent ends.
-    pub async fn reload(&self) -> Option<Report> {
-        self.ask(Request::Reload).await
+    pub async fn reload(&self, by: Who) -> Option<Report> {
+        self.ask(|reply| Request::Reload(Some(by), reply)).await
     }
 
     /// What would this text change? Nothing if the agent ends.
@@ -202,6 +207,7 @@ pub struct Reloader {
     asks: mpsc::Sender<Ask>,
     names: latest::Sender<Names>,
     recorder: Recorder,
+    journal: Arc<Journal>,
     /// The service manager was told that the agent is ready.
     ready: Arc<AtomicBool>,
 }
@@ -214,6 +220,7 @@ impl Reloader {
         asks: mpsc::Sender<Ask>,
         names: latest::Sender<Names>,
         recorder: Recorder,
+        journal: Arc<Journal>,
         ready: Arc<AtomicBool>,
     ) -> Self {
         recorder.loaded();
@@ -232,6 +239,7 @@ impl Reloader {
             asks,
             names,
             recorder,
+            journal,
             ready,
         }
     }
@@ -247,13 +255,13 @@ impl Reloader {
             tokio::select! {
                 _ = hangup.recv() => {
                     info!("SIGHUP");
-                    self.reload().await;
+                    self.reload(None).await;
                 }
                 request = requests.recv() => match request {
                     None => return Ok(()),
                     // Who asked may have gone away; that is their business.
-                    Some(Request::Reload(reply)) => {
-                        let _ = reply.send(self.reload().await);
+                    Some(Request::Reload(by, reply)) => {
+                        let _ = reply.send(self.reload(by).await);
                     }
                     Some(Request::Look) => self.look().await,
                     Some(Request::Diff(text, reply)) => {
@@ -278,12 +286,12 @@ impl Reloader {
             Err(_) if self.looked.is_none() => {}
             Ok(_) | Err(_) => {
                 info!(file = self.told.file, "the configuration file changed");
-                self.reload().await;
+                self.reload(None).await;
             }
         }
     }
 
-    async fn reload(&mut self) -> Report {
+    async fn reload(&mut self, by: Option<Who>) -> Report {
         supervisor::reloading(&self.ready).await;
         let report = self.attempt().await;
         match (report.outcome, &report.error) {
@@ -315,6 +323,14 @@ impl Reloader {
             );
         }
         self.recorder.reloaded(report.outcome);
+        self.journal.tell(What::Reload {
+            result: report.outcome.label().to_owned(),
+            error: report.error.clone(),
+            added: report.added.clone(),
+            removed: report.removed.clone(),
+            changed: report.changed.clone(),
+            by,
+        });
         self.told.last_reload = Some(status::LastReload {
             unix_ms: status::unix_ms(SystemTime::now()),
             result: report.outcome.label().to_owned(),
@@ -500,6 +516,7 @@ pub fn judge(boot: &Config, other: &Config) -> (Option<Fault>, Vec<String>) {
         ("datapath.cgroup", old.cgroup() != new.cgroup()),
         ("datapath.log", old.log() != new.log()),
         ("control.socket", boot.socket() != other.socket()),
+        ("control.group", boot.group() != other.group()),
         ("metrics.listen", boot.metrics() != other.metrics()),
     ];
     let waits = waits.into_iter().filter(|(_, differs)| *differs);

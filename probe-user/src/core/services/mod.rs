@@ -1,21 +1,29 @@
 //! The services: from verdicts to map writes.
 
 mod doubt;
+mod explain;
+pub mod orders;
 mod reload;
 mod signals;
 mod telling;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
-use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, Running, StartChecks, status};
+use super::{
+    CheckKey, CheckPlan, Lookup, Observer, Running, StartChecks,
+    journal::{Journal, What},
+    order::{Given, Kept, Standing},
+    status,
+};
 use crate::{
-    config::{self, Config, Connections, Mode, Observe},
+    config::{self, Config, Connections, Observe},
     datapath::{
         self, AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan,
         Steering, Swept, Vip,
@@ -25,6 +33,7 @@ use crate::{
         damping::Damped,
         distrust::Distrust,
         drain::{Before, Drains, Limits},
+        orders::{Mode, Promotion},
     },
     health::{
         Probe, RiseFall, State, Verdict,
@@ -34,6 +43,8 @@ use crate::{
     },
     resolve::{Families, Resolved, choose},
 };
+use explain::History;
+use orders::{Ordered, Restored};
 
 type Result<T = ()> = std::result::Result<T, datapath::Error>;
 
@@ -59,6 +70,13 @@ struct Service {
     /// Changes within the selected tier, which are no switches.
     members_changed: u64,
     endpoints: Vec<Endpoint>,
+    /// What operators said of each endpoint last.
+    ordered: Vec<Ordered>,
+    promoted_by: Option<Given>,
+    /// What the journal and the keeper of the orders know.
+    promoted_told: Option<Promotion>,
+    frozen_by: Option<Given>,
+    journal: Arc<Journal>,
 }
 
 struct Endpoint {
@@ -75,6 +93,9 @@ struct Endpoint {
     since: SystemTime,
     /// What the kernel holds.
     mark: Mark,
+    /// The kernel sends no new connections here, whoever refuses them elsewhere.
+    resting: bool,
+    history: History,
     verdict: Option<Verdict>,
     /// Since when verdicts are of its kind.
     verdict_since: SystemTime,
@@ -122,6 +143,10 @@ pub struct Services {
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
     due: Option<Instant>,
+    journal: Arc<Journal>,
+    /// Orders for who is not in the configuration.
+    unclaimed: Standing,
+    published: watch::Sender<Kept>,
 }
 
 impl Services {
@@ -129,6 +154,8 @@ impl Services {
     pub fn new<D: Steering>(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
+        standing: Standing,
+        journal: Arc<Journal>,
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result<Self> {
@@ -139,6 +166,8 @@ impl Services {
             .map(|(service, at)| service_plan(service, at))
             .collect();
         let applied = datapath.apply(&plan)?;
+        let published = watch::Sender::new(orders::first_version(&standing));
+        let mut unclaimed = standing;
         let all = config
             .services()
             .iter()
@@ -146,12 +175,26 @@ impl Services {
             .zip(applied)
             .enumerate()
             .map(|(slot, ((config, at), applied))| {
-                Service::new(slot, config, at, applied, Instant::now())
+                let restored = Restored::take(config, &mut unclaimed);
+                let log = journal.clone();
+                Service::new(slot, config, at, applied, restored, log, Instant::now())
             })
             .collect::<Vec<_>>();
+        for service in unclaimed.services.keys() {
+            if !config.services().iter().any(|s| s.name() == service) {
+                warn!(
+                    service,
+                    "there are orders for a service that is not in the configuration; they are \
+                     kept for its return"
+                );
+            }
+        }
         let mut services = Self {
             places: (0..all.len()).map(Some).collect(),
             leaving: Vec::new(),
+            journal,
+            unclaimed,
+            published,
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
@@ -159,6 +202,7 @@ impl Services {
             due: None,
         };
         for service in &mut services.all {
+            service.promoted_told = service.failover.promoted();
             service.write_selection(datapath)?;
             service.write_marks(datapath)?;
             service.tell(observer);
@@ -282,6 +326,7 @@ impl Services {
         if self.distrust.tick(now) {
             if doubted {
                 observer.distrusts(false);
+                self.journal.tell(What::Distrust { doubts: false });
             }
             self.believe(now, datapath, observer)?;
         }
@@ -295,30 +340,9 @@ impl Services {
         Some(status::unix_ms(telling::wall_clock(since, now)))
     }
 
-    /// Somebody orders a fail-back.
-    pub fn order_failback<D: Steering>(
-        &mut self,
-        name: &str,
-        now: Instant,
-        datapath: &mut D,
-        observer: &dyn Observer,
-    ) -> Result<std::result::Result<String, Refused>> {
-        let Some(service) = self.all.iter_mut().find(|s| s.config.name() == name) else {
-            return Ok(Err(Refused::NoService(name.to_owned())));
-        };
-        let switch = match service.failover.order_failback(now) {
-            Ok(switch) => Some(switch),
-            Err(reason) => {
-                let service = name.to_owned();
-                return Ok(Err(Refused::No { service, reason }));
-            }
-        };
-        service.carry_out(switch.as_ref(), now, datapath)?;
-        service.tell_switch(switch, observer);
-        service.tell_damping(observer);
-        let name = service.target_name(service.failover.selected());
-        self.reckon();
-        Ok(Ok(name))
+    /// Orders in effect, as they change.
+    pub fn kept(&self) -> watch::Receiver<Kept> {
+        self.published.subscribe()
     }
 
     /// DNS answered, or did not.
@@ -360,8 +384,9 @@ impl Services {
     pub fn pending(&self) -> Vec<String> {
         let mut pending = Vec::new();
         for service in &self.all {
-            for (endpoint, config) in service.endpoints.iter().zip(service.config.endpoints()) {
-                if !endpoint.judged {
+            let endpoints = service.endpoints.iter().zip(service.config.endpoints());
+            for (e, (endpoint, config)) in endpoints.enumerate() {
+                if !endpoint.judged && service.failover.mode(e) != Mode::Maint {
                     pending.push(format!("{}/{}", service.config.name(), config.name()));
                 }
             }
@@ -375,6 +400,7 @@ impl Services {
     }
 
     fn reckon(&mut self) {
+        self.settle_promotions();
         let due = |s: &Service| [s.failover.due(), s.failover.steady_due(), s.drains.due()];
         let due = self.all.iter().flat_map(due).flatten();
         let withdrawn = self.withdrawn_due();
@@ -388,6 +414,8 @@ impl Service {
         config: &config::Service,
         at: Vec<Resolved>,
         applied: AppliedService,
+        restored: Restored,
+        journal: Arc<Journal>,
         now: Instant,
     ) -> Self {
         // Of endpoints that are none of ours the choice says nothing.
@@ -399,6 +427,7 @@ impl Service {
         });
         let mark = |i: usize| applied.inherited_marks.get(i).copied().unwrap_or(Mark::Up);
         let state = |i: usize| match &inherited {
+            _ if restored.modes[i] == Mode::Maint => State::Unknown,
             _ if mark(i) == Mark::Down => State::Down,
             // It was in use: it takes `fall` failures to leave it.
             Some(Target::Endpoints(serving)) if serving.contains(&i) => State::Up,
@@ -412,6 +441,7 @@ impl Service {
                 tier: endpoint.tier(),
                 weighs: endpoint.weight() > 0,
                 state: state(i),
+                mode: restored.modes[i],
             })
             .collect();
         let failover = Failover::new(
@@ -420,7 +450,8 @@ impl Service {
             &members,
             inherited.clone(),
             now,
-        );
+        )
+        .with_orders(restored.promoted, restored.frozen, now);
         let goes_on = match (&inherited, failover.selected()) {
             (Some(Target::Endpoints(before)), Target::Endpoints(now)) => {
                 now.iter().all(|i| before.contains(i))
@@ -433,6 +464,9 @@ impl Service {
             Reason::Initial
         };
         let mut drains = Drains::new(limits(config), members.len());
+        for (i, left) in restored.allowed.iter().enumerate() {
+            drains.allow(i, *left, now);
+        }
         if inherited.is_some() {
             // Which of the others served before nobody knows; a sweep will tell who has flows.
             let ago = SystemTime::now().duration_since(applied.inherited_at);
@@ -472,16 +506,28 @@ impl Service {
             switches: 0,
             members_changed: 0,
             endpoints,
+            ordered: restored.ordered,
+            promoted_by: restored.promoted_by,
+            promoted_told: None,
+            frozen_by: restored.frozen_by,
+            journal,
         };
         service.follow(now);
         service
     }
 
+    /// Is an endpoint down for its connections: by its checks, as far as they are believed, or
+    /// by order?
+    fn is_down(&self, e: usize) -> bool {
+        self.failover.mode(e) == Mode::Maint || self.endpoints[e].is_down()
+    }
+
     /// Tells the drains who is selected and who is down.
     fn follow(&mut self, now: Instant) {
-        let is_down = |i: usize| self.endpoints[i].is_down();
+        let down: Vec<_> = (0..self.endpoints.len()).map(|i| self.is_down(i)).collect();
         self.drains
-            .follow(|i| self.failover.serves(i), is_down, now);
+            .follow(|i| self.failover.serves(i), |i| down[i], now);
+        self.follow_drains(now);
     }
 
     /// Counts what is left of flows that follow the selection.
@@ -543,7 +589,7 @@ impl Service {
 
     /// Does what it decides reach the kernel?
     fn steers(&self) -> bool {
-        self.config.mode() == Mode::Active && self.withdrawn.is_none()
+        self.config.mode() == config::Mode::Active && self.withdrawn.is_none()
     }
 
     fn write_selection<D: Steering>(&mut self, datapath: &mut D) -> Result {
@@ -557,6 +603,10 @@ impl Service {
                     datapath.mark(endpoint.id, Mark::Up)?;
                     endpoint.mark = Mark::Up;
                 }
+                if std::mem::take(&mut endpoint.resting) {
+                    let tier = self.config.endpoints()[*i].tier();
+                    datapath.rest(self.id, endpoint.id, Some(tier))?;
+                }
             }
         }
         datapath.select(self.id, self.choice())
@@ -566,16 +616,24 @@ impl Service {
         if !self.steers() {
             return Ok(());
         }
-        for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let mark = if self.failover.serves(i) {
+        for i in 0..self.endpoints.len() {
+            let serves = self.failover.serves(i);
+            let mark = if serves {
                 Mark::Up
             } else if self.drains.is_drained(i) {
                 Mark::Drained
-            } else if endpoint.is_down() {
+            } else if self.is_down(i) {
                 Mark::Down
             } else {
                 Mark::Up
             };
+            let resting = !serves && self.failover.mode(i) != Mode::Ready;
+            let endpoint = &mut self.endpoints[i];
+            if resting != endpoint.resting {
+                let tier = self.config.endpoints()[i].tier();
+                datapath.rest(self.id, endpoint.id, (!resting).then_some(tier))?;
+                endpoint.resting = resting;
+            }
             if mark != endpoint.mark {
                 datapath.mark(endpoint.id, mark)?;
                 endpoint.mark = mark;
@@ -642,7 +700,7 @@ impl Service {
         endpoint.id = id;
         endpoint.generation += 1;
         // A new id begins unmarked.
-        endpoint.mark = Mark::Up;
+        (endpoint.mark, endpoint.resting) = (Mark::Up, false);
         let selected = self.failover.serves(e);
         let reason = match self.choice() {
             Choice::Spread(_) => Reason::MembersChanged,
@@ -659,6 +717,12 @@ impl Service {
             selected,
             "endpoint moved from {was:?} to {now:?}"
         );
+        self.journal.tell(What::Moved {
+            service: self.config.name().to_owned(),
+            endpoint: self.config.endpoints()[e].name().to_owned(),
+            from: was.iter().map(ToString::to_string).collect(),
+            to: now.iter().map(ToString::to_string).collect(),
+        });
         observer.identified(self.config.name(), self.config.endpoints()[e].name(), id);
         if selected {
             observer.switched(self.config.name(), reason);
@@ -681,6 +745,9 @@ impl Service {
         let endpoint = &mut self.endpoints[e];
         // Before others begin, sentinel connections included.
         endpoint.running = None;
+        if self.failover.mode(e) == Mode::Maint {
+            return;
+        }
         let key = CheckKey {
             service: self.slot,
             endpoint: endpoint.slot,
@@ -736,6 +803,8 @@ impl Endpoint {
             withheld: false,
             since: SystemTime::now(),
             mark: Mark::Up,
+            resting: false,
+            history: History::default(),
             verdict: None,
             verdict_since: SystemTime::now(),
             durations: Window::default(),
@@ -801,7 +870,7 @@ fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
         single_writer: service.single_writer(),
         forward: service.forward(),
         affinity: service.affinity(),
-        shadow: service.mode() == Mode::Shadow,
+        shadow: service.mode() == config::Mode::Shadow,
     }
 }
 
@@ -814,6 +883,7 @@ fn endpoint_plan(endpoint: &config::Endpoint, at: &Resolved) -> EndpointPlan {
         v6: at.v6,
         port: at.port,
         listeners: endpoint.listeners().to_vec(),
+        resting: false,
     }
 }
 

@@ -26,7 +26,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    Begin, Endpoint, FIRST_APART, Families, Result, Service, Services, error_limit, limits,
+    Begin, Endpoint, FIRST_APART, Families, Result, Service, Services, What, error_limit, limits,
+    orders::Restored,
     service_plan,
 };
 use crate::{
@@ -107,12 +108,19 @@ impl Services {
         let at = self.settle_addresses(config, resolved);
         let each = config.services().iter().zip(&at);
         let mut plan: Vec<_> = each.map(|(of, at)| service_plan(of, at)).collect();
+        self.let_rest(&mut plan);
         if let Err(error) = datapath.fits(&plan) {
             return Ok(Err(error));
         }
         let taken: HashSet<Vip> = plan.iter().flat_map(listeners_of).collect();
         self.begin_to_steer(&plan, datapath)?;
         let mut reloaded = Reloaded::default();
+        let mut unclaimed = self.all_standing();
+        let restored: Vec<_> = config
+            .services()
+            .iter()
+            .map(|of| Restored::take(of, &mut unclaimed))
+            .collect();
         let (mut origins, gone) = self.origins(config);
         let nothing = gone.is_empty() && origins.iter().all(|of| matches!(of, Origin::Same(_)));
         self.leaving
@@ -139,7 +147,9 @@ impl Services {
             datapath.apply(&plan)?
         };
         let mut applied = applied.into_iter();
-        for (i, (origin, at)) in origins.into_iter().zip(at).enumerate() {
+        self.unclaimed = unclaimed;
+        let each = origins.into_iter().zip(at).zip(restored);
+        for (i, ((origin, at), restored)) in each.enumerate() {
             let of = &config.services()[i];
             let name = of.name().to_owned();
             let service = match (origin, applied.next()) {
@@ -149,7 +159,7 @@ impl Services {
                 }
                 (Origin::Changed(mut service), Some(applied)) => {
                     reloaded.changed.push(name);
-                    service.reform(of, at, &applied.endpoints, now, datapath, observer)?;
+                    service.reform(of, at, &applied.endpoints, restored, now, datapath, observer)?;
                     service
                 }
                 (Origin::New, Some(applied)) => {
@@ -161,7 +171,9 @@ impl Services {
                         inherited: None,
                         ..applied
                     };
-                    let mut service = Service::new(slot, of, at, applied, now);
+                    let log = self.journal.clone();
+                    let mut service = Service::new(slot, of, at, applied, restored, log, now);
+                    service.promoted_told = service.failover.promoted();
                     service.write_selection(datapath)?;
                     service.write_marks(datapath)?;
                     service.tell(observer);
@@ -178,6 +190,7 @@ impl Services {
         self.check_all();
         self.distrust.set(config.suspect_self());
         self.reckon();
+        self.publish();
         reloaded.slots = self.slots();
         Ok(Ok(reloaded))
     }
@@ -213,6 +226,20 @@ impl Services {
             }
         }
         resolved
+    }
+
+    /// Who was taken out of its tier stays so.
+    fn let_rest(&self, plan: &mut [ServicePlan]) {
+        let by_name: HashMap<_, _> = self.all.iter().map(|s| (s.config.name(), s)).collect();
+        for plan in plan {
+            if let Some(old) = by_name.get(plan.name.as_str()) {
+                for endpoint in &mut plan.endpoints {
+                    let mut known = old.config.endpoints().iter().zip(&old.endpoints);
+                    endpoint.resting =
+                        known.any(|(of, known)| of.name() == endpoint.name && known.resting);
+                }
+            }
+        }
     }
 
     /// What the datapath was told last.
@@ -396,7 +423,10 @@ impl Withdrawn {
 impl Service {
     fn plan(&self) -> ServicePlan {
         let at: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.at).collect();
-        let plan = service_plan(&self.config, &at);
+        let mut plan = service_plan(&self.config, &at);
+        for (plan, endpoint) in plan.endpoints.iter_mut().zip(&self.endpoints) {
+            plan.resting = endpoint.resting;
+        }
         match &self.withdrawn {
             Some(withdrawn) => withdrawn.plan(&plan),
             None => plan,
@@ -494,12 +524,14 @@ impl Service {
         observer.gone(self.config.name(), None);
     }
 
-    /// Becomes what the configuration says now. `ids` are those of its endpoints.
+    /// Becomes what the configuration says now. `ids` are those of its endpoints, `restored` the
+    /// orders for them.
     fn reform<D: Steering>(
         &mut self,
         config: &config::Service,
         at: Vec<Resolved>,
         ids: &[EndpointId],
+        restored: Restored,
         now: Instant,
         datapath: &mut D,
         observer: &dyn Observer,
@@ -516,7 +548,9 @@ impl Service {
             .endpoints()
             .iter()
             .zip(&from)
-            .map(|(of, from)| Member {
+            .zip(&restored.modes)
+            .map(|((of, from), mode)| Member {
+                mode: *mode,
                 tier: of.tier(),
                 weighs: of.weight() > 0,
                 state: from
@@ -526,8 +560,16 @@ impl Service {
             .collect();
         let (failback, all_down) = (config.failback(), config.all_down());
         self.failover
-            .reform(failback, all_down, &members, &from, now);
+            .reform(failback, all_down, &members, &from, restored.promoted, now);
         self.drains.reform(limits(config), &from);
+        for (i, left) in restored.allowed.iter().enumerate() {
+            if from[i].is_none() {
+                self.drains.allow(i, *left, now);
+            }
+        }
+        self.promoted_told = self.failover.promoted();
+        self.promoted_by = restored.promoted_by;
+        self.ordered = restored.ordered;
         self.reform_endpoints(config, at, &from, ids, observer);
         self.config = config.clone();
         self.follow(now);
@@ -554,6 +596,7 @@ impl Service {
     ) {
         let (check, before) = (config.check().clone(), self.config.clone());
         let rechecked = check != *before.check() || config.sentinel() != before.sentinel();
+        let resting: Vec<_> = self.endpoints.iter().map(|of| of.resting).collect();
         let mut old: Vec<_> = std::mem::take(&mut self.endpoints)
             .into_iter()
             .map(Some)
@@ -564,7 +607,12 @@ impl Service {
             let mut endpoint = known.unwrap_or_else(|| {
                 let slot = self.places.len();
                 self.places.push(None);
-                Endpoint::new(slot, ids[i], at, config, of)
+                let named = before.endpoints().iter().position(|old| old.name() == of.name());
+                Endpoint {
+                    // As the plan had it.
+                    resting: named.is_some_and(|old_at| resting[old_at]),
+                    ..Endpoint::new(slot, ids[i], at, config, of)
+                }
             });
             if endpoint.id != ids[i] {
                 endpoint.id = ids[i];
@@ -598,6 +646,13 @@ impl Service {
         if self.serving() != *served {
             self.count(Reason::Reload);
             observer.switched(self.config.name(), Reason::Reload);
+            self.journal.tell(What::Switch {
+                service: self.config.name().to_owned(),
+                from: served.to_vec(),
+                to: self.serving().into_iter().map(str::to_owned).collect(),
+                reason: Reason::Reload.label().to_owned(),
+                would: !steers,
+            });
             let from = match served {
                 [] => "nobody (refused)".to_owned(),
                 names => names.join(", "),

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Result, Service, Services};
+use super::{Result, Service, Services, telling};
 use crate::{
     config::Observe,
     core::{Observer, Signalled, Whose},
@@ -118,6 +118,8 @@ impl Service {
             state.label(),
             verdict.detail()
         );
+        self.journal
+            .tell(telling::state_event(service, name, state, &verdict));
         endpoint.conclude(verdict);
     }
 }

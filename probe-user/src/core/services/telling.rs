@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Endpoint, Observer, Service, status};
+use super::{Endpoint, Observer, Service, What, status};
 use crate::{
     config::{Failback, Mode},
     failover::{Reason, Switch, Target, damping::Damped},
@@ -63,6 +63,7 @@ impl Service {
                 state.label(),
                 verdict.detail()
             );
+            self.journal.tell(state_event(service, name, state, &verdict));
         }
         endpoint.conclude(verdict);
     }
@@ -113,6 +114,13 @@ impl Service {
         } else {
             warn!(service, from, to, reason, "switched");
         }
+        self.journal.tell(What::Switch {
+            service: service.to_owned(),
+            from: texts(&self.names(&switch.from)),
+            to: texts(&self.names(&switch.to)),
+            reason: reason.to_owned(),
+            would: self.config.mode() == Mode::Shadow,
+        });
     }
 
     /// Says which tiers' fail-backs wait longer now, or no longer, if that changed.
@@ -131,6 +139,12 @@ impl Service {
                     hold_ms = millis(of.hold),
                     "down again soon after a fail-back: the next one to this tier waits longer"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: of.tier,
+                    hold_ms: Some(millis(of.hold)),
+                    relapses: of.relapses,
+                });
             }
         }
         for before in &self.damped {
@@ -140,6 +154,12 @@ impl Service {
                     tier = before.tier,
                     "steady since the last fail-back: the next one waits as configured"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: before.tier,
+                    hold_ms: None,
+                    relapses: 0,
+                });
             }
         }
         self.damped = damped;
@@ -172,6 +192,11 @@ impl Service {
                     flows = draining.flows,
                     "drained: flows that are left are reset"
                 );
+                self.journal.tell(What::Drained {
+                    service: self.config.name().to_owned(),
+                    endpoint: self.config.endpoints()[*e].name().to_owned(),
+                    flows: draining.flows,
+                });
             }
         }
     }
@@ -185,7 +210,7 @@ impl Service {
         self.names(self.failover.selected())
     }
 
-    fn names(&self, target: &Target) -> Vec<&str> {
+    pub(super) fn names(&self, target: &Target) -> Vec<&str> {
         match target {
             Target::Endpoints(serving) => {
                 let endpoints = self.config.endpoints();
@@ -238,6 +263,14 @@ impl Service {
                 damped: self.damped.iter().map(status_of_damped).collect(),
             },
             affinity_ms: self.config.affinity().map(millis),
+            promoted: self.failover.promoted().map(|promoted| {
+                let name = self.config.endpoints()[promoted.endpoint].name();
+                status::ordered(name, self.promoted_by.as_ref())
+            }),
+            frozen: self
+                .failover
+                .frozen()
+                .then(|| status::ordered("frozen", self.frozen_by.as_ref())),
             endpoints: endpoints
                 .enumerate()
                 .map(|(i, (endpoint, config))| {
@@ -250,6 +283,10 @@ impl Service {
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
                         state: endpoint.health.state().label().to_owned(),
+                        mode: self.failover.mode(i).label().to_owned(),
+                        ordered: self
+                            .ordered_by(i)
+                            .map(|given| status::ordered(&self.mode_text(i), Some(given))),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
@@ -294,9 +331,22 @@ impl Service {
     }
 }
 
+/// An endpoint is in another state, by this verdict.
+pub(super) fn state_event(service: &str, endpoint: &str, state: State, verdict: &Verdict) -> What {
+    What::State {
+        service: service.to_owned(),
+        endpoint: endpoint.to_owned(),
+        state: state.label().to_owned(),
+        verdict: verdict.kind.label().to_owned(),
+        detail: verdict.detail(),
+        saw: (!verdict.saw.is_empty()).then(|| verdict.saw.to_string()),
+    }
+}
+
 impl Endpoint {
     /// Keeps what a check concluded.
     pub(super) fn conclude(&mut self, verdict: Verdict) {
+        self.history.note(verdict.kind);
         let before = self.verdict.as_ref().map(|before| before.kind);
         if before != Some(verdict.kind) {
             self.verdict_since = SystemTime::now();
@@ -322,6 +372,6 @@ fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(T::to_string).collect()
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

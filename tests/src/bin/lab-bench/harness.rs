@@ -78,6 +78,7 @@ impl Instance {
             v6: Some(v6),
             port: ENDPOINT_PORT,
             listeners: Vec::new(),
+            resting: false,
         };
         let plan = ServicePlan {
             name: "bench".to_owned(),
