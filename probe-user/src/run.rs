@@ -9,8 +9,10 @@
 //! stays in place meanwhile.
 
 mod keeper;
+pub(crate) mod realtime;
 pub(crate) mod supervisor;
 mod tasks;
+mod threads;
 
 use std::{
     path::Path,
@@ -28,7 +30,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{self, Address, Config, Fault},
+    config::{self, Address, Config, Each, Fault, Realtime},
     control::{Api, Socket, Sources},
     core::{
         CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks, Whose,
@@ -40,15 +42,18 @@ use crate::{
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
-    health::{scheduler, sentinel},
+    health::{lateness::Pulse, scheduler, sentinel},
     interfaces,
     log::{self, HeldBack, LogFormat},
-    observe::{self, Metrics, Recorder},
+    observe::{self, Metrics, Recorder, page},
     reload::{self, Loaded, Reloader},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
+use realtime::Had;
+use threads::Thread;
 
-/// Checks are short and many; a thread a core of a large node would only contend.
+/// What is neither checks nor decisions is little; a thread a core of a large node would only
+/// contend.
 const MAX_WORKERS: usize = 4;
 /// Messages in flight to the core before senders wait.
 const QUEUE: usize = 1024;
@@ -60,8 +65,7 @@ pub fn agent(file: &Path, detach: bool, watch: bool, log: LogFormat) -> Result<(
     let loaded = Loaded::read(file).map_err(|error| Failure::Config(error.into()))?;
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
-        // One more than the cores: a blocking write of the core must not stop the checks.
-        .worker_threads(workers + 1)
+        .worker_threads(workers)
         .enable_all()
         .build()
         .context("start the runtime")?
@@ -93,16 +97,23 @@ async fn live(
     let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
     let socket = Socket::bind(config.socket(), config.group())?;
     let metrics_listener = match config.metrics() {
-        Some(listen) => Some(observe::bind(listen).await?),
+        Some(listen) => Some(observe::bind(listen, "metrics", "metrics.listen").await?),
+        None => None,
+    };
+    let page_listener = match config.page() {
+        Some(listen) => Some(observe::bind(listen, "the status page", "page.listen").await?),
         None => None,
     };
     let counters = Arc::new(datapath.reader().map_err(anyhow::Error::new)?);
     let events = datapath.events().map_err(anyhow::Error::new)?;
     let kernel_log = datapath.kernel_log().map_err(anyhow::Error::new)?;
     let sweeper = datapath.sweeper().map_err(anyhow::Error::new)?;
+    let flows = Arc::new(datapath.flows().map_err(anyhow::Error::new)?);
+    let trial = Arc::new(datapath.trial().map_err(anyhow::Error::new)?);
     let node = datapath.node();
     let pins = datapath.pins().display().to_string();
     let metrics = Arc::new(Metrics::new(counters.clone()));
+    metrics.recorder().flows_max(config.datapath().flows());
     let observer = Box::new(metrics.recorder());
     let journal = Arc::new(Journal::default());
     journal.tell(What::Started {
@@ -129,6 +140,9 @@ async fn live(
     let telling = teller.as_ref().err().unwrap_or(&TellState::Ready).clone();
     tell_telling(&telling, &metrics.recorder());
     core.tell_telling(&telling);
+    let (decides, checking, had) = begin_threads(config)?;
+    tell_realtime(&had, config.realtime(), &metrics.recorder())?;
+    core.tell_realtime(&had);
     core.datapath_mut().commit();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -195,7 +209,8 @@ async fn live(
     }
     tasks.spawn(supervisor::run(sources.clone(), ready));
     let written = watch::Sender::new(Written::default());
-    let api = Api::new(sources.clone(), journal.clone(), written.subscribe());
+    let (log, kept) = (journal.clone(), written.subscribe());
+    let api = Api::new(sources.clone(), log, kept, flows, trial);
     tasks.spawn(keeper::keep(orders, core.kept(), written));
     tasks.spawn(async move {
         let served = socket.serve(api.router()).await;
@@ -204,6 +219,11 @@ async fn live(
     if let Some(listener) = metrics_listener {
         let served = observe::serve(listener, metrics.clone(), sources.clone());
         tasks.spawn(async move { served.await.context("the metrics listener") });
+    }
+    if let Some(listener) = page_listener {
+        let (sources, feed) = (sources.clone(), metrics.feed());
+        let served = page::serve(listener, sources, feed, page::Limits::default());
+        tasks.spawn(async move { served.await.context("the status page") });
     }
     let inputs = Inputs {
         reports: report_inbox,
@@ -215,16 +235,24 @@ async fn live(
         shutdown: ending,
     };
     let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
+    let lanes: Vec<_> = checking
+        .iter()
+        .map(|(thread, pulse)| (thread.handle().clone(), pulse.clone()))
+        .collect();
+    let mut turns = (0..lanes.len()).cycle();
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
+        let turn = turns.next().expect("there is a thread");
+        let (handle, pulse) = &lanes[turn];
         let (target, inter) = (plan.probe.target(), plan.rhythm.intervals.inter);
         let checks = scheduler::run(
             key,
             plan.probe,
             plan.rhythm,
             plan.triggered,
+            pulse.clone(),
             reports.clone(),
         );
-        let mut running = vec![tokio::spawn(checks).abort_handle()];
+        let mut running = vec![handle.spawn(checks).abort_handle()];
         if plan.sentinel {
             let signals = signals.clone();
             let tell = move |signal| {
@@ -235,12 +263,14 @@ async fn live(
                 }
             };
             running.push(
-                tokio::spawn(sentinel::run(target, inter, room.clone(), tell)).abort_handle(),
+                handle
+                    .spawn(sentinel::run(target, inter, room.clone(), tell))
+                    .abort_handle(),
             );
         }
         Running(running)
     });
-    let mut core = tokio::spawn(core.run(inputs, start_checks));
+    let mut core = decides.handle().spawn(core.run(inputs, start_checks));
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM"),
@@ -276,6 +306,52 @@ async fn live(
         info!("{removed}");
     } else {
         info!("steering stays in place; `probe detach` removes it");
+    }
+    Ok(())
+}
+
+/// A thread that checks, and how it is.
+type Checking = (Thread, Arc<Pulse>);
+
+/// Begins the thread that decides and those that check, with nothing to do yet.
+fn begin_threads(config: &Config) -> anyhow::Result<(Thread, Vec<Checking>, Had)> {
+    let timeouts = config.services().iter().flat_map(|s| s.check().each());
+    let shortest = timeouts.map(Each::timeout).min().unwrap_or_default();
+    let realtime = config.realtime();
+    let memory = realtime::lock_memory(realtime);
+    let (decides, mut priority) =
+        Thread::start("probe-decides", realtime).context("start a thread that decides")?;
+    let mut checking = Vec::new();
+    for i in 0..threads::checking() {
+        let (thread, entered) = Thread::start(&format!("probe-checks{i}"), realtime)
+            .context("start a thread that checks")?;
+        priority = priority.and(entered);
+        let pulse = Arc::new(Pulse::new(shortest));
+        let beats = pulse.clone();
+        thread.handle().spawn(async move { beats.beat().await });
+        checking.push((thread, pulse));
+    }
+    Ok((decides, checking, Had { priority, memory }))
+}
+
+/// Tells whether checks and decisions have real-time priority and memory that stays. An error if
+/// that was ordered and is not so.
+fn tell_realtime(had: &Had, wanted: Realtime, recorder: &Recorder) -> anyhow::Result<()> {
+    recorder.realtime(had.priority.is_ok(), had.memory.is_ok());
+    let missing: Vec<_> = [&had.priority, &had.memory]
+        .into_iter()
+        .filter_map(|had| had.as_ref().err().map(String::as_str))
+        .collect();
+    match wanted {
+        Realtime::Off => {}
+        _ if missing.is_empty() => {
+            info!("checks and decisions have real-time priority, memory is locked");
+        }
+        Realtime::Auto => warn!(
+            "on a busy machine checks and decisions may be late: {}",
+            missing.join("; ")
+        ),
+        Realtime::On => anyhow::bail!("`checking.realtime: on`: {}", missing.join("; ")),
     }
     Ok(())
 }

@@ -33,6 +33,10 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<ExitCode> {
     if toolchain::is_root() {
         toolchain::need_programs(toolchain::LAB)?;
+        toolchain::need_programs(toolchain::SECOND)?;
+        if std::env::var_os("CI").is_some() {
+            toolchain::need_programs(toolchain::BROWSER)?;
+        }
     }
     build_ebpf::build()?;
     if !options.list && !options.no_lint && options.filter.is_none() {

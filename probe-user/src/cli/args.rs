@@ -48,6 +48,11 @@ pub enum Verb {
     Status(Status),
     /// Show what happened: switches, states, orders; or follow it
     Events(Events),
+    /// Show services and endpoints live: states, latency, flows, rates
+    #[command(visible_alias = "top")]
+    Watch(Watch),
+    /// List or count the connections in the kernel's tables
+    Flows(Flows),
     /// Say why a service's connections go where they go
     Explain(Explain),
     /// Take new connections from an endpoint; its checks go on
@@ -384,13 +389,89 @@ The agent remembers the last 4096, until it ends.
 
 Exit codes: 0 shown; 1 no agent answers at the socket; 2 --since is no time.";
 
+/// `probe watch`.
+#[derive(Debug, Args)]
+#[command(after_help = WATCH_HELP)]
+pub struct Watch {
+    /// Time between two looks, from 100ms
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub every: String,
+    /// End after so many looks; where the output is no terminal, one is made
+    #[arg(long, value_name = "COUNT")]
+    pub count: Option<u64>,
+    /// Of this service only
+    #[arg(value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const WATCH_HELP: &str = "\
+Examples:
+  probe top
+      until Ctrl-C or q
+  probe watch sense --every 200ms
+  probe watch --count 10 >> probe.log
+      ten looks, one below the other, without colours
+
+Rates are those since the look before; a column of the graph is the last check's duration at a
+look, and x where it had failed.
+
+Exit codes: 0 ended; 1 no agent answers at first, or there is no such service; 2 --every is no time.";
+
+/// `probe flows`.
+#[derive(Debug, Args)]
+#[command(after_help = FLOWS_HELP)]
+pub struct Flows {
+    /// Of this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// To this endpoint
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: Option<String>,
+    /// Of clients there
+    #[arg(long, value_name = "ADDRESS[/PREFIX|:PORT]")]
+    pub client: Option<String>,
+    /// To this listener, or an endpoint's own address
+    #[arg(long, value_name = "ADDRESS:PORT[/udp]")]
+    pub vip: Option<String>,
+    /// How far they are: opening, established or closing
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<String>,
+    /// Show so many at most; 1000
+    #[arg(long, value_name = "COUNT", conflicts_with = "count")]
+    pub limit: Option<usize>,
+    /// Only count them, by endpoint
+    #[arg(long)]
+    pub count: bool,
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const FLOWS_HELP: &str = "\
+Examples:
+  probe flows --service sense --client 10.0.0.0/24
+  probe flows --endpoint sen1 --count
+      who is still there before it is taken down
+  probe flows --format json | jq -r '.flows[] | select(.idle_ms > 3600000) | .client'
+
+Exit codes: 0 shown; 1 no agent answers, or there is no such service or endpoint.";
+
 /// `probe explain`.
 #[derive(Debug, Args)]
-#[command(after_help = EXPLAIN_HELP)]
+#[command(group = ArgGroup::new("what").required(true), after_help = EXPLAIN_HELP)]
 pub struct Explain {
     /// The service's name
-    #[arg(value_name = "SERVICE")]
-    pub service: String,
+    #[arg(value_name = "SERVICE", group = "what")]
+    pub service: Option<String>,
+    /// Say what the datapath does with a client's first packet, by trying one
+    #[arg(long, num_args = 2, value_names = ["SRC", "DST"], group = "what")]
+    pub packet: Option<Vec<String>>,
     /// For people or for programs
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
@@ -404,8 +485,11 @@ Examples:
   probe explain sense
       who serves and why nobody better: orders, verdicts, thresholds, timers
   probe explain sense --format json | jq -r '.because[]'
+  probe explain --packet 10.0.0.9:40000 10.96.0.10:8079
+      runs the loaded programs on a SYN, with the tables as they are; nothing is sent
+  probe explain --packet 10.0.0.9:40000 10.96.0.10:53/udp
 
-Exit codes: 0 said; 1 no agent answers, or there is no such service.";
+Exit codes: 0 said; 1 no agent answers, there is no such service, or no such address.";
 
 /// `probe reload`.
 #[derive(Debug, Args)]

@@ -54,7 +54,7 @@ fn human(line: &str) -> anyhow::Result<String> {
     let line = serde_json::from_str(line).context("the agent's events are of another version")?;
     Ok(match line {
         Line::Event(event) => format!(
-            "{}  {:<9}  {}\n",
+            "{}  {:<14}  {}\n",
             clock(event.at_unix_ms),
             event.what.kind(),
             event.what
@@ -122,9 +122,12 @@ mod tests {
         let line = r#"{"seq":2,"at_unix_ms":0,"kind":"distrust","doubts":false}"#;
         assert_eq!(
             human(line).unwrap(),
-            "1970-01-01T00:00:00.000Z  distrust   it was not this node\n"
+            "1970-01-01T00:00:00.000Z  distrust        it was not this node\n"
         );
-        assert_eq!(human(r#"{"lost":3}"#).unwrap(), "(3 events are forgotten)\n");
+        assert_eq!(
+            human(r#"{"lost":3}"#).unwrap(),
+            "(3 events are forgotten)\n"
+        );
         human("{}").unwrap_err();
     }
 }

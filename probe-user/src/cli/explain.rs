@@ -1,6 +1,6 @@
 //! `probe explain`.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use super::{
     Failure,
@@ -8,10 +8,59 @@ use super::{
     events::clock,
     print,
 };
-use crate::{control::client, core::explain};
+use crate::{
+    control::{client, packet::Answer},
+    core::explain,
+};
 
 pub fn run(args: &args::Explain) -> Result<(), Failure> {
-    let explained = client::explain(&args.socket, &args.service)?;
+    match (&args.service, args.packet.as_deref()) {
+        (Some(service), _) => of_service(args, service),
+        (None, Some([src, dst])) => of_packet(args, src, dst),
+        (None, _) => Err(anyhow!("neither a service nor a packet").into()),
+    }
+}
+
+fn of_packet(args: &args::Explain, src: &str, dst: &str) -> Result<(), Failure> {
+    let query = [("src", src.to_owned()), ("dst", dst.to_owned())];
+    let answer: Answer = client::post_with(&args.socket, "/v1/explain/packet", &query)?;
+    let text = match args.format {
+        Format::Json => serde_json::to_string(&answer).context("write the answer as JSON")? + "\n",
+        Format::Human => packet(&answer),
+    };
+    print(&text)
+}
+
+fn packet(answer: &Answer) -> String {
+    let mut text = format!(
+        "{} -> {}: {} listens there\n",
+        answer.src, answer.dst, answer.listener
+    );
+    for tried in &answer.outcomes {
+        let place = match tried.program.as_str() {
+            "xdp" => "XDP, at uplinks",
+            _ => "TC, at edges",
+        };
+        let to = match (&tried.to, &tried.endpoint) {
+            (Some(to), Some(endpoint)) => format!(" to {endpoint} ({to})"),
+            (Some(to), None) => format!(" to {to}"),
+            (None, _) => String::new(),
+        };
+        let from = tried.from.as_ref().map(|from| format!(" from {from}"));
+        text += &format!(
+            "  {place}: {}{to}{}\n",
+            tried.outcome,
+            from.unwrap_or_default()
+        );
+    }
+    for note in &answer.notes {
+        text += &format!("note: {note}\n");
+    }
+    text
+}
+
+fn of_service(args: &args::Explain, service: &str) -> Result<(), Failure> {
+    let explained = client::explain(&args.socket, service)?;
     let text = match args.format {
         Format::Json => {
             serde_json::to_string(&explained).context("write the answer as JSON")? + "\n"

@@ -7,6 +7,7 @@ mod detach;
 mod diff;
 mod events;
 mod explain;
+mod flows;
 mod import;
 mod man;
 mod order;
@@ -14,6 +15,7 @@ mod reload;
 mod run;
 mod schema;
 mod status;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,8 @@ pub fn main() -> ExitCode {
         Verb::Import(args) => import::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
+        Verb::Watch(args) => watch::run(&args),
+        Verb::Flows(args) => flows::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Drain(args) => order::drain(&args),
         Verb::Ready(args) => order::ready(&args),

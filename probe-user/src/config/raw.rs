@@ -33,7 +33,11 @@ pub struct File {
     pub services: Vec<Service>,
     pub suspect_self: Option<String>,
     #[serde(default)]
+    pub checking: Checking,
+    #[serde(default)]
     pub resolve: Resolve,
+    #[serde(default)]
+    pub page: Page,
 }
 
 /// `interfaces`.
@@ -91,6 +95,20 @@ pub struct Metrics {
     pub listen: Option<String>,
 }
 
+/// `checking`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checking {
+    pub realtime: Option<String>,
+}
+
+/// `page`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    pub listen: Option<String>,
+}
+
 /// `resolve`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -120,6 +138,7 @@ pub struct Service {
     pub observe: Option<String>,
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
+    pub slow_start: Option<String>,
     pub mode: Option<String>,
 }
 
@@ -133,6 +152,7 @@ pub struct Endpoint {
     pub weight: Option<String>,
     #[serde(default)]
     pub listeners: Vec<String>,
+    pub slow_start: Option<String>,
 }
 
 /// A service's `affinity`.

@@ -54,7 +54,20 @@ pub struct Config {
     metrics: Option<SocketAddr>,
     services: Vec<Service>,
     suspect_self: bool,
+    realtime: Realtime,
     resolve_every: Duration,
+    page: Option<SocketAddr>,
+}
+
+/// Real-time priority and locked memory for checks and decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Realtime {
+    /// Where permitted.
+    Auto,
+    /// Or the agent does not start.
+    On,
+    /// No.
+    Off,
 }
 
 /// How the kernel side is loaded.
@@ -119,6 +132,7 @@ pub struct Endpoint {
     tier: u8,
     weight: u16,
     listeners: Vec<Vip>,
+    slow_start: Duration,
 }
 
 /// When a service goes back to an endpoint of a lower tier.
@@ -204,6 +218,10 @@ impl Config {
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
     }
+    /// Where the status page is served, if it is.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.page
+    }
     /// The services, at least one.
     pub fn services(&self) -> &[Service] {
         &self.services
@@ -211,6 +229,10 @@ impl Config {
     /// Does the agent doubt itself when endpoints of all hosts fall silent together?
     pub fn suspect_self(&self) -> bool {
         self.suspect_self
+    }
+    /// Do checks and decisions run at real-time priority?
+    pub fn realtime(&self) -> Realtime {
+        self.realtime
     }
     /// Time between two resolutions of a name.
     pub fn resolve_every(&self) -> Duration {
@@ -252,22 +274,13 @@ impl Config {
             Some(_) => Some(path("control.state", &raw.control.state, "/var/lib/probe")?),
             None => None,
         };
-        let metrics = match raw.metrics.listen.as_deref() {
+        let metrics = match &raw.metrics.listen {
             None => Some(DEFAULT_METRICS),
-            Some("off") => None,
-            Some(text) => Some(
-                text.parse::<SocketAddr>()
-                    .ok()
-                    .filter(|address| address.port() != 0)
-                    .ok_or_else(|| {
-                        Fault::new(
-                            "metrics.listen",
-                            text,
-                            "not an address with a port",
-                            "ADDRESS:PORT as 127.0.0.1:9377 or [::]:9377, or off",
-                        )
-                    })?,
-            ),
+            Some(text) => listen("metrics.listen", text, "127.0.0.1:9377 or [::]:9377")?,
+        };
+        let page = match &raw.page.listen {
+            None => None,
+            Some(text) => listen("page.listen", text, "127.0.0.1:9378 or [::1]:9378")?,
         };
         if raw.services.is_empty() {
             return Err(Fault::absent(
@@ -304,9 +317,36 @@ impl Config {
                 raw.suspect_self.as_deref().unwrap_or("on"),
                 &[("on", true), ("off", false)],
             )?,
+            realtime: word(
+                "checking.realtime",
+                raw.checking.realtime.as_deref().unwrap_or("auto"),
+                &[
+                    ("auto", Realtime::Auto),
+                    ("on", Realtime::On),
+                    ("off", Realtime::Off),
+                ],
+            )?,
             resolve_every,
+            page,
         })
     }
+}
+
+/// Where to listen, or nothing.
+fn listen(field: &str, text: &str, samples: &str) -> Result<Option<SocketAddr>, Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.filter(|address| address.port() != 0);
+    address.map(Some).ok_or_else(|| {
+        Fault::new(
+            field,
+            text,
+            "not an address with a port",
+            format!("ADDRESS:PORT as {samples}, or off"),
+        )
+    })
 }
 
 fn interfaces(raw: &raw::Interfaces, node: OwnMode) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {
@@ -587,11 +627,18 @@ impl Service {
                 "at least one endpoint",
             ));
         }
+        let slow_start = match &raw.slow_start {
+            Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
+            None => Duration::ZERO,
+        };
         let endpoints = raw
             .endpoints
             .iter()
             .enumerate()
-            .map(|(i, endpoint)| Endpoint::parse(&format!("{field}.endpoints[{i}]"), i, endpoint))
+            .map(|(i, endpoint)| {
+                let field = format!("{field}.endpoints[{i}]");
+                Endpoint::parse(&field, i, endpoint, slow_start)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let forward = [
             ("nat", Forward::Nat),
@@ -809,8 +856,18 @@ impl Endpoint {
     pub fn listeners(&self) -> &[Vip] {
         &self.listeners
     }
+    /// Over how long its share grows to all of it after it was down; zero for at once.
+    pub fn slow_start(&self) -> Duration {
+        self.slow_start
+    }
 
-    fn parse(field: &str, position: usize, raw: &raw::Endpoint) -> Result<Self, Fault> {
+    /// The service's `slow_start` is that of endpoints without one of their own.
+    fn parse(
+        field: &str,
+        position: usize,
+        raw: &raw::Endpoint,
+        slow_start: Duration,
+    ) -> Result<Self, Fault> {
         let tier = match &raw.tier {
             Some(text) => number(&format!("{field}.tier"), text, 0..=LAST_TIER)?,
             None => u8::try_from(position)
@@ -832,6 +889,10 @@ impl Endpoint {
             tier,
             weight,
             listeners: listeners(field, &raw.listeners)?,
+            slow_start: match &raw.slow_start {
+                Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
+                None => slow_start,
+            },
         })
     }
 }

@@ -19,9 +19,17 @@ use axum::{
 };
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
 
-use super::{NoAnswer, Sources, server::Client};
+use super::{
+    NoAnswer, Sources,
+    flows::{self, Table},
+    packet::{self, Tries},
+    server::Client,
+};
 use crate::{
     config,
     core::{
@@ -49,6 +57,12 @@ pub struct Api {
     pub journal: Arc<Journal>,
     /// How far orders are kept.
     pub written: watch::Receiver<Written>,
+    /// The flow tables.
+    pub flows: Arc<dyn Table>,
+    /// The loaded programs.
+    pub trial: Arc<dyn Tries>,
+    /// One walk of the tables at a time.
+    pub(super) walks: Arc<Mutex<()>>,
     streams: Arc<AtomicUsize>,
 }
 
@@ -58,8 +72,13 @@ impl Api {
         sources: Sources,
         journal: Arc<Journal>,
         written: watch::Receiver<Written>,
+        flows: Arc<dyn Table>,
+        trial: Arc<dyn Tries>,
     ) -> Self {
         Self {
+            flows,
+            trial,
+            walks: Arc::default(),
             sources,
             journal,
             written,
@@ -72,6 +91,8 @@ impl Api {
         Router::new()
             .route("/v1/status", get(status))
             .route("/v1/events", get(events))
+            .route("/v1/flows", get(flows::list))
+            .route("/v1/explain/packet", post(packet::explain))
             .route("/v1/services/{service}/explain", get(explain))
             .route("/v1/services/{service}/failback", post(failback))
             .route("/v1/services/{service}/promote", post(promote))
@@ -110,7 +131,8 @@ impl Api {
                 Ok(Err(_)) => Some("the agent ends".to_owned()),
                 Err(_) => Some("the disk takes its time; it may end with the agent".to_owned()),
             };
-            done.notes.extend(problem.map(|of| format!("this order {of}")));
+            done.notes
+                .extend(problem.map(|of| format!("this order {of}")));
         }
         Ok(Json(done))
     }
@@ -162,7 +184,7 @@ impl From<config::Fault> for Fault {
 }
 
 /// A query that says what is wrong with it as JSON.
-struct Asked<T>(T);
+pub(super) struct Asked<T>(pub T);
 
 impl<T, S> FromRequestParts<S> for Asked<T>
 where
@@ -201,7 +223,10 @@ async fn explain(
     State(api): State<Api>,
     Path(service): Path<String>,
 ) -> Result<Json<explain::Service>, Fault> {
-    let answer = api.sources.ask(|reply| Ask::Explain(service, reply)).await?;
+    let answer = api
+        .sources
+        .ask(|reply| Ask::Explain(service, reply))
+        .await?;
     let mut explained = answer?;
     api.sources.count(&mut explained.status);
     Ok(Json(explained))
@@ -412,7 +437,7 @@ impl Following {
 
     fn lines(&self, page: &Page) -> Vec<u8> {
         let mut lines = Vec::new();
-        if page.lost > 0 && self.at > 0 {
+        if page.lost > 0 {
             lines.extend_from_slice(format!("{{\"lost\":{}}}\n", page.lost).as_bytes());
         }
         let wanted = |service: Option<&str>| match &self.service {

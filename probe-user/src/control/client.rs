@@ -113,10 +113,7 @@ pub fn lines(
         bail!("{}", error_of(code, &body));
     }
     // Events come when they come.
-    reader
-        .get_ref()
-        .set_read_timeout(None)
-        .with_context(talk)?;
+    reader.get_ref().set_read_timeout(None).with_context(talk)?;
     while let Some(line) = line(&mut reader).with_context(talk)? {
         if !each(line.trim_end())? {
             break;

@@ -3,16 +3,18 @@
 //! ```text
 //! GET  /v1/status
 //! GET  /v1/events?since_unix_ms=T&after=SEQ&last=N&follow=true    one JSON object a line
+//! GET  /v1/flows?service=&endpoint=&client=&vip=&stage=&limit=
 //! GET  /v1/services/NAME/explain
 //! POST /v1/reload                   load the configuration again
 //! POST /v1/diff                     what the configuration in the body would change
+//! POST /v1/explain/packet?src=ADDRESS:PORT&dst=ADDRESS:PORT[/udp]
 //! POST /v1/services/NAME/failback
 //! POST /v1/services/NAME/promote?endpoint=NAME&drain=TIME|unlimited&force=true
 //! POST /v1/services/NAME/freeze, /unfreeze
 //! POST /v1/services/NAME/endpoints/NAME/drain?deadline=TIME, /ready, /maint
 //! ```
 //!
-//! Each POST of a service takes `dry_run=true`. Whatever is no answer is an object with `error`.
+//! Each order takes `dry_run=true`. Whatever is no answer is an object with `error`.
 //!
 //! The socket belongs to whom the agent runs as, mode 0600: who may open it may
 //! switch services; with `control.group` it is the group's too, mode 0660. Its file is made under
@@ -21,6 +23,8 @@
 
 mod api;
 pub mod client;
+pub mod flows;
+pub mod packet;
 pub mod peer;
 mod reload;
 pub mod server;

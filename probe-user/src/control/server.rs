@@ -149,7 +149,11 @@ impl Socket {
             let peer = match self.allowed.judge(&stream) {
                 Ok(Ok(peer)) => peer,
                 Ok(Err(peer)) => {
-                    warn!(uid = peer.uid, pid = peer.pid, "not allowed to use the control socket");
+                    warn!(
+                        uid = peer.uid,
+                        pid = peer.pid,
+                        "not allowed to use the control socket"
+                    );
                     say(&stream, FORBIDDEN);
                     continue;
                 }

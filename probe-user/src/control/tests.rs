@@ -18,6 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     core::{
+        Named,
         journal::{Journal, What},
         order::{Done, Order, Refused, Written},
     },
@@ -50,17 +51,21 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         name: name.to_owned(),
         tier: 0,
         weight: 1,
+        slow_start: None,
         serving: name == "sen2",
         address: "a:1".to_owned(),
         resolved: vec!["10.0.0.1:1".to_owned()],
         state: "up".to_owned(),
         mode: "ready".to_owned(),
         ordered: None,
+        against: 0,
+        needed: 3,
         verdict: Some("ok".to_owned()),
         detail: Some("200 in 0.4 ms".to_owned()),
         since_unix_ms: 5,
         checks: 1,
         failures: 0,
+        excused: 0,
         latency_us: Some(400),
         durations: None,
         verdict_since_unix_ms: None,
@@ -81,6 +86,8 @@ pub fn example() -> status::Status {
             pid: 7,
             started_unix_ms: 1,
             distrust_since_unix_ms: None,
+            lateness: None,
+            realtime: status::Realtime::default(),
         },
         services: vec![status::Service {
             name: "sense".to_owned(),
@@ -121,6 +128,16 @@ fn sources() -> Sources {
             match ask {
                 Ask::Status(reply) => reply.send(example()).unwrap(),
                 Ask::Pending(reply) => reply.send(Vec::new()).unwrap(),
+                Ask::Names(reply) => {
+                    let endpoints = [(3, "sen2"), (4, "sen1")];
+                    let named = |(id, name): (u32, &str)| (EndpointId(id), name.to_owned());
+                    let sense = Named {
+                        id: ServiceId(1),
+                        name: "sense".to_owned(),
+                        endpoints: endpoints.into_iter().map(named).collect(),
+                    };
+                    reply.send(vec![sense]).unwrap();
+                }
                 Ask::Order(order, reply) => reply.send(ordered(&order)).unwrap(),
                 Ask::Explain(name, reply) => reply.send(Err(Refused::NoService(name))).unwrap(),
                 other => panic!("{other:?}"),
@@ -160,9 +177,58 @@ fn ordered(order: &Order) -> Result<(Done, u64), Refused> {
     }
 }
 
+/// A datapath that sends everything to `sen2`.
+struct Translates;
+
+impl packet::Tries for Translates {
+    fn first_packet(
+        &self,
+        src: std::net::SocketAddr,
+        _: datapath::Vip,
+    ) -> Result<Vec<(datapath::Program, datapath::Outcome)>, datapath::Error> {
+        let dst = "10.0.0.1:1".parse().unwrap();
+        let to = datapath::Outcome::Translated(datapath::Ends { src, dst });
+        Ok(vec![
+            (datapath::Program::Tc, to),
+            (datapath::Program::Xdp, datapath::Outcome::Passed),
+        ])
+    }
+}
+
+/// Three flows.
+struct Few;
+
+impl flows::Table for Few {
+    fn list(
+        &self,
+        most: usize,
+        wanted: &mut dyn FnMut(&datapath::Flow) -> bool,
+    ) -> Result<Vec<datapath::Flow>, datapath::Error> {
+        let flow = |port: u16, endpoint| datapath::Flow {
+            client: ([10, 0, 0, 9], port).into(),
+            vip: "10.96.0.10:8079".parse().unwrap(),
+            endpoint: EndpointId(endpoint),
+            service: ServiceId(1),
+            seen_port: 1,
+            stage: datapath::Stage::Established,
+            idle_ms: 0,
+        };
+        let all = [flow(1, 3), flow(2, 4), flow(3, 99)];
+        let mut found: Vec<_> = all.into_iter().filter(|flow| wanted(flow)).collect();
+        found.truncate(most);
+        Ok(found)
+    }
+}
+
 fn api(journal: &Arc<Journal>) -> Api {
     let (_, written) = watch::channel(Written::default());
-    Api::new(sources(), journal.clone(), written)
+    Api::new(
+        sources(),
+        journal.clone(),
+        written,
+        Arc::new(Few),
+        Arc::new(Translates),
+    )
 }
 
 /// What a client says, and what it is answered until the connection ends.
@@ -298,11 +364,19 @@ impl Served {
     }
 
     async fn get(&self, path: &str) -> String {
-        say(&self.path, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await
+        say(
+            &self.path,
+            format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes(),
+        )
+        .await
     }
 
     async fn post(&self, path: &str) -> String {
-        say(&self.path, format!("POST {path} HTTP/1.0\r\n\r\n").as_bytes()).await
+        say(
+            &self.path,
+            format!("POST {path} HTTP/1.0\r\n\r\n").as_bytes(),
+        )
+        .await
     }
 }
 
@@ -324,7 +398,10 @@ async fn orders_are_what_their_paths_say() {
         ),
         ("promote?endpoint=sen1&drain=unlimited", "left: Some(None)"),
         ("promote?endpoint=sen1", "force: false, left: None"),
-        ("endpoints/sen1/drain?deadline=5m", "mode: Drain, left: Some(300s)"),
+        (
+            "endpoints/sen1/drain?deadline=5m",
+            "mode: Drain, left: Some(300s)",
+        ),
         ("endpoints/sen1/ready", "mode: Ready, left: None"),
         ("endpoints/sen1/maint?dry_run=true", "mode: Maint"),
     ] {
@@ -345,15 +422,34 @@ async fn wrong_questions_are_answered_as_such() {
         ("/v1/services/nosuch/failback", 404, "no service `nosuch`"),
         ("/v1/services/best/failback", 409, "lowest tier"),
         ("/v1/services/sense/endpoints/a/up", 404, "no such path"),
-        ("/v1/services/sense/promote", 400, "missing field `endpoint`"),
-        ("/v1/services/sense/promote?endpoint=a&dryrun=true", 400, "unknown field `dryrun`"),
-        ("/v1/services/sense/promote?endpoint=a&drain=7", 400, "a duration needs a unit"),
+        (
+            "/v1/services/sense/promote",
+            400,
+            "missing field `endpoint`",
+        ),
+        (
+            "/v1/services/sense/promote?endpoint=a&dryrun=true",
+            400,
+            "unknown field `dryrun`",
+        ),
+        (
+            "/v1/services/sense/promote?endpoint=a&drain=7",
+            400,
+            "a duration needs a unit",
+        ),
         ("/v1/services/sense/freeze?dry_run=perhaps", 400, "dry_run"),
-        ("/v1/services/sense/endpoints/a/maint?deadline=1s", 400, "only drain"),
+        (
+            "/v1/services/sense/endpoints/a/maint?deadline=1s",
+            400,
+            "only drain",
+        ),
         ("/v1/status", 405, "by GET"),
     ] {
         let answer = served.post(path).await;
-        assert!(answer.starts_with(&format!("HTTP/1.0 {code}")), "{path}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.0 {code}")),
+            "{path}: {answer}"
+        );
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let error = body["error"].as_str().unwrap();
@@ -367,7 +463,11 @@ async fn wrong_questions_are_answered_as_such() {
 #[tokio::test]
 async fn garbage_hurts_nobody() {
     let served = Served::new();
-    let long_head = [b"GET /v1/status HTTP/1.1\r\nx: ".as_slice(), &vec![b'a'; 1 << 20]].concat();
+    let long_head = [
+        b"GET /v1/status HTTP/1.1\r\nx: ".as_slice(),
+        &vec![b'a'; 1 << 20],
+    ]
+    .concat();
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20));
     let body = [
         b"POST /v1/services/sense/freeze HTTP/1.1\r\nHost: a\r\nContent-Length: 8388608\r\n\r\n"
@@ -389,7 +489,10 @@ async fn garbage_hurts_nobody() {
         let answer = answer.expect("the connection ends");
         let shown = &answer[..answer.len().min(200)];
         // Closed, refused, or (a body that nobody reads) answered.
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{shown}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1."),
+            "{shown}"
+        );
     }
     assert!(served.get("/v1/status").await.starts_with("HTTP/1.0 200"));
 }
@@ -425,10 +528,24 @@ async fn events_are_lines_and_can_be_followed() {
     }
     let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
     assert_eq!(body(served.get("/v1/events").await).lines().count(), 3);
-    assert_eq!(body(served.get("/v1/events?last=1").await).lines().count(), 1);
-    assert_eq!(body(served.get("/v1/events?after=1").await).lines().count(), 2);
-    assert_eq!(body(served.get("/v1/events?service=b").await).lines().count(), 1);
-    assert_eq!(body(served.get("/v1/events?since_unix_ms=99999999999999").await), "");
+    assert_eq!(
+        body(served.get("/v1/events?last=1").await).lines().count(),
+        1
+    );
+    assert_eq!(
+        body(served.get("/v1/events?after=1").await).lines().count(),
+        2
+    );
+    assert_eq!(
+        body(served.get("/v1/events?service=b").await)
+            .lines()
+            .count(),
+        1
+    );
+    assert_eq!(
+        body(served.get("/v1/events?since_unix_ms=99999999999999").await),
+        ""
+    );
 
     let at = served.path.clone();
     let (lines, mut seen) = mpsc::channel(8);
@@ -442,7 +559,10 @@ async fn events_are_lines_and_can_be_followed() {
     for service in ["d", "last"] {
         tell(service);
         let line = timeout(Duration::from_secs(10), seen.recv()).await.unwrap();
-        assert!(line.unwrap().contains(&format!("\"service\":\"{service}\"")));
+        assert!(
+            line.unwrap()
+                .contains(&format!("\"service\":\"{service}\""))
+        );
     }
     following.await.unwrap().unwrap();
 }
@@ -472,4 +592,68 @@ async fn followers_leave_room_for_others() {
         }
     });
     answer.await.expect("somebody else is answered");
+}
+
+#[tokio::test]
+async fn flows_are_filtered_and_counted() {
+    let served = Served::new();
+    for (query, count, shown) in [
+        ("", 3, 3),
+        ("?limit=1", 3, 1),
+        ("?limit=0&service=sense", 3, 0),
+        ("?endpoint=sen2", 1, 1),
+        ("?client=10.0.0.0/8", 3, 3),
+        ("?client=10.0.0.9:3", 1, 1),
+        ("?client=10.1.0.0/16", 0, 0),
+        ("?vip=10.96.0.10:8079&stage=established", 3, 3),
+        ("?stage=opening", 0, 0),
+    ] {
+        let answer = served.get(&format!("/v1/flows{query}")).await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let listed: flows::Listed = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (listed.count, listed.flows.len()),
+            (count, shown),
+            "{query}"
+        );
+    }
+    for (query, code) in [
+        ("?service=nosuch", 404),
+        ("?endpoint=nosuch", 404),
+        ("?client=everybody", 400),
+        ("?clients=10.0.0.9", 400),
+    ] {
+        let answer = served.get(&format!("/v1/flows{query}")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.0 {code}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn packets_are_tried() {
+    let served = Served::new();
+    let ask = async |src: &str, dst: &str| {
+        let answer = served
+            .post(&format!("/v1/explain/packet?src={src}&dst={dst}"))
+            .await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        serde_json::from_str::<serde_json::Value>(body).unwrap()
+    };
+    let answer = ask("10.0.0.9:1", "10.96.0.10:8079").await;
+    assert_eq!(answer["listener"], "service sense");
+    assert_eq!(answer["outcomes"][0]["endpoint"], "sense/sen2");
+    assert_eq!(answer["outcomes"][1]["outcome"], "passed");
+    let answer = ask("10.0.0.9:1", "10.0.0.1:1").await;
+    assert_eq!(answer["listener"], "sense/sen2's own address");
+    assert_eq!(
+        ask("10.0.0.9:1", "10.9.9.9:9/udp").await["listener"],
+        "nobody"
+    );
+    for (src, dst, why) in [
+        ("10.0.0.9:1", "sense", "dst: `sense`"),
+        ("10.0.0.9:1", "[fd00::1]:80", "two address families"),
+        ("client", "10.96.0.10:8079", "src"),
+    ] {
+        let error = ask(src, dst).await["error"].to_string();
+        assert!(error.contains(why), "{error}");
+    }
 }

@@ -74,11 +74,7 @@ pub enum What {
     /// A promotion ended by itself.
     PromotionOver { service: String, endpoint: String },
     /// Somebody ended connections.
-    Killed {
-        flows: u64,
-        filter: String,
-        by: Who,
-    },
+    Killed { flows: u64, filter: String, by: Who },
     /// The agent doubts itself rather than its endpoints, or no longer.
     Distrust { doubts: bool },
     /// A tier came and went, or was steady again: its next fail-back waits so long.
@@ -219,7 +215,10 @@ impl fmt::Display for What {
                 "{service}: tier {tier} waits {hold_ms} ms before a fail-back after {relapses} relapses"
             ),
             Self::Damping { service, tier, .. } => {
-                write!(f, "{service}: tier {tier} is steady, fail-backs wait as configured")
+                write!(
+                    f,
+                    "{service}: tier {tier} is steady, fail-backs wait as configured"
+                )
             }
             Self::Drained {
                 service,
@@ -260,7 +259,8 @@ impl fmt::Display for What {
                 if let Some(error) = error {
                     write!(f, ": {error}")?;
                 }
-                for (what, names) in [("added", added), ("removed", removed), ("changed", changed)] {
+                for (what, names) in [("added", added), ("removed", removed), ("changed", changed)]
+                {
                     if !names.is_empty() {
                         write!(f, "; {what} {}", names.join(", "))?;
                     }
@@ -412,6 +412,7 @@ mod tests {
                 from: vec!["sen2".to_owned()],
                 to: Vec::new(),
                 reason: "all-down".to_owned(),
+                would: false,
             },
         };
         let json = serde_json::to_string(&event).unwrap();

@@ -42,14 +42,15 @@ use crate::{
     failover::Reason,
     health::{
         Probe, Signal, State, Verdict,
-        scheduler::{Report, Rhythm, Triggered},
+        scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::{Change, Interface},
     resolve::Resolved,
+    run::realtime::Had,
 };
 use interfaces::Managed;
 use journal::Journal;
-use order::{Done, Kept, Order, Refused, Standing};
+use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
 pub use services::{Reloaded, Slots};
 
@@ -122,6 +123,10 @@ impl Counters for datapath::Reader {
 pub trait Observer: Send {
     /// A check was made.
     fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64);
+    /// One whose verdict does not count, and why.
+    fn excused(&self, service: &str, endpoint: &str, standing: Standing);
+    /// A check began so late; the largest of the last minutes.
+    fn late(&self, late: Duration, largest: Duration);
     /// There was a sign that an endpoint may have failed.
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal);
     /// An endpoint is in this state.
@@ -146,6 +151,11 @@ pub trait Observer: Send {
     fn gone(&self, service: &str, endpoint: Option<&str>);
     /// So many interfaces of a role are attached this way.
     fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize);
+    /// The service was switched away from an endpoint that went down, so long after the first
+    /// check that failed had begun.
+    fn failed_over(&self, service: &str, took: Duration);
+    /// An endpoint's place and share.
+    fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16);
 }
 
 /// Which endpoint a check is of, and of which of its addresses.
@@ -236,6 +246,8 @@ pub enum Ask {
     /// An operator's order; answers with what was done, and the version of [`order::Kept`] that
     /// has it.
     Order(Order, oneshot::Sender<Result<(Done, u64), Refused>>),
+    /// What flows know by number.
+    Names(oneshot::Sender<Vec<Named>>),
     /// Why a service's connections go where they go.
     Explain(String, oneshot::Sender<Result<explain::Service, Refused>>),
     /// Take another configuration, or say why not.
@@ -245,6 +257,17 @@ pub enum Ask {
     ),
     /// Tell this of the configuration from now on.
     Configured(Box<status::Configuration>),
+}
+
+/// A service and its endpoints, as the kernel knows them.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The service's number.
+    pub id: ServiceId,
+    /// Its name.
+    pub name: String,
+    /// Its endpoints, likewise.
+    pub endpoints: Vec<(EndpointId, String)>,
 }
 
 /// After an answer, so many times as long goes to verdicts before the next: whoever asks
@@ -286,6 +309,7 @@ pub struct Core<D> {
     processes: status::Processes,
     telling: status::Telling,
     config: status::Configuration,
+    realtime: status::Realtime,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -294,7 +318,7 @@ impl<D: Steering + Attach> Core<D> {
     pub fn new(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
-        orders: Standing,
+        orders: StandingOrders,
         journal: Arc<Journal>,
         mut datapath: D,
         pins: String,
@@ -318,6 +342,7 @@ impl<D: Steering + Attach> Core<D> {
             processes: status::Processes::default(),
             telling: status::Telling::default(),
             config: status::Configuration::default(),
+            realtime: status::Realtime::default(),
         })
     }
 
@@ -341,6 +366,11 @@ impl<D: Steering + Attach> Core<D> {
     /// Whether idle connections of lost endpoints are told.
     pub fn tell_telling(&mut self, telling: &TellState) {
         self.telling = status::Telling::of(telling);
+    }
+
+    /// Whether checks and decisions run at real-time priority.
+    pub fn tell_realtime(&mut self, had: &Had) {
+        self.realtime = status::Realtime::of(had);
     }
 
     /// The datapath, for what is done to it around the start.
@@ -422,6 +452,9 @@ impl<D: Steering + Attach> Core<D> {
                 )?;
                 let _ = reply.send(answer);
             }
+            Ask::Names(reply) => {
+                let _ = reply.send(self.services.names());
+            }
             Ask::Explain(service, reply) => {
                 let _ = reply.send(self.services.explain(&service, Instant::now()));
             }
@@ -460,6 +493,8 @@ impl<D: Steering + Attach> Core<D> {
                 pid: std::process::id(),
                 started_unix_ms: status::unix_ms(self.started),
                 distrust_since_unix_ms: self.services.distrust_since_unix_ms(Instant::now()),
+                lateness: status::Lateness::of(self.services.lateness()),
+                realtime: self.realtime.clone(),
             },
             services: self.services.status(Instant::now()),
             interfaces: self.managed.status(),

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failover::{NoFailback, orders::{Mode, NoPromotion}};
+use crate::failover::{
+    NoFailback,
+    orders::{Mode, NoPromotion},
+};
 
 /// Who asks, as the kernel says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

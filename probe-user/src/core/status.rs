@@ -5,13 +5,17 @@
 
 use std::{
     collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::order::{Given, Who};
-use crate::datapath::{EndpointId, OwnState, TellState};
+use crate::{
+    datapath::{EndpointId, OwnState, TellState},
+    health::lateness,
+    run::realtime::Had,
+};
 
 /// Everything.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,6 +71,64 @@ pub struct Agent {
     /// Since when it doubts itself rather than its endpoints, and holds all selections.
     #[serde(default)]
     pub distrust_since_unix_ms: Option<u64>,
+    /// How late checks began, once there was one.
+    #[serde(default)]
+    pub lateness: Option<Lateness>,
+    /// Whether checks and decisions run at real-time priority.
+    #[serde(default)]
+    pub realtime: Realtime,
+}
+
+/// What of real-time priority and locked memory was to be had.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Realtime {
+    /// Checks and decisions have the priority.
+    pub priority: bool,
+    /// The agent's memory is locked.
+    pub memory: bool,
+    /// What is missing, and why.
+    pub missing: Vec<String>,
+}
+
+impl Realtime {
+    /// As it was had.
+    pub fn of(had: &Had) -> Self {
+        let missing = [&had.priority, &had.memory];
+        Self {
+            priority: had.priority.is_ok(),
+            memory: had.memory.is_ok(),
+            missing: missing
+                .into_iter()
+                .filter_map(|had| had.clone().err())
+                .collect(),
+        }
+    }
+}
+
+/// How late the agent itself is: from the time that a check was due to its beginning.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Lateness {
+    /// Checks that it is about.
+    pub checks: u64,
+    /// Upper ends of what they are counted by, as all of these but the largest; nothing beyond
+    /// the last.
+    pub p50_us: Option<u64>,
+    pub p99_us: Option<u64>,
+    /// The largest of the last one to two minutes.
+    pub max_us: u64,
+}
+
+impl Lateness {
+    /// As it was measured.
+    pub fn of(lateness: &lateness::Lateness) -> Option<Self> {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        (lateness.checks() > 0).then(|| Self {
+            checks: lateness.checks(),
+            p50_us: lateness.percentile(50).map(micros),
+            p99_us: lateness.percentile(99).map(micros),
+            max_us: micros(lateness.largest()),
+        })
+    }
 }
 
 /// A service.
@@ -155,6 +217,9 @@ pub struct Endpoint {
     pub tier: u8,
     /// Its share within the tier, in proportion to the others'.
     pub weight: u16,
+    /// How many percent of its weight it has, while that grows after it was down.
+    #[serde(default)]
+    pub slow_start: Option<u16>,
     /// New connections go to it, or their share of them.
     pub serving: bool,
     /// As configured.
@@ -169,6 +234,12 @@ pub struct Endpoint {
     /// Since when and by whom, unless it is ready.
     #[serde(default)]
     pub ordered: Option<Ordered>,
+    /// Checks in a row that have spoken against the state.
+    #[serde(default)]
+    pub against: u32,
+    /// How many of them change it: `fall` while it is up, `rise` while it is down.
+    #[serde(default)]
+    pub needed: u32,
     /// The last check's verdict, one of [`crate::health::Kind`]'s words; `observed` if it
     /// was no check that took the endpoint down.
     pub verdict: Option<String>,
@@ -185,6 +256,9 @@ pub struct Endpoint {
     pub since_unix_ms: u64,
     pub checks: u64,
     pub failures: u64,
+    /// Checks whose verdict did not count, since the agent itself was late.
+    #[serde(default)]
+    pub excused: u64,
     /// The last check's duration.
     pub latency_us: Option<u64>,
     /// Durations of the last checks, once there was one.

@@ -17,7 +17,7 @@ use crate::{
         XdpWay,
     },
     failover::{NoFailback, orders::Mode},
-    health::{Kind, Saw},
+    health::{Kind, Saw, scheduler::Standing},
     interfaces::Interface,
     resolve::literal,
 };
@@ -30,6 +30,7 @@ enum Did {
     Refuse,
     Up(u32),
     Down(u32),
+    Weigh(u32, u16),
     Drained(u32),
     Readdress(u32, String),
     Rest(u32, bool),
@@ -43,10 +44,12 @@ enum Did {
     Doubts(bool),
     /// The observer heard that it left.
     Gone(String),
+    /// The duration of a failover, where it is more than the usual one of these tests.
+    FailedOver(Duration),
 }
 use Did::{
-    Apply, Detach, Doubts, Down, Drained, Forget, Heard, Holds, Readdress, Refuse, Rest, Select,
-    Spread, Up,
+    Apply, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress, Refuse,
+    Rest, Select, Spread, Up, Weigh,
 };
 
 #[derive(Default)]
@@ -142,6 +145,9 @@ impl Steering for Recorder {
         self.note(Rest(endpoint.0, tier.is_none()));
         Ok(())
     }
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.note(Weigh(endpoint.0, weight));
+    }
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), datapath::Error> {
         self.note(match mark {
             Mark::Up => Up(endpoint.0),
@@ -185,6 +191,8 @@ struct Ears(Arc<Mutex<Vec<Did>>>);
 
 impl Observer for Ears {
     fn checked(&self, _: &str, _: &str, _: &Verdict, _: u64) {}
+    fn excused(&self, _: &str, _: &str, _: Standing) {}
+    fn late(&self, _: Duration, _: Duration) {}
     fn signalled(&self, _: &str, _: &str, _: Signal) {}
     fn state(&self, _: &str, _: &str, _: State) {}
     fn selected(&self, _: &str, _: &[&str]) {}
@@ -203,12 +211,18 @@ impl Observer for Ears {
     fn draining(&self, _: &str, _: &str, _: bool) {}
     fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
-    fn mode(&self, _: &str, _: Mode) {}
+    fn mode(&self, _: &str, _: config::Mode) {}
     fn gone(&self, service: &str, endpoint: Option<&str>) {
         let name = endpoint.map_or(service.to_owned(), |name| format!("{service}/{name}"));
         self.0.lock().unwrap().push(Did::Gone(name));
     }
     fn interfaces(&self, _: Role, _: TcWay, _: XdpWay, _: usize) {}
+    fn failed_over(&self, _: &str, took: Duration) {
+        if took > Duration::from_secs(1) {
+            self.0.lock().unwrap().push(FailedOver(took));
+        }
+    }
+    fn placed(&self, _: &str, _: &str, _: u8, _: u16) {}
 }
 
 fn config(extra: &str) -> Config {
@@ -256,12 +270,12 @@ struct Bench {
 
 impl Bench {
     fn new(config: &Config, recorder: Recorder, existing: &[Interface]) -> Self {
-        Self::after(Standing::default(), config, recorder, existing)
+        Self::after(StandingOrders::default(), config, recorder, existing)
     }
 
     /// With orders that an earlier agent kept.
     fn after(
-        standing: Standing,
+        standing: StandingOrders,
         config: &Config,
         recorder: Recorder,
         existing: &[Interface],
@@ -381,6 +395,11 @@ impl Bench {
     }
 
     async fn check_of(&self, endpoint: usize, generation: u32, kind: Kind) {
+        self.check_that(Standing::Counts, endpoint, generation, kind)
+            .await;
+    }
+
+    async fn check_that(&self, standing: Standing, endpoint: usize, generation: u32, kind: Kind) {
         let report = Report {
             key: CheckKey {
                 service: 0,
@@ -395,6 +414,8 @@ impl Bench {
                 saw: Saw::NOTHING,
             },
             skipped: 0,
+            standing,
+            late: None,
         };
         self.reports.send(report).await.unwrap();
     }
@@ -450,6 +471,27 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failover_takes_from_the_first_failed_check_to_the_write() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    bench.did().await;
+    bench.check(1, Kind::Ok).await;
+    for kind in [Kind::Ok, Kind::Refused, Kind::Ok] {
+        bench.check(0, kind).await;
+    }
+    bench.did().await;
+    // What a good check has forgiven does not count.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bench.check(0, Kind::Refused).await;
+    let did = bench.did().await;
+    let took = Duration::from_secs(3) + Duration::from_micros(400);
+    let told = [Heard(Reason::MasterDown), FailedOver(took)];
+    assert_eq!(did, [&[Select(1), Down(0)], told.as_slice()].concat());
+}
+
+#[tokio::test(start_paused = true)]
 async fn over_and_back() {
     let bench = Bench::new(&config("  failback: {hold: 5s}"), Recorder::default(), &[]);
     assert_eq!(bench.pending().await, ["sense/master", "sense/backup"]);
@@ -489,6 +531,34 @@ async fn over_and_back() {
         service.endpoints[0].detail.as_deref(),
         Some("200 in 0.4 ms")
     );
+    bench.end().await;
+}
+
+/// What the agent's own stall explains takes nobody down, and is told.
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_is_excused_counts_neither_way() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    let stalled = Standing::Stalled;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.pending().await.len(), 2, "it was no first verdict");
+    for endpoint in [0, 1] {
+        bench.check(endpoint, Kind::Ok).await;
+    }
+    bench.did().await;
+    for _ in 0..5 {
+        bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    }
+    bench.check(0, Kind::Refused).await;
+    bench.check_that(stalled, 0, 0, Kind::ResponseTimeout).await;
+    assert_eq!(bench.did().await, []);
+    // Nor does it take back what was a failure.
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    let master = &bench.status().await.services[0].endpoints[0];
+    assert_eq!((master.checks, master.failures, master.excused), (10, 2, 7));
     bench.end().await;
 }
 
@@ -1024,6 +1094,45 @@ impl Bench {
     }
 }
 
+/// The share of who was down grows; at the start, and of who serves alone, nothing is slow.
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_tier_begins_with_a_small_share() {
+    let text = tiers("  slow_start: 10s");
+    let bench = Bench::new(&text, Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![0, 1])]);
+    for i in 0..5 {
+        bench.check(i, Kind::Ok).await;
+    }
+    bench.judge(0, Kind::Refused).await;
+    let members = Heard(Reason::MembersChanged);
+    assert_eq!(bench.did().await, [Select(1), Down(0), members.clone()]);
+    bench.judge(0, Kind::Ok).await;
+    // A twentieth of 2, to all of 1.
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Weigh(1, 20), Spread(vec![0, 1]), members.clone()]
+    );
+    let percent = |status: &status::Status, e: usize| status.services[0].endpoints[e].slow_start;
+    let status = bench.status().await;
+    assert_eq!((percent(&status, 0), percent(&status, 1)), (Some(5), None));
+    tokio::time::sleep(Duration::from_millis(5_010)).await;
+    let did = bench.did().await;
+    assert_eq!(did[did.len() - 2..], [Weigh(0, 20), Spread(vec![0, 1])]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let did = bench.did().await;
+    assert_eq!(
+        did[did.len() - 3..],
+        [Weigh(0, 2), Weigh(1, 1), Spread(vec![0, 1])]
+    );
+    // Nothing more, and none of it was a switch.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.did().await, []);
+    let status = bench.status().await;
+    assert_eq!(percent(&status, 0), None);
+    assert_eq!(status.services[0].selection.members_changed, 2);
+    bench.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tier_shares_and_moves_as_one() {
     let bench = Bench::new(&tiers("  failback: {hold: 5s}"), Recorder::default(), &[]);
@@ -1263,10 +1372,9 @@ async fn a_literal_interface_must_be_attached_at_the_start() {
     };
     let config = config("");
     let ears = Box::new(Ears(recorder.did.clone()));
-    let (orders, journal) = (Standing::default(), Arc::default());
+    let (orders, journal) = (StandingOrders::default(), Arc::default());
     let at = resolved(&config);
-    let mut core =
-        Core::new(&config, at, orders, journal, recorder, String::new(), ears).unwrap();
+    let mut core = Core::new(&config, at, orders, journal, recorder, String::new(), ears).unwrap();
     core.attach(&[interface(7, "br0")]).unwrap_err();
 }
 
@@ -1452,20 +1560,41 @@ fn kinds(bench: &Bench) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn drain_moves_new_connections_and_goes_on_checking() {
     let bench = both_up("").await;
-    let tried = bench.order("sense", mode("master", Mode::Drain), true).await.unwrap();
+    let tried = bench
+        .order("sense", mode("master", Mode::Drain), true)
+        .await
+        .unwrap();
     assert!(tried.changed && tried.dry_run);
-    assert_eq!((tried.from[0].as_str(), tried.to[0].as_str()), ("master", "backup"));
+    assert_eq!(
+        (tried.from[0].as_str(), tried.to[0].as_str()),
+        ("master", "backup")
+    );
     assert_eq!(bench.did().await, [], "a dry run does nothing");
     let before = kinds(&bench);
 
-    let done = bench.order("sense", mode("master", Mode::Drain), false).await.unwrap();
-    assert_eq!((done.before.as_str(), done.after.as_str()), ("ready", "drain"));
-    assert_eq!(bench.did().await, [Select(1), Rest(0, true), Heard(Reason::Manual)]);
+    let done = bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.before.as_str(), done.after.as_str()),
+        ("ready", "drain")
+    );
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Rest(0, true), Heard(Reason::Manual)]
+    );
     assert_eq!(kinds(&bench)[before.len()..], ["switch", "order"]);
     let status = bench.status().await;
     let master = &status.services[0].endpoints[0];
-    assert_eq!((master.mode.as_str(), master.state.as_str()), ("drain", "up"));
-    assert_eq!(master.ordered.as_ref().unwrap().by.user.as_deref(), Some("root"));
+    assert_eq!(
+        (master.mode.as_str(), master.state.as_str()),
+        ("drain", "up")
+    );
+    assert_eq!(
+        master.ordered.as_ref().unwrap().by.user.as_deref(),
+        Some("root")
+    );
     assert_eq!(status.services[0].failback.due_unix_ms, None);
 
     // Its checks count, and nothing goes back to it.
@@ -1478,10 +1607,16 @@ async fn drain_moves_new_connections_and_goes_on_checking() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.did().await, []);
 
-    let again = bench.order("sense", mode("master", Mode::Drain), false).await.unwrap();
+    let again = bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
     assert!(!again.changed);
     assert_eq!(kinds(&bench).last().unwrap(), "state");
-    bench.order("sense", mode("master", Mode::Ready), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
     assert_eq!(bench.did().await, [Rest(0, false)]);
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(bench.did().await, [Select(0), Heard(Reason::Failback)]);
@@ -1491,7 +1626,10 @@ async fn drain_moves_new_connections_and_goes_on_checking() {
 async fn maint_ends_the_checks_and_ready_begins_them() {
     let bench = both_up("").await;
     bench.started.lock().unwrap().clear();
-    bench.order("sense", mode("master", Mode::Maint), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Maint), false)
+        .await
+        .unwrap();
     assert_eq!(
         bench.did().await,
         [Select(1), Rest(0, true), Down(0), Heard(Reason::Manual)]
@@ -1499,16 +1637,25 @@ async fn maint_ends_the_checks_and_ready_begins_them() {
     // A check that was on its way says nothing any more.
     bench.check(0, Kind::Ok).await;
     assert_eq!(bench.did().await, []);
-    assert!(bench.pending().await.is_empty(), "nobody waits for its verdict");
+    assert!(
+        bench.pending().await.is_empty(),
+        "nobody waits for its verdict"
+    );
     let status = bench.status().await;
     let master = &status.services[0].endpoints[0];
-    assert_eq!((master.mode.as_str(), master.state.as_str()), ("maint", "unknown"));
+    assert_eq!(
+        (master.mode.as_str(), master.state.as_str()),
+        ("maint", "unknown")
+    );
     // Nor does a new address begin any.
     bench.lookup(Ok(&["10.0.0.7"])).await;
     bench.did().await;
     assert!(bench.started.lock().unwrap().is_empty());
 
-    bench.order("sense", mode("master", Mode::Ready), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
     let started = bench.started.lock().unwrap().clone();
     assert_eq!(started.len(), 1);
     bench.did().await;
@@ -1522,29 +1669,57 @@ async fn maint_ends_the_checks_and_ready_begins_them() {
 #[tokio::test(start_paused = true)]
 async fn both_in_maint_are_a_recreate_update() {
     let bench = both_up("").await;
-    bench.order("sense", mode("master", Mode::Maint), false).await.unwrap();
-    let done = bench.order("sense", mode("backup", Mode::Maint), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Maint), false)
+        .await
+        .unwrap();
+    let done = bench
+        .order("sense", mode("backup", Mode::Maint), false)
+        .await
+        .unwrap();
     assert_eq!(done.from, done.to);
     assert!(done.notes[0].contains("all_down: keep"), "{:?}", done.notes);
     bench.did().await;
     // Nothing is known of it, which is better than what is known of the other.
-    bench.order("sense", mode("master", Mode::Ready), false).await.unwrap();
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
     let did = bench.did().await;
     assert_eq!(
         did,
-        [Up(0), Rest(0, false), Select(0), Rest(1, true), Down(1), Heard(Reason::Manual)]
+        [
+            Up(0),
+            Rest(0, false),
+            Select(0),
+            Rest(1, true),
+            Down(1),
+            Heard(Reason::Manual)
+        ]
     );
     let last = bench.started.lock().unwrap().last().copied().unwrap();
     bench.check_of(0, last.generation, Kind::Ok).await;
     assert_eq!(bench.did().await, []);
-    assert_eq!(bench.status().await.services[0].selection.endpoint.as_deref(), Some("master"));
+    assert_eq!(
+        bench.status().await.services[0]
+            .selection
+            .endpoint
+            .as_deref(),
+        Some("master")
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_promotion_holds_until_its_endpoint_is_down() {
     let bench = both_up("").await;
-    let done = bench.order("sense", promote("backup", false), false).await.unwrap();
-    assert_eq!((done.before.as_str(), done.after.as_str()), ("master", "backup (promoted)"));
+    let done = bench
+        .order("sense", promote("backup", false), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.before.as_str(), done.after.as_str()),
+        ("master", "backup (promoted)")
+    );
     assert_eq!(bench.did().await, [Select(1), Heard(Reason::Manual)]);
     assert_eq!(bench.kept.borrow().version, 1);
     let status = bench.status().await;
@@ -1558,7 +1733,7 @@ async fn a_promotion_holds_until_its_endpoint_is_down() {
     let did = bench.did().await;
     assert_eq!(did, [Up(0), Select(0), Down(1), Heard(Reason::MasterDown)]);
     assert!(kinds(&bench).contains(&"promotion-over".to_owned()));
-    assert_eq!(*bench.kept.borrow().standing, Standing::default());
+    assert_eq!(*bench.kept.borrow().standing, StandingOrders::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -1574,12 +1749,18 @@ async fn who_is_down_is_promoted_by_force_only() {
         "service sense: backup is not promoted: it is down, and clients would fail; --force \
          promotes it all the same"
     );
-    bench.order("sense", promote("backup", true), false).await.unwrap();
+    bench
+        .order("sense", promote("backup", true), false)
+        .await
+        .unwrap();
     assert_eq!(bench.did().await, [Up(1), Select(1), Heard(Reason::Manual)]);
     bench.check(1, Kind::Refused).await;
     assert_eq!(bench.did().await, [], "it was known to be down");
     assert_eq!(bench.failback("sense").await, Ok("master".to_owned()));
-    assert_eq!(bench.did().await, [Select(0), Down(1), Heard(Reason::Manual)]);
+    assert_eq!(
+        bench.did().await,
+        [Select(0), Down(1), Heard(Reason::Manual)]
+    );
     for (endpoint, why) in [("nobody", "it has master, backup"), ("", "no endpoint ``")] {
         let refused = bench.order("sense", promote(endpoint, true), false).await;
         assert!(refused.unwrap_err().to_string().contains(why));
@@ -1591,27 +1772,55 @@ async fn who_is_down_is_promoted_by_force_only() {
 #[tokio::test(start_paused = true)]
 async fn a_frozen_service_stays_and_obeys_orders() {
     let bench = both_up("").await;
-    bench.order("sense", Wish::Freeze(true), false).await.unwrap();
+    bench
+        .order("sense", Wish::Freeze(true), false)
+        .await
+        .unwrap();
     bench.check(0, Kind::Refused).await;
     bench.check(0, Kind::Refused).await;
-    assert_eq!(bench.did().await, [], "the selected endpoint is never marked down");
+    assert_eq!(
+        bench.did().await,
+        [],
+        "the selected endpoint is never marked down"
+    );
     assert_eq!(bench.status().await.services[0].endpoints[0].state, "down");
-    let tried = bench.order("sense", Wish::Freeze(false), true).await.unwrap();
+    let tried = bench
+        .order("sense", Wish::Freeze(false), true)
+        .await
+        .unwrap();
     assert_eq!(tried.to, ["backup"]);
-    bench.order("sense", promote("backup", false), false).await.unwrap();
-    assert_eq!(bench.did().await, [Select(1), Down(0), Heard(Reason::Manual)]);
-    bench.order("sense", Wish::Freeze(false), false).await.unwrap();
+    bench
+        .order("sense", promote("backup", false), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::Manual)]
+    );
+    bench
+        .order("sense", Wish::Freeze(false), false)
+        .await
+        .unwrap();
     assert_eq!(bench.did().await, []);
     let explained = bench.explain().await;
-    assert!(explained.because[0].contains("backup was promoted by root"), "{explained:?}");
+    assert!(
+        explained.because[0].contains("backup was promoted by root"),
+        "{explained:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn orders_survive_a_restart() {
     let bench = both_up("").await;
-    bench.order("sense", mode("master", Mode::Drain), false).await.unwrap();
-    bench.order("sense", Wish::Freeze(true), false).await.unwrap();
-    let mut standing = Standing::clone(&bench.kept.borrow().standing);
+    bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
+    bench
+        .order("sense", Wish::Freeze(true), false)
+        .await
+        .unwrap();
+    let mut standing = StandingOrders::clone(&bench.kept.borrow().standing);
     // Of a configuration that had more.
     let more = standing.services["sense"].clone();
     standing.services.insert("gone".to_owned(), more.clone());
@@ -1634,12 +1843,18 @@ async fn orders_survive_a_restart() {
     assert_eq!(status.services[0].endpoints[0].mode, "drain");
     assert!(status.services[0].frozen.is_some());
     // Nothing of what names nobody is lost with the next order.
-    bench.order("sense", Wish::Freeze(false), false).await.unwrap();
+    bench
+        .order("sense", Wish::Freeze(false), false)
+        .await
+        .unwrap();
     let kept = bench.kept.borrow().standing.clone();
     assert_eq!(kept.services["gone"], standing.services["gone"]);
     let sense = &kept.services["sense"];
     assert!(sense.frozen.is_none());
-    assert_eq!(sense.endpoints.keys().collect::<Vec<_>>(), ["master", "third"]);
+    assert_eq!(
+        sense.endpoints.keys().collect::<Vec<_>>(),
+        ["master", "third"]
+    );
 }
 
 /// Somebody who asks without end has a share of the core, no more: a verdict that takes the
@@ -1675,6 +1890,9 @@ async fn questions_do_not_delay_a_switch() {
     }
     askers.iter().for_each(tokio::task::JoinHandle::abort);
     took.sort();
-    println!("verdict to write beside 32 askers: median {:?}, worst {:?}", took[50], took[99]);
+    println!(
+        "verdict to write beside 32 askers: median {:?}, worst {:?}",
+        took[50], took[99]
+    );
     assert!(took[50] < Duration::from_millis(50), "{took:?}");
 }

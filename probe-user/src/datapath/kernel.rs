@@ -16,7 +16,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
-    programs::{SchedClassifier, Xdp},
+    programs::{Program, SchedClassifier, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use probe_ebpf::{
@@ -276,6 +276,20 @@ impl Datapath {
         Sweeper::open(&self.pins, gauge, node, flows, timeouts)
     }
 
+    /// For who asks what becomes of a packet.
+    pub fn trial(&self) -> Result<super::Trial, Error> {
+        let fd = |name: &str| {
+            let program = match self.ebpf.program(name) {
+                Some(Program::SchedClassifier(program)) => program.fd(),
+                Some(Program::Xdp(program)) => program.fd(),
+                _ => return Err(Error::failed(format!("finding {name}"), "it is not loaded")),
+            };
+            program.map_err(|e| Error::failed(format!("finding {name}"), e))
+        };
+        let xdp = self.xdp.map(fd).transpose()?;
+        super::Trial::of(fd(names::PROGRAM_TC_FORWARD)?, xdp)
+    }
+
     /// For who asks which flows there are.
     pub fn flows(&self) -> Result<super::Flows, Error> {
         super::Flows::open(&self.pins)
@@ -362,6 +376,10 @@ impl Steering for Datapath {
         tier: Option<u8>,
     ) -> Result<(), Error> {
         self.tables.rest(service, endpoint, tier)
+    }
+
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.tables.weigh(endpoint, weight);
     }
 
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {

@@ -32,6 +32,7 @@ mod sockets;
 mod sweep;
 mod tables;
 mod tell;
+mod trial;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -50,6 +51,7 @@ pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};
 pub use tell::{TellCounts, TellState, Teller, Telling, Told};
+pub use trial::{Ends, Outcome, Program, Trial};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -407,6 +409,9 @@ pub trait Steering {
         endpoint: EndpointId,
         tier: Option<u8>,
     ) -> Result<(), Error>;
+
+    /// What an endpoint weighs in rings that are built from now on.
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16);
 
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;

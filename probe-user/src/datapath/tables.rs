@@ -648,6 +648,13 @@ impl Tables {
         self.write_endpoint(id, value)
     }
 
+    /// What an endpoint weighs in the rings that are built from now on.
+    pub fn weigh(&mut self, id: EndpointId, weight: u16) {
+        if let Some(known) = self.endpoints.get_mut(&id) {
+            known.weight = weight;
+        }
+    }
+
     /// The switch. A ring is complete before the decision names it.
     pub fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error> {
         let ring = match &choice {

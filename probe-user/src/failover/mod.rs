@@ -27,6 +27,7 @@ pub mod damping;
 pub mod distrust;
 pub mod drain;
 pub mod orders;
+pub mod slow_start;
 #[cfg(test)]
 mod tests;
 
@@ -478,7 +479,10 @@ impl Failover {
         let from = std::mem::replace(&mut self.selected, to.clone());
         if self.tier() != before {
             // From refusing is no way back that had to be waited for.
-            let lower = self.tier().zip(before).is_some_and(|(now, then)| now < then);
+            let lower = self
+                .tier()
+                .zip(before)
+                .is_some_and(|(now, then)| now < then);
             let back = matches!(reason, Reason::Failback | Reason::Manual) && lower;
             self.tell_damping(back, now);
         }

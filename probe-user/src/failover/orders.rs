@@ -71,12 +71,7 @@ pub enum NoPromotion {
 impl Failover {
     /// Goes on with the orders of an earlier agent. To be called before anything happens.
     #[must_use]
-    pub fn with_orders(
-        mut self,
-        promoted: Option<Promotion>,
-        frozen: bool,
-        now: Instant,
-    ) -> Self {
+    pub fn with_orders(mut self, promoted: Option<Promotion>, frozen: bool, now: Instant) -> Self {
         self.frozen = frozen;
         self.promoted = promoted.filter(|of| of.endpoint < self.members.len());
         self.settle_promotion();

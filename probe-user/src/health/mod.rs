@@ -5,11 +5,14 @@
 //! - [`rise_fall`]: what a run of verdicts makes of the endpoint (pure).
 //! - [`protocol`]: what is said to an endpoint, one file a kind of check.
 //! - [`transport`]: the connection that it is said over.
+//! - [`wire`]: when an answer came, by the kernel's clock.
 //! - [`probe`]: the checks of one endpoint, and the one verdict of them.
 //! - [`scheduler`]: when a check is made.
+//! - [`lateness`]: how late the agent itself is, and what that excuses (pure).
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
+pub mod lateness;
 pub mod probe;
 pub mod protocol;
 pub mod rise_fall;
@@ -19,6 +22,7 @@ pub mod signal;
 pub mod transport;
 pub mod verdict;
 pub mod window;
+pub mod wire;
 
 pub use probe::Probe;
 pub use rise_fall::{RiseFall, State};

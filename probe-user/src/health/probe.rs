@@ -10,16 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::timeout_at;
-
 use super::{
     protocol::Conversation,
     scheduler,
     transport::Stage,
     verdict::{Finding, Kind, Verdict},
+    wire::within,
 };
 use crate::config::{Check, Combine, Each};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 /// The checks of one endpoint, ready to be made any number of times.
 #[derive(Debug)]
@@ -128,10 +127,15 @@ async fn together(each: &mut [One], combine: Combine) -> Finding {
 async fn talk(conversation: &mut Conversation, timeout: Duration) -> Finding {
     let deadline = tokio::time::Instant::now() + timeout;
     let mut stage = Stage::CONNECTING;
-    // `timeout_at` looks at the socket first: an answer that has come counts, however late
-    // this task was scheduled.
-    let made = timeout_at(deadline, conversation.run(&mut stage)).await;
-    made.unwrap_or_else(|_| stage.over())
+    let made = within(deadline, conversation.run(&mut stage)).await;
+    match made.output {
+        Some(finding) if finding.kind == Kind::Ok && !made.in_time => {
+            let kind = stage.kind;
+            Finding::new(kind, "what was waited for came after the timeout")
+        }
+        Some(finding) => finding,
+        None => stage.over(),
+    }
 }
 
 /// A failure says whose it is.

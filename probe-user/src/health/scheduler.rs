@@ -18,12 +18,16 @@
 //! is, and a false alarm costs one check. The grid stays where it is, unless the interval
 //! is another one after it: then it begins anew where the burst ended.
 //!
+//! A timeout that the agent's own stall explains ([`Patience`]) does not count: the check is made
+//! again at once.
+//!
 //! Triggers cannot add up. A burst answers all those before its last check began;
 //! whatever comes later waits for a [`Gap`] and is answered by one more burst.
 
 use std::{
     future::Future,
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,6 +37,7 @@ use tokio::{
 };
 
 use super::{
+    lateness::{Patience, Pulse},
     rise_fall::{RiseFall, State},
     verdict::Verdict,
 };
@@ -55,6 +60,43 @@ pub struct Report<K> {
     /// Grid points before this check that passed without one because a check took too
     /// long.
     pub skipped: u64,
+    /// Does it count?
+    pub standing: Standing,
+    /// How long after its point of the grid it began, if it had one.
+    pub late: Option<Duration>,
+}
+
+/// Does a verdict count?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// As its kind says.
+    Counts,
+    /// Neither way: the agent itself was stalled, see [`Patience`]. The check is made again
+    /// at once.
+    Stalled,
+}
+
+impl Standing {
+    /// All that a verdict does not count for, with their words.
+    pub const EXCUSES: [Self; 1] = [Self::Stalled];
+
+    /// The word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Counts => "counts",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+impl<K> Report<K> {
+    /// Success, failure, or `None` where the endpoint is not judged by it.
+    pub fn judged(&self) -> Option<bool> {
+        match self.standing {
+            Standing::Counts => self.verdict.kind.success(),
+            Standing::Stalled => None,
+        }
+    }
 }
 
 /// A check that can be made again and again.
@@ -74,6 +116,8 @@ pub struct Rhythm {
     pub phase: Duration,
     /// How long after its point a check may be made, in percent of the interval.
     pub spread: u32,
+    /// Time that a check may take.
+    pub timeout: Duration,
     /// A copy of the core's machine, see [`RiseFall`].
     pub health: RiseFall,
 }
@@ -145,6 +189,7 @@ pub async fn run<K: Clone>(
     mut check: impl Check,
     rhythm: Rhythm,
     mut triggered: Triggered,
+    pulse: Arc<Pulse>,
     reports: mpsc::Sender<Report<K>>,
 ) {
     let Rhythm {
@@ -152,8 +197,10 @@ pub async fn run<K: Clone>(
         offset,
         phase,
         spread,
+        timeout,
         mut health,
     } = rhythm;
+    let mut patience = Patience::new(timeout);
     let mut gap = Gap::new(intervals.inter);
     let mut last_burst = Instant::now();
     let mut quiet_until = last_burst;
@@ -164,10 +211,12 @@ pub async fn run<K: Clone>(
     let mut skipped = 0;
     loop {
         let due = grid.due();
+        let at = due + jitter.of(&grid);
         let burst = tokio::select! {
             Some(()) = triggered.pulled(quiet_until) => true,
-            () = sleep_until(due + jitter.of(&grid)) => false,
+            () = sleep_until(at) => false,
         };
+        let mut late = (!burst).then(|| at.elapsed());
         let (mut made, state) = (0, health.state());
         let calm = last_burst.elapsed();
         loop {
@@ -176,19 +225,33 @@ pub async fn run<K: Clone>(
                 triggered.take();
             }
             let begun = Instant::now();
+            let unseen = pulse.blind(begun);
             let verdict = check.make().await;
             made += 1;
-            let judged = verdict.kind.success();
-            if let Some(success) = judged {
-                health.observe(success);
-            }
+            let ended = Instant::now();
+            let blind = pulse.blind(ended).saturating_sub(unseen);
+            let stalled = patience.excuses(verdict.kind, ended - begun, blind);
             let report = Report {
                 key: key.clone(),
                 verdict,
                 skipped: std::mem::take(&mut skipped),
+                standing: if stalled {
+                    Standing::Stalled
+                } else {
+                    Standing::Counts
+                },
+                late: late.take(),
             };
+            let judged = report.judged();
+            if let Some(success) = judged {
+                health.observe(success);
+            }
             if reports.send(report).await.is_err() {
                 return;
+            }
+            // Excused is not done.
+            if stalled {
+                continue;
             }
             // An agent that cannot check does not try the harder.
             if !burst || judged.is_none() || !health.undecided() {
@@ -365,7 +428,8 @@ mod tests {
         let probe = Probe::new(check, target, "a");
         let (tx, mut rx) = mpsc::channel(16);
         let (_trigger, triggered) = Trigger::new();
-        let task = tokio::spawn(run((), probe, rhythm(check.inter()), triggered, tx));
+        let rhythm = rhythm(check.inter());
+        let task = tokio::spawn(run((), probe, rhythm, triggered, pulse(), tx));
         let first = rx.recv().await.unwrap();
         assert_eq!(first.verdict.kind, Kind::ResponseTimeout);
         assert_eq!(first.skipped, 0);
@@ -379,6 +443,11 @@ mod tests {
         task.abort();
     }
 
+    /// Of an agent that is never stalled.
+    fn pulse() -> Arc<Pulse> {
+        Arc::new(Pulse::new(ms(1000)))
+    }
+
     fn rhythm(inter: Duration) -> Rhythm {
         Rhythm {
             intervals: Intervals {
@@ -389,6 +458,7 @@ mod tests {
             offset: Duration::ZERO,
             phase: inter,
             spread: 0,
+            timeout: ms(1000),
             health: RiseFall::new(2, 3, State::Up),
         }
     }
@@ -441,7 +511,8 @@ mod tests {
             let (trigger, triggered) = Trigger::new();
             let (tx, reports) = mpsc::channel(4096);
             let check = Scripted(mood.clone());
-            let task = tokio::spawn(run((), check, rhythm, triggered, tx)).abort_handle();
+            let checks = run((), check, rhythm, triggered, pulse(), tx);
+            let task = tokio::spawn(checks).abort_handle();
             Self {
                 mood,
                 trigger,
@@ -745,6 +816,45 @@ mod tests {
         let (early, tardy) = (ms(5), ms(15));
         assert!(late.iter().any(|late| *late < early));
         assert!(late.iter().any(|late| *late > tardy));
+    }
+
+    /// The thread stands still while a server's answer is there to be read.
+    #[tokio::test]
+    async fn a_timeout_in_the_agents_own_stall_is_made_again_at_once() {
+        struct Stalls(u32);
+        impl Check for Stalls {
+            async fn make(&mut self) -> Verdict {
+                self.0 += 1;
+                let (kind, takes) = match self.0 {
+                    1 => (Kind::ResponseTimeout, ms(200)),
+                    _ => (Kind::Ok, ms(0)),
+                };
+                std::thread::sleep(takes);
+                Finding::new(kind, "").after(takes)
+            }
+        }
+        let pulse = Arc::new(Pulse::new(ms(100)));
+        let (tx, mut reports) = mpsc::channel(16);
+        let (_trigger, triggered) = Trigger::new();
+        let mut rhythm = rhythm(Duration::from_secs(3600));
+        rhythm.timeout = ms(100);
+        rhythm.offset = ms(50);
+        let beats = {
+            let pulse = pulse.clone();
+            tokio::spawn(async move { pulse.beat().await })
+        };
+        let checks = tokio::spawn(run((), Stalls(0), rhythm, triggered, pulse, tx));
+        let first = reports.recv().await.unwrap();
+        assert_eq!(first.standing, Standing::Stalled);
+        assert_eq!(first.judged(), None);
+        assert!(first.late.is_some());
+        // Not an hour later.
+        let second = reports.recv().await.unwrap();
+        assert_eq!(second.standing, Standing::Counts);
+        assert_eq!(second.judged(), Some(true));
+        assert_eq!(second.late, None);
+        beats.abort();
+        checks.abort();
     }
 
     #[tokio::test(start_paused = true)]

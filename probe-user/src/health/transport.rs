@@ -13,17 +13,16 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use rustls::pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::verdict::{Finding, Kind};
+use super::{
+    verdict::{Finding, Kind},
+    wire::Wire,
+};
 use crate::config::{ProxyVersion, Reach};
 
 /// Signature, version 2 and LOCAL, no address family, no bytes that follow.
@@ -119,7 +118,7 @@ impl Transport {
     }
 
     /// Makes one, before TLS: some protocols speak in clear first.
-    pub async fn open(&self, stage: &mut Stage) -> Result<TcpStream, Finding> {
+    pub async fn open(&self, stage: &mut Stage) -> Result<Wire, Finding> {
         *stage = Stage::CONNECTING;
         let mut tcp = plain(self.target)
             .await
@@ -134,7 +133,7 @@ impl Transport {
     }
 
     /// Begins TLS, if that is configured.
-    pub async fn encrypt(&self, tcp: TcpStream, stage: &mut Stage) -> Result<Stream, Finding> {
+    pub async fn encrypt(&self, tcp: Wire, stage: &mut Stage) -> Result<Stream, Finding> {
         let Some((connector, name)) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
@@ -157,25 +156,22 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-async fn plain(target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = with_another(TcpStream::connect(target).await?, target)?;
-    let socket = socket2::SockRef::from(&stream);
-    // Zero linger: close sends a RST and leaves no TIME_WAIT.
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)?;
-    Ok(stream)
+async fn plain(target: SocketAddr) -> io::Result<Wire> {
+    let wire = Wire::connect(target).await?;
+    with_another(wire.local_addr()?, target)?;
+    Ok(wire)
 }
 
 /// Where nobody listens at an endpoint's port of this host, a socket may be given that very
 /// port, and is then connected to itself (RFC 9293 section 3.5, simultaneous open).
-fn with_another(stream: TcpStream, target: SocketAddr) -> io::Result<TcpStream> {
-    if stream.local_addr()? == target {
+fn with_another(local: SocketAddr, target: SocketAddr) -> io::Result<()> {
+    if local == target {
         return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
     }
-    Ok(stream)
+    Ok(())
 }
 
-async fn send_proxy(stream: &mut TcpStream, version: ProxyVersion) -> io::Result<()> {
+async fn send_proxy(stream: &mut Wire, version: ProxyVersion) -> io::Result<()> {
     match version {
         ProxyVersion::V1 => {
             let line = proxy_line(stream.local_addr()?, stream.peer_addr()?);
@@ -219,9 +215,9 @@ pub fn broken(error: &io::Error) -> Finding {
 #[derive(Debug)]
 pub enum Stream {
     /// As it is.
-    Plain(TcpStream),
+    Plain(Wire),
     /// Encrypted.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 impl Stream {
@@ -291,7 +287,7 @@ mod tests {
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let at = socket.local_addr().unwrap();
         let stream = socket.connect(at).await.unwrap();
-        let refused = with_another(stream, at).unwrap_err();
+        let refused = with_another(stream.local_addr().unwrap(), at).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 

@@ -19,12 +19,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::{
+    exposition::{self, Format},
+    page::Feed,
+    process::Process,
+};
 use crate::{
     config::Mode,
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
     failover::Reason,
-    health::{Kind, Signal, State, Verdict},
+    health::{Kind, Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
     reload::Outcome,
 };
 
@@ -32,6 +37,11 @@ use crate::{
 const BUCKETS: [f64; 15] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0,
+];
+
+/// From a burst of checks to `fall` timeouts of a slow rhythm.
+const FAILOVER_BUCKETS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -52,6 +62,13 @@ struct OfVerdict {
     service: String,
     endpoint: String,
     verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfExcuse {
+    service: String,
+    endpoint: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -133,6 +150,8 @@ type Meters = Arc<Mutex<BTreeMap<String, BTreeMap<String, Meter>>>>;
 /// All of them.
 pub struct Metrics {
     registry: Registry,
+    /// What is not named after this program.
+    process: Registry,
     recorder: Recorder,
 }
 
@@ -141,6 +160,10 @@ pub struct Metrics {
 pub struct Recorder {
     checks: Family<OfVerdict, Counter>,
     skipped: Family<OfEndpoint, Counter>,
+    excused: Family<OfExcuse, Counter>,
+    lateness: Histogram,
+    latest: Gauge<f64, AtomicU64>,
+    realtime: Family<OfKind, Gauge>,
     duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
@@ -164,9 +187,14 @@ pub struct Recorder {
     reloads: Family<OfResult, Counter>,
     reload_succeeded: Gauge,
     reloaded_at: Gauge<f64, AtomicU64>,
+    failovers: Family<OfService, Histogram, fn() -> Histogram>,
+    tiers: Family<OfEndpoint, Gauge>,
+    weights: Family<OfEndpoint, Gauge>,
+    flows_max: Gauge,
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
+    feed: Feed,
 }
 
 impl Metrics {
@@ -175,6 +203,10 @@ impl Metrics {
         let recorder = Recorder {
             checks: Family::default(),
             skipped: Family::default(),
+            excused: Family::default(),
+            lateness: Histogram::new(BOUNDS_US.iter().map(|us| *us as f64 / 1e6)),
+            latest: Gauge::default(),
+            realtime: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             state: Family::default(),
             selected: Family::default(),
@@ -198,9 +230,14 @@ impl Metrics {
             reloads: Family::default(),
             reload_succeeded: Gauge::default(),
             reloaded_at: Gauge::default(),
+            failovers: Family::new_with_constructor(|| Histogram::new(FAILOVER_BUCKETS)),
+            tiers: Family::default(),
+            weights: Family::default(),
+            flows_max: Gauge::default(),
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
+            feed: Feed::default(),
         };
         for kind in EventKind::ALL {
             drop(
@@ -223,6 +260,26 @@ impl Metrics {
             "checks_skipped",
             "Health checks left out because the one before took longer than the interval",
             r.skipped.clone(),
+        );
+        registry.register(
+            "checks_excused",
+            "Health checks whose verdict does not count, by reason: the agent itself was stalled",
+            r.excused.clone(),
+        );
+        registry.register(
+            "check_lateness_seconds",
+            "How late the agent itself is: from the time that a health check was due to its beginning",
+            r.lateness.clone(),
+        );
+        registry.register(
+            "check_lateness_max_seconds",
+            "The largest of these in the last one to two minutes",
+            r.latest.clone(),
+        );
+        registry.register(
+            "realtime",
+            "1 where checks and decisions have it: real-time priority, locked memory",
+            r.realtime.clone(),
         );
         registry.register(
             "check_duration_seconds",
@@ -342,6 +399,26 @@ impl Metrics {
             r.reloaded_at.clone(),
         );
         registry.register(
+            "failover_duration_seconds",
+            "Time from the beginning of the first failed check to the switch away from the endpoint",
+            r.failovers.clone(),
+        );
+        registry.register(
+            "endpoint_tier",
+            "The endpoint's place: 0 is the master, 1 and up are backups",
+            r.tiers.clone(),
+        );
+        registry.register(
+            "endpoint_weight",
+            "The endpoint's share of its tier's connections, in proportion to the others'",
+            r.weights.clone(),
+        );
+        registry.register(
+            "datapath_flows_max",
+            "Connections that the flow table of one address family holds",
+            r.flows_max.clone(),
+        );
+        registry.register(
             "build",
             "The agent's version and the version of its kernel ABI",
             Info::new(vec![
@@ -354,7 +431,13 @@ impl Metrics {
             ids: recorder.ids.clone(),
             services: recorder.services.clone(),
         }));
-        Self { registry, recorder }
+        let mut process = Registry::default();
+        process.register_collector(Box::new(Process::new()));
+        Self {
+            registry,
+            process,
+            recorder,
+        }
     }
 
     /// The part that is written to.
@@ -362,11 +445,20 @@ impl Metrics {
         self.recorder.clone()
     }
 
-    /// Everything, in the OpenMetrics text format.
-    pub fn render(&self) -> Result<String, fmt::Error> {
-        let mut text = String::with_capacity(16 * 1024);
-        text::encode(&mut text, &self.registry)?;
-        Ok(text)
+    /// What happens, for the status page.
+    pub fn feed(&self) -> Feed {
+        self.recorder.feed.clone()
+    }
+
+    /// Everything.
+    pub fn render(&self, format: Format) -> Result<String, fmt::Error> {
+        let mut open = String::with_capacity(16 * 1024);
+        text::encode_registry(&mut open, &self.process)?;
+        text::encode(&mut open, &self.registry)?;
+        Ok(match format {
+            Format::OpenMetrics => open,
+            Format::Text => exposition::text(&open),
+        })
     }
 }
 
@@ -395,6 +487,15 @@ impl Recorder {
             self.telling
                 .get_or_create(&OfTellState { state })
                 .set((state == telling.label()).into());
+        }
+    }
+
+    /// Whether checks and decisions have real-time priority, and the agent locked memory.
+    pub fn realtime(&self, priority: bool, memory: bool) {
+        for (kind, had) in [("priority", priority), ("memory", memory)] {
+            self.realtime
+                .get_or_create(&OfKind { kind })
+                .set(had.into());
         }
     }
 
@@ -435,6 +536,11 @@ impl Recorder {
         } else {
             self.reload_succeeded.set(0);
         }
+    }
+
+    /// So many connections fit into a flow table.
+    pub fn flows_max(&self, flows: u32) {
+        self.flows_max.set(flows.into());
     }
 
     /// The datapath told of an event, and of some that it held back.
@@ -484,13 +590,20 @@ impl Recorder {
                 kind: signal.label(),
             });
         }
+        for standing in Standing::EXCUSES {
+            self.excused.remove(&OfExcuse {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                reason: standing.label(),
+            });
+        }
         for to in CHALLENGED {
             self.challenges.remove(&of_challenge(&of, to));
         }
         for counters in [&self.skipped, &self.released, &self.told, &self.not_told] {
             counters.remove(&of);
         }
-        for gauges in [&self.selected, &self.draining] {
+        for gauges in [&self.selected, &self.draining, &self.tiers, &self.weights] {
             gauges.remove(&of);
         }
         self.duration.remove(&of);
@@ -507,6 +620,7 @@ impl Recorder {
             service: service.to_owned(),
         };
         self.holds.remove(&of);
+        self.failovers.remove(&of);
         self.members_changed.remove(&of);
         self.refusing.remove(&of);
         self.shadow.remove(&of);
@@ -557,6 +671,21 @@ impl Observer for Recorder {
         }
     }
 
+    fn excused(&self, service: &str, endpoint: &str, standing: Standing) {
+        self.excused
+            .get_or_create(&OfExcuse {
+                service: service.to_owned(),
+                endpoint: endpoint.to_owned(),
+                reason: standing.label(),
+            })
+            .inc();
+    }
+
+    fn late(&self, late: Duration, largest: Duration) {
+        self.lateness.observe(late.as_secs_f64());
+        self.latest.set(largest.as_secs_f64());
+    }
+
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal) {
         let of = of_endpoint(service, endpoint);
         self.signals
@@ -569,6 +698,7 @@ impl Observer for Recorder {
     }
 
     fn state(&self, service: &str, endpoint: &str, state: State) {
+        self.feed.state(service, endpoint, state);
         for each in [State::Unknown, State::Up, State::Down] {
             self.state
                 .get_or_create(&OfState {
@@ -581,6 +711,7 @@ impl Observer for Recorder {
     }
 
     fn selected(&self, service: &str, selected: &[&str]) {
+        self.feed.selected(service, selected);
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         for (of, endpoint) in ids.keys().filter(|(of, _)| of == service) {
             self.selected
@@ -595,6 +726,7 @@ impl Observer for Recorder {
     }
 
     fn switched(&self, service: &str, reason: Reason) {
+        self.feed.switched(service, reason);
         if reason == Reason::MembersChanged {
             self.members_changed
                 .get_or_create(&OfService {
@@ -660,6 +792,13 @@ impl Observer for Recorder {
         let of_service = meters.entry(of.service.clone()).or_default();
         of_service.insert(of.endpoint.clone(), meter);
         drop(meters);
+        for standing in Standing::EXCUSES {
+            drop(self.excused.get_or_create(&OfExcuse {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                reason: standing.label(),
+            }));
+        }
         for signal in Signal::ALL {
             drop(self.signals.get_or_create(&OfSignal {
                 service: of.service.clone(),
@@ -679,9 +818,11 @@ impl Observer for Recorder {
                 }));
             }
         }
-        drop(self.members_changed.get_or_create(&OfService {
+        let of_service = OfService {
             service: of.service.clone(),
-        }));
+        };
+        drop(self.members_changed.get_or_create(&of_service));
+        drop(self.failovers.get_or_create(&of_service));
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.insert((of.service, of.endpoint), id);
     }
@@ -713,6 +854,20 @@ impl Observer for Recorder {
                 xdp: xdp.label(),
             })
             .set(i64::try_from(attached).unwrap_or(i64::MAX));
+    }
+
+    fn failed_over(&self, service: &str, took: Duration) {
+        self.failovers
+            .get_or_create(&OfService {
+                service: service.to_owned(),
+            })
+            .observe(took.as_secs_f64());
+    }
+
+    fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16) {
+        let of = of_endpoint(service, endpoint);
+        self.tiers.get_or_create(&of).set(tier.into());
+        self.weights.get_or_create(&of).set(weight.into());
     }
 }
 

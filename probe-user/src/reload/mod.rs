@@ -517,7 +517,10 @@ pub fn judge(boot: &Config, other: &Config) -> (Option<Fault>, Vec<String>) {
         ("datapath.log", old.log() != new.log()),
         ("control.socket", boot.socket() != other.socket()),
         ("control.group", boot.group() != other.group()),
+        ("control.state", boot.state() != other.state()),
         ("metrics.listen", boot.metrics() != other.metrics()),
+        ("page.listen", boot.page() != other.page()),
+        ("checking.realtime", boot.realtime() != other.realtime()),
     ];
     let waits = waits.into_iter().filter(|(_, differs)| *differs);
     let waits = waits.map(|(field, _)| field.to_owned()).collect();

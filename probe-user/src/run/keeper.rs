@@ -215,7 +215,10 @@ mod tests {
             ("{\"version\": 1, \"services\": {\"sense\":", "not JSON"),
             ("{\"version\": 2, \"services\": {}}", "version is 2"),
             ("[]", "version is null"),
-            ("{\"version\": 1, \"services\": {\"a\": {\"nosuch\": 1}}}", "nosuch"),
+            (
+                "{\"version\": 1, \"services\": {\"a\": {\"nosuch\": 1}}}",
+                "nosuch",
+            ),
             ("{\"version\": 1}", "services"),
         ] {
             fs::write(&path, text).unwrap();

@@ -2,17 +2,16 @@
 
 use std::{fs, process::Stdio, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{
     Way, agent,
     client::{Load, Long, Plan, get},
     privileged,
-    topology::VIP_V4,
-    wait::{until, until_true},
+    topology::{CLIENT_V4, VIP_V4},
 };
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, all_by, none_failed};
+use crate::rig::{Rig, none_failed};
 
 fn serves(rig: &Rig, endpoint: &str) -> Result<()> {
     let answer = get(&rig.lab.client, VIP_V4, "/")?.expect("the VIP answers");
@@ -48,7 +47,10 @@ fn an_upgrade_by_drain_and_maint_fails_nobody() {
         load.run_for(20)?;
 
         let tried = ask(&rig, &["drain", "sense", "master", "--dry-run"])?;
-        ensure!(tried["to"] == json!(["backup"]) && tried["changed"] == true, "{tried}");
+        ensure!(
+            tried["to"] == json!(["backup"]) && tried["changed"] == true,
+            "{tried}"
+        );
         serves(&rig, "master")?;
         let done = ask(&rig, &["drain", "sense", "master", "--deadline", "1m"])?;
         ensure!(done["notes"] == json!([]), "{done}");
@@ -58,7 +60,10 @@ fn an_upgrade_by_drain_and_maint_fails_nobody() {
         ensure!(long.server().as_deref() == Some("master"));
         let status = rig.agent.status()?;
         let master = agent::find_endpoint(&status, "master")?;
-        ensure!(master["mode"] == "drain" && master["state"] == "up", "{master}");
+        ensure!(
+            master["mode"] == "drain" && master["state"] == "up",
+            "{master}"
+        );
 
         // Its time was cut short; then it is taken down, and no check says so.
         ask(&rig, &["maint", "sense", "master"])?;
@@ -73,8 +78,14 @@ fn an_upgrade_by_drain_and_maint_fails_nobody() {
 
         let orders = events(&rig, "order")?;
         let said: Vec<_> = orders.iter().map(|of| of["order"].as_str()).collect();
-        ensure!(said == [Some("drain"), Some("maint"), Some("ready")], "{said:?}");
-        ensure!(orders.iter().all(|of| of["by"]["user"] == "root"), "{orders:?}");
+        ensure!(
+            said == [Some("drain"), Some("maint"), Some("ready")],
+            "{said:?}"
+        );
+        ensure!(
+            orders.iter().all(|of| of["by"]["user"] == "root"),
+            "{orders:?}"
+        );
         let downs = events(&rig, "state")?;
         ensure!(!downs.iter().any(|of| of["state"] == "down"), "{downs:?}");
         Ok(())
@@ -116,7 +127,10 @@ fn a_planned_switch_and_a_frozen_service_survive_a_restart() {
         let socket = socket.to_string_lossy();
         let order = ["promote", "sense", "backup", "--socket", &socket];
         let (code, _, stderr) = rig.agent.probe(&order)?;
-        ensure!(code == 1 && stderr.contains("it is down"), "{code}: {stderr}");
+        ensure!(
+            code == 1 && stderr.contains("it is down"),
+            "{code}: {stderr}"
+        );
         let orders = rig.lab.file("probe.orders.json");
         fs::write(&orders, "{").context("breaking the file")?;
         rig.agent.terminate()?;
@@ -140,16 +154,28 @@ fn tools_follow_events_and_wrong_ones_hurt_nobody() {
             let said = rig.lab.node.ask("curl", &args)?;
             serde_json::from_str::<Value>(&said).with_context(|| said.clone())
         };
-        let mut follow = rig.lab.node.command(lab::server::binary("probe", "PROBE_BIN")?);
-        follow.args(["events", "--follow", "--format", "json", "--socket", &socket]);
+        let mut follow = rig
+            .lab
+            .node
+            .command(lab::server::binary("probe", "PROBE_BIN")?);
+        follow.args([
+            "events", "--follow", "--format", "json", "--socket", &socket,
+        ]);
         let mut follow = follow.stdout(Stdio::piped()).spawn().context("probe")?;
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
             follow.stdout.take().context("piped")?,
         ));
         let done = curl("/v1/services/sense/promote?endpoint=backup")?;
-        ensure!(done["order"] == "promote" && done["changed"] == true, "{done}");
+        ensure!(
+            done["order"] == "promote" && done["changed"] == true,
+            "{done}"
+        );
         let error = curl("/v1/services/sense/endpoints/nobody/drain")?;
-        ensure!(error["error"].as_str().is_some_and(|of| of.contains("master, backup")));
+        ensure!(
+            error["error"]
+                .as_str()
+                .is_some_and(|of| of.contains("master, backup"))
+        );
         let found = lines
             .by_ref()
             .map_while(Result::ok)
@@ -157,7 +183,38 @@ fn tools_follow_events_and_wrong_ones_hurt_nobody() {
         let found: Value = serde_json::from_str(&found.context("an order")?)?;
         follow.kill()?;
         follow.wait()?;
-        ensure!(found["order"] == "promote" && found["by"]["pid"].is_number(), "{found}");
+        ensure!(
+            found["order"] == "promote" && found["by"]["pid"].is_number(),
+            "{found}"
+        );
+
+        let client = rig.lab.client.clone();
+        let long = Long::open(&client, VIP_V4, Duration::from_millis(10))?;
+        let listed = ask(
+            &rig,
+            &["flows", "--endpoint", "backup", "--stage", "established"],
+        )?;
+        ensure!(
+            listed["count"].as_u64().is_some_and(|count| count >= 1),
+            "{listed}"
+        );
+        let (src, dst) = (format!("{}:40000", CLIENT_V4), VIP_V4.to_string());
+        let tried = ask(&rig, &["explain", "--packet", &src, &dst])?;
+        let tc = &tried["outcomes"][0];
+        ensure!(
+            tc["outcome"] == "translated" && tc["endpoint"] == "sense/backup",
+            "{tried}"
+        );
+        let tried = ask(&rig, &["explain", "--packet", &src, "192.0.2.7:22"])?;
+        ensure!(tried["outcomes"][0]["outcome"] == "passed", "{tried}");
+        let shown = rig
+            .agent
+            .order(&["watch", "--count", "2", "--every", "100ms"])?;
+        ensure!(
+            shown.matches("*  backup").count() == 2 && !shown.contains('\x1b'),
+            "{shown}"
+        );
+        drop(long);
 
         // Idle clients by the hundred, then a failure: the agent does what it always does.
         let mut idle = Vec::new();

@@ -267,7 +267,15 @@ fn no_privilege() {
 #[test]
 fn the_capabilities_of_the_daemonset() {
     let manifest = include_str!("../../../deploy/daemonset.yaml");
-    let names = ["BPF", "NET_ADMIN", "NET_RAW", "PERFMON", "SYS_RESOURCE"];
+    let names = [
+        "BPF",
+        "NET_ADMIN",
+        "NET_RAW",
+        "SYS_NICE",
+        "IPC_LOCK",
+        "PERFMON",
+        "SYS_RESOURCE",
+    ];
     for name in names {
         assert!(
             manifest.contains(&format!("- {name}\n")),

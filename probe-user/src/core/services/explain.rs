@@ -1,6 +1,9 @@
 //! Why a service's new connections go where they go, in sentences.
 
-use std::{collections::VecDeque, time::{Duration, SystemTime}};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
@@ -56,11 +59,7 @@ impl History {
 
 impl Services {
     /// Why a service's connections go where they go.
-    pub fn explain(
-        &self,
-        service: &str,
-        now: Instant,
-    ) -> Result<explain::Service, Refused> {
+    pub fn explain(&self, service: &str, now: Instant) -> Result<explain::Service, Refused> {
         let found = self.all.iter().find(|s| s.config.name() == service);
         let found = found.ok_or_else(|| Refused::NoService(service.to_owned()))?;
         let mut explained = found.explain(now);
@@ -68,7 +67,9 @@ impl Services {
             let ago = span(now.saturating_duration_since(since));
             explained.because.insert(
                 0,
-                format!("all hosts are silent for {ago}, perhaps it is this node: selections are held"),
+                format!(
+                    "all hosts are silent for {ago}, perhaps it is this node: selections are held"
+                ),
             );
         }
         Ok(explained)
@@ -136,7 +137,11 @@ impl Service {
             ));
         }
         if let (Some(promoted), Some(given)) = (self.failover.promoted(), &self.promoted_by) {
-            let forced = if promoted.forced { ", although it is not up" } else { "" };
+            let forced = if promoted.forced {
+                ", although it is not up"
+            } else {
+                ""
+            };
             because.push(format!(
                 "{} was promoted by {} {} ago{forced}: it serves until it is down, or `probe failback`",
                 self.config.endpoints()[promoted.endpoint].name(),
@@ -145,13 +150,16 @@ impl Service {
             ));
         }
         let Target::Endpoints(serving) = self.failover.selected() else {
-            because.push("no endpoint is up, and all_down: refuse answers clients with a RST".to_owned());
+            because.push(
+                "no endpoint is up, and all_down: refuse answers clients with a RST".to_owned(),
+            );
             because.extend((0..self.endpoints.len()).map(|e| self.sentence(e, now)));
             return because;
         };
         if serving.iter().all(|e| self.fit(*e) == State::Down) {
             because.push(
-                "no endpoint is up, and all_down: keep leaves connections where they are".to_owned(),
+                "no endpoint is up, and all_down: keep leaves connections where they are"
+                    .to_owned(),
             );
         }
         let tier = self.failover.tier().unwrap_or(0);
@@ -177,7 +185,11 @@ impl Service {
         let endpoint = &self.endpoints[e];
         let name = format!("{} (tier {})", config.name(), config.tier());
         if let Some(given) = self.ordered_by(e) {
-            return format!("{name} is in {} by order of {}", self.mode_text(e), given.by);
+            return format!(
+                "{name} is in {} by order of {}",
+                self.mode_text(e),
+                given.by
+            );
         }
         if config.weight() == 0 {
             return format!("{name} has weight 0: no new connections");
@@ -188,7 +200,11 @@ impl Service {
             .unwrap_or_default();
         let mut text = format!("{name} is {} for {}", state.label(), span(since));
         if let Some(verdict) = &endpoint.verdict {
-            text += &format!(", last check {}: {}", verdict.kind.label(), verdict.detail());
+            text += &format!(
+                ", last check {}: {}",
+                verdict.kind.label(),
+                verdict.detail()
+            );
         }
         match state {
             State::Unknown => text += "; its first check decides",
@@ -233,7 +249,10 @@ impl Service {
         }
         Some(match (self.config.failback(), self.failover.due()) {
             (Failback::Manual, _) => {
-                format!("tier {} is up, and failback: manual waits for `probe failback`", better[0])
+                format!(
+                    "tier {} is up, and failback: manual waits for `probe failback`",
+                    better[0]
+                )
             }
             (Failback::Auto { .. }, Some(due)) => format!(
                 "tier {} is up, and is gone back to in {}",

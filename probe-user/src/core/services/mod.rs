@@ -6,6 +6,7 @@ pub mod orders;
 mod reload;
 mod signals;
 mod telling;
+mod weights;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -17,9 +18,9 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{
-    CheckKey, CheckPlan, Lookup, Observer, Running, StartChecks,
+    CheckKey, CheckPlan, Lookup, Named, Observer, Running, StartChecks,
     journal::{Journal, What},
-    order::{Given, Kept, Standing},
+    order::{Given, Kept, Standing as StandingOrders},
     status,
 };
 use crate::{
@@ -34,10 +35,12 @@ use crate::{
         distrust::Distrust,
         drain::{Before, Drains, Limits},
         orders::{Mode, Promotion},
+        slow_start::SlowStart,
     },
     health::{
         Probe, RiseFall, State, Verdict,
-        scheduler::{Intervals, Report, Rhythm, Trigger},
+        lateness::Lateness,
+        scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
     },
@@ -69,6 +72,7 @@ struct Service {
     switches: u64,
     /// Changes within the selected tier, which are no switches.
     members_changed: u64,
+    slow_start: SlowStart,
     endpoints: Vec<Endpoint>,
     /// What operators said of each endpoint last.
     ordered: Vec<Ordered>,
@@ -88,6 +92,8 @@ struct Endpoint {
     health: RiseFall,
     /// When it went down after it had been up.
     fell: Option<Instant>,
+    /// When the first of the failures in a row began, checks' and counted clients'.
+    failing: Option<Instant>,
     /// It is down, and the failover was not told.
     withheld: bool,
     since: SystemTime,
@@ -96,6 +102,8 @@ struct Endpoint {
     /// The kernel sends no new connections here, whoever refuses them elsewhere.
     resting: bool,
     history: History,
+    /// What the datapath takes its weight for.
+    weight: u16,
     verdict: Option<Verdict>,
     /// Since when verdicts are of its kind.
     verdict_since: SystemTime,
@@ -104,6 +112,8 @@ struct Endpoint {
     judged: bool,
     checks: u64,
     failures: u64,
+    /// Checks whose verdict did not count.
+    excused: u64,
     generation: u32,
     running: Option<Running>,
     /// Makes checks at once, while they run.
@@ -139,13 +149,14 @@ pub struct Services {
     /// not check together.
     turn: u64,
     distrust: Distrust,
+    lateness: Lateness,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
     due: Option<Instant>,
     journal: Arc<Journal>,
     /// Orders for who is not in the configuration.
-    unclaimed: Standing,
+    unclaimed: StandingOrders,
     published: watch::Sender<Kept>,
 }
 
@@ -154,7 +165,7 @@ impl Services {
     pub fn new<D: Steering>(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
-        standing: Standing,
+        standing: StandingOrders,
         journal: Arc<Journal>,
         datapath: &mut D,
         observer: &dyn Observer,
@@ -198,6 +209,7 @@ impl Services {
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
+            lateness: Lateness::new(Instant::now()),
             start_checks: None,
             due: None,
         };
@@ -252,10 +264,17 @@ impl Services {
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result {
+        if let Some(late) = report.late {
+            self.lateness.note(late, now);
+            observer.late(late, self.lateness.largest());
+        }
+        let success = report.judged();
         let Report {
             key,
             verdict,
             skipped,
+            standing,
+            late: _,
         } = report;
         let Some((s, e)) = self.place(key.service, key.endpoint) else {
             return Ok(());
@@ -264,19 +283,23 @@ impl Services {
         if endpoint.generation != key.generation {
             return Ok(());
         }
-        let success = verdict.kind.success();
         if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
             errors.good_check();
         }
-        let (kind, was_up) = (verdict.kind, endpoint.health.state() == State::Up);
+        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
+        match success {
+            Some(true) => endpoint.failing = None,
+            Some(false) => _ = endpoint.failing.get_or_insert(begun),
+            None => {}
+        }
+        let (kind, before) = (verdict.kind, endpoint.health.state());
         let changed = success.and_then(|success| endpoint.health.observe(success));
         if changed.is_some() {
-            let fell = was_up.then_some(now);
+            let fell = (before == State::Up).then_some(now);
             endpoint.fell = fell;
             let withheld = fell.is_some() && self.withholds(s, e, kind, now, observer);
             self.all[s].endpoints[e].withheld = withheld;
         }
-        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
         let believed = success == Some(false) && self.distrust.believes(begun);
         let service = &mut self.all[s];
         let endpoint = &mut service.endpoints[e];
@@ -284,17 +307,23 @@ impl Services {
         let tells = changed.filter(|_| !endpoint.withheld);
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
+            match state {
+                State::Up if before == State::Down => service.slow_start.up(e, now),
+                State::Down => service.slow_start.down(e),
+                State::Up | State::Unknown => {}
+            }
             switch = service.failover.observe(e, state, now);
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
         // The kernel knows; now people may.
-        service.record(e, verdict, skipped, changed, observer);
+        service.record(e, verdict, skipped, standing, changed, observer);
         service.tell_switch(switch, observer);
         if changed.is_some() || told {
             service.tell_damping(observer);
             self.reckon();
         }
-        if self.distrust.heard(kind, now) {
+        // Silence that was ours says nothing of them.
+        if standing == Standing::Counts && self.distrust.heard(kind, now) {
             self.ask_again(observer);
         }
         Ok(())
@@ -315,6 +344,7 @@ impl Services {
                 service.tell_switch(switch, observer);
                 service.tell_damping(observer);
             }
+            service.grow(now, datapath)?;
             if service.drains.due().is_some_and(|due| due <= now) {
                 let over = service.drains.tick(now);
                 service.write_marks(datapath)?;
@@ -380,6 +410,11 @@ impl Services {
         Ok(())
     }
 
+    /// How late checks began.
+    pub fn lateness(&self) -> &Lateness {
+        &self.lateness
+    }
+
     /// Endpoints that no check has judged since the agent started.
     pub fn pending(&self) -> Vec<String> {
         let mut pending = Vec::new();
@@ -394,6 +429,21 @@ impl Services {
         pending
     }
 
+    /// Services and endpoints as the kernel knows them.
+    pub fn names(&self) -> Vec<Named> {
+        let named = |service: &Service| Named {
+            id: service.id,
+            name: service.config.name().to_owned(),
+            endpoints: service
+                .endpoints
+                .iter()
+                .zip(service.config.endpoints())
+                .map(|(endpoint, config)| (endpoint.id, config.name().to_owned()))
+                .collect(),
+        };
+        self.all.iter().map(named).collect()
+    }
+
     /// For people and programs.
     pub fn status(&self, now: Instant) -> Vec<status::Service> {
         self.all.iter().map(|s| s.status(now)).collect()
@@ -401,7 +451,12 @@ impl Services {
 
     fn reckon(&mut self) {
         self.settle_promotions();
-        let due = |s: &Service| [s.failover.due(), s.failover.steady_due(), s.drains.due()];
+        let due = |s: &Service| {
+            let failover = [s.failover.due(), s.failover.steady_due()];
+            failover
+                .into_iter()
+                .chain([s.drains.due(), s.slow_start.due()])
+        };
         let due = self.all.iter().flat_map(due).flatten();
         let withdrawn = self.withdrawn_due();
         self.due = due.chain(self.distrust.due()).chain(withdrawn).min();
@@ -505,6 +560,7 @@ impl Service {
             since: SystemTime::now(),
             switches: 0,
             members_changed: 0,
+            slow_start: SlowStart::new(config.endpoints().iter().map(|e| e.slow_start())),
             endpoints,
             ordered: restored.ordered,
             promoted_by: restored.promoted_by,
@@ -609,7 +665,11 @@ impl Service {
                 }
             }
         }
-        datapath.select(self.id, self.choice())
+        let choice = self.choice();
+        if matches!(choice, Choice::Spread(_)) {
+            self.write_weights(datapath);
+        }
+        datapath.select(self.id, choice)
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
@@ -701,6 +761,7 @@ impl Service {
         endpoint.generation += 1;
         // A new id begins unmarked.
         (endpoint.mark, endpoint.resting) = (Mark::Up, false);
+        endpoint.weight = plan.weight;
         let selected = self.failover.serves(e);
         let reason = match self.choice() {
             Choice::Spread(_) => Reason::MembersChanged,
@@ -773,6 +834,7 @@ impl Service {
                 offset: begin.offset,
                 phase: begin.phase,
                 spread: check.spread(),
+                timeout: check.timeout(),
                 health: endpoint.health.clone(),
             },
             triggered,
@@ -800,17 +862,20 @@ impl Endpoint {
             families: Families::of(service, config),
             health: RiseFall::new(check.rise(), check.fall(), State::Unknown),
             fell: None,
+            failing: None,
             withheld: false,
             since: SystemTime::now(),
             mark: Mark::Up,
             resting: false,
             history: History::default(),
+            weight: config.weight(),
             verdict: None,
             verdict_since: SystemTime::now(),
             durations: Window::default(),
             judged: false,
             checks: 0,
             failures: 0,
+            excused: 0,
             generation: 0,
             running: None,
             trigger: None,

@@ -3,7 +3,10 @@
 //! The failover decides what an order does, on a copy first: so an order that is refused or only
 //! tried has changed nothing. Then the same is done for real, in the order of any other switch.
 
-use std::{sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -104,7 +107,10 @@ impl Services {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one order, and what it needs to be done")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one order, and what it needs to be done"
+    )]
     fn carry_out_order<D: Steering>(
         &mut self,
         s: usize,
@@ -123,7 +129,9 @@ impl Services {
         let service = &mut self.all[s];
         let mode_before = e.map(|e| service.failover.mode(e));
         match (&order.what, e) {
-            (Wish::Mode { mode, left, .. }, Some(e)) => service.set_mode(e, *mode, *left, given, now),
+            (Wish::Mode { mode, left, .. }, Some(e)) => {
+                service.set_mode(e, *mode, *left, given, now)
+            }
             (Wish::Promote { left, .. }, Some(e)) => {
                 service.promoted_by = Some(given);
                 for i in (0..service.endpoints.len()).filter(|i| *i != e) {
@@ -136,6 +144,11 @@ impl Services {
             _ => {}
         }
         service.failover = after;
+        // An order ends a promotion without more to say.
+        service.promoted_told = service.failover.promoted();
+        if service.promoted_told.is_none() {
+            service.promoted_by = None;
+        }
         let switch = switch.filter(|switch| switch.from != switch.to);
         service.carry_out(switch.as_ref(), now, datapath)?;
         service.tell_switch(switch, observer);
@@ -163,7 +176,6 @@ impl Services {
         endpoint.health = RiseFall::new(check.rise(), check.fall(), State::Unknown);
         (endpoint.fell, endpoint.withheld) = (None, false);
         endpoint.verdict = None;
-        endpoint.judged = false;
         endpoint.since = SystemTime::now();
         let name = service.config.endpoints()[e].name();
         observer.state(service.config.name(), name, State::Unknown);
@@ -199,7 +211,9 @@ impl Services {
             if let Some(before) = standing.services.get_mut(service.config.name()) {
                 before.merge(of);
             } else if !of.is_empty() {
-                standing.services.insert(service.config.name().to_owned(), of);
+                standing
+                    .services
+                    .insert(service.config.name().to_owned(), of);
             }
         }
         standing
@@ -215,7 +229,9 @@ impl Services {
             if let (Some(before), None) = (before, promoted) {
                 service.promoted_by = None;
                 let of = service.config.name().to_owned();
-                let endpoint = service.config.endpoints()[before.endpoint].name().to_owned();
+                let endpoint = service.config.endpoints()[before.endpoint]
+                    .name()
+                    .to_owned();
                 warn!(service = of, endpoint, "no longer promoted");
                 self.journal.tell(What::PromotionOver {
                     service: of,
@@ -284,7 +300,11 @@ impl Service {
             _ => {
                 let promoted = self.failover.promoted() != after.promoted();
                 let shown = |of: &Failover| {
-                    let held = if of.promoted().is_some() { " (promoted)" } else { "" };
+                    let held = if of.promoted().is_some() {
+                        " (promoted)"
+                    } else {
+                        ""
+                    };
                     format!("{}{held}", self.target_name(of.selected()))
                 };
                 (shown(&self.failover), shown(after), promoted || from != to)
@@ -327,7 +347,9 @@ impl Service {
             _ => {}
         }
         if after.frozen() && !matches!(order.what, Wish::Freeze(_)) {
-            notes.push("the service is frozen: nothing but an order changes its selection".to_owned());
+            notes.push(
+                "the service is frozen: nothing but an order changes its selection".to_owned(),
+            );
         }
         notes
     }

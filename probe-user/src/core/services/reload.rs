@@ -27,8 +27,7 @@ use tracing::{info, warn};
 
 use super::{
     Begin, Endpoint, FIRST_APART, Families, Result, Service, Services, What, error_limit, limits,
-    orders::Restored,
-    service_plan,
+    orders::Restored, service_plan,
 };
 use crate::{
     config::{self, Address, Config, Mode},
@@ -136,6 +135,9 @@ impl Services {
             self.leaving.extend(leaving);
         }
         for (origin, plan) in origins.iter_mut().zip(&mut plan) {
+            if let Origin::Same(service) = origin {
+                *plan = service.steering_plan();
+            }
             if let Origin::Same(service) | Origin::Changed(service) = origin {
                 service.withdraw_or_not(plan, &taken, now, datapath)?;
             }
@@ -159,7 +161,15 @@ impl Services {
                 }
                 (Origin::Changed(mut service), Some(applied)) => {
                     reloaded.changed.push(name);
-                    service.reform(of, at, &applied.endpoints, restored, now, datapath, observer)?;
+                    service.reform(
+                        of,
+                        at,
+                        &applied.endpoints,
+                        restored,
+                        now,
+                        datapath,
+                        observer,
+                    )?;
                     service
                 }
                 (Origin::New, Some(applied)) => {
@@ -421,12 +431,18 @@ impl Withdrawn {
 }
 
 impl Service {
-    fn plan(&self) -> ServicePlan {
+    /// What the kernel is told of it, or would be if it were not withdrawn.
+    fn steering_plan(&self) -> ServicePlan {
         let at: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.at).collect();
         let mut plan = service_plan(&self.config, &at);
         for (plan, endpoint) in plan.endpoints.iter_mut().zip(&self.endpoints) {
-            plan.resting = endpoint.resting;
+            (plan.resting, plan.weight) = (endpoint.resting, endpoint.weight);
         }
+        plan
+    }
+
+    fn plan(&self) -> ServicePlan {
+        let plan = self.steering_plan();
         match &self.withdrawn {
             Some(withdrawn) => withdrawn.plan(&plan),
             None => plan,
@@ -562,6 +578,8 @@ impl Service {
         self.failover
             .reform(failback, all_down, &members, &from, restored.promoted, now);
         self.drains.reform(limits(config), &from);
+        let times = config.endpoints().iter().map(config::Endpoint::slow_start);
+        self.slow_start.reform(times, &from);
         for (i, left) in restored.allowed.iter().enumerate() {
             if from[i].is_none() {
                 self.drains.allow(i, *left, now);
@@ -577,6 +595,12 @@ impl Service {
         self.write_marks(datapath)?;
         for (endpoint, config) in self.endpoints.iter().zip(self.config.endpoints()) {
             observer.identified(self.config.name(), config.name(), endpoint.id);
+            observer.placed(
+                self.config.name(),
+                config.name(),
+                config.tier(),
+                config.weight(),
+            );
             observer.state(self.config.name(), config.name(), endpoint.health.state());
         }
         self.tell_mode(observer);
@@ -607,7 +631,10 @@ impl Service {
             let mut endpoint = known.unwrap_or_else(|| {
                 let slot = self.places.len();
                 self.places.push(None);
-                let named = before.endpoints().iter().position(|old| old.name() == of.name());
+                let named = before
+                    .endpoints()
+                    .iter()
+                    .position(|old| old.name() == of.name());
                 Endpoint {
                     // As the plan had it.
                     resting: named.is_some_and(|old_at| resting[old_at]),
@@ -620,6 +647,8 @@ impl Service {
             }
             let moved = endpoint.at != at;
             endpoint.at = at;
+            // As the plan had it.
+            endpoint.weight = of.weight();
             endpoint.families = Families::of(config, of);
             endpoint.health.reform(check.rise(), check.fall());
             if config.observe() != before.observe() {

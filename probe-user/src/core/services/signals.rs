@@ -13,6 +13,7 @@ use crate::{
     config::Observe,
     core::{Observer, Signalled, Whose},
     datapath::Steering,
+    failover::orders::Mode,
     health::{Kind, Saw, Signal, State, Verdict},
 };
 
@@ -32,13 +33,18 @@ impl Services {
         };
         let service = &mut self.all[s];
         service.count_signal(e, signal, observer);
+        if service.failover.mode(e) == Mode::Maint {
+            return Ok(());
+        }
         if service.endpoints[e].health.state() == State::Down {
             return Ok(());
         }
         let errors = match service.config.observe() {
             Observe::Off if signal.is_of_client() => return Ok(()),
             Observe::MarkDown { .. } if signal.is_of_client() => {
-                let errors = &mut service.endpoints[e].errors;
+                let endpoint = &mut service.endpoints[e];
+                endpoint.failing.get_or_insert(now);
+                let errors = &mut endpoint.errors;
                 let Some(errors) = errors.as_mut().and_then(|errors| errors.failed()) else {
                     return Ok(());
                 };

@@ -9,7 +9,7 @@ use super::{Endpoint, Observer, Service, What, status};
 use crate::{
     config::{Failback, Mode},
     failover::{Reason, Switch, Target, damping::Damped},
-    health::{Kind, Signal, State, Verdict},
+    health::{Kind, Signal, State, Verdict, scheduler::Standing},
 };
 
 impl Service {
@@ -18,17 +18,28 @@ impl Service {
         e: usize,
         verdict: Verdict,
         skipped: u64,
+        standing: Standing,
         changed: Option<State>,
         observer: &dyn Observer,
     ) {
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let endpoint = &mut self.endpoints[e];
         endpoint.checks += 1;
-        if verdict.kind.success().is_some() {
+        if standing != Standing::Counts {
+            endpoint.excused += 1;
+            observer.excused(service, name, standing);
+            debug!(
+                service,
+                endpoint = name,
+                reason = standing.label(),
+                "a check does not count: {}",
+                verdict.detail()
+            );
+        } else if verdict.kind.success().is_some() {
             endpoint.judged = true;
             endpoint.durations.note(verdict.latency);
         }
-        if verdict.kind.success() == Some(false) {
+        if standing == Standing::Counts && verdict.kind.success() == Some(false) {
             endpoint.failures += 1;
             debug!(
                 service,
@@ -63,7 +74,8 @@ impl Service {
                 state.label(),
                 verdict.detail()
             );
-            self.journal.tell(state_event(service, name, state, &verdict));
+            self.journal
+                .tell(state_event(service, name, state, &verdict));
         }
         endpoint.conclude(verdict);
     }
@@ -73,6 +85,7 @@ impl Service {
         let service = self.config.name();
         for (endpoint, config) in self.endpoints.iter().zip(self.config.endpoints()) {
             observer.identified(service, config.name(), endpoint.id);
+            observer.placed(service, config.name(), config.tier(), config.weight());
             observer.state(service, config.name(), endpoint.health.state());
         }
         observer.served(service, self.id);
@@ -99,7 +112,13 @@ impl Service {
     pub(super) fn tell_switch(&self, switch: Option<Switch>, observer: &dyn Observer) {
         let Some(switch) = switch else { return };
         let service = self.config.name();
+        let written = Instant::now();
         observer.switched(service, switch.reason);
+        if switch.reason == Reason::MasterDown
+            && let Some(began) = self.failing(&switch.from)
+        {
+            observer.failed_over(service, written.saturating_duration_since(began));
+        }
         self.tell_selection(observer);
         self.tell_drains(observer);
         let (from, to) = (self.target_name(&switch.from), self.target_name(&switch.to));
@@ -201,6 +220,14 @@ impl Service {
         }
     }
 
+    /// When the failures began that a target was left for.
+    fn failing(&self, target: &Target) -> Option<Instant> {
+        let Target::Endpoints(left) = target else {
+            return None;
+        };
+        left.iter().filter_map(|i| self.endpoints[*i].failing).min()
+    }
+
     pub(super) fn tell_selection(&self, observer: &dyn Observer) {
         observer.selected(self.config.name(), &self.serving());
     }
@@ -279,6 +306,7 @@ impl Service {
                         name: config.name().to_owned(),
                         tier: config.tier(),
                         weight: config.weight(),
+                        slow_start: self.percent(i),
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
@@ -287,6 +315,8 @@ impl Service {
                         ordered: self
                             .ordered_by(i)
                             .map(|given| status::ordered(&self.mode_text(i), Some(given))),
+                        against: endpoint.health.against(),
+                        needed: endpoint.health.needed(),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
@@ -297,6 +327,7 @@ impl Service {
                         since_unix_ms: status::unix_ms(endpoint.since),
                         checks: endpoint.checks,
                         failures: endpoint.failures,
+                        excused: endpoint.excused,
                         latency_us: verdict
                             .filter(|v| v.kind != Kind::Observed)
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),

@@ -73,6 +73,8 @@ impl Bench {
                 saw: Saw::NOTHING,
             },
             skipped: 0,
+            standing: Standing::Counts,
+            late: None,
         };
         self.reports.send(report).await.unwrap();
     }
@@ -389,5 +391,53 @@ async fn interfaces_change_too() {
         bench.did().await,
         [Detach("veth7".to_owned()), Did::Attached("up0".to_owned())]
     );
+    bench.end().await;
+}
+
+/// Orders are by names: they go on over a reload, and wait for who is gone.
+#[tokio::test(start_paused = true)]
+async fn orders_go_on() {
+    let bench = well(SENSE).await;
+    let drain = mode("master", Mode::Drain);
+    bench.order("sense", drain, false).await.unwrap();
+    assert!(bench.did().await.contains(&Select(1)));
+    bench.plans.lock().unwrap().clear();
+    let slower = SENSE.replace("inter: 10ms", "inter: 20ms");
+    bench.reload(&slower).await.unwrap();
+    assert_eq!(bench.did().await, [Apply(1), Select(1)]);
+    let resting: Vec<_> = bench.plans.lock().unwrap()[0][0]
+        .endpoints
+        .iter()
+        .map(|of| of.resting)
+        .collect();
+    assert_eq!(resting, [true, false], "it stays out of its tier");
+    let mode = |status: &status::Status, e: usize| status.services[0].endpoints[e].mode.clone();
+    assert_eq!(mode(&bench.status().await, 0), "drain");
+
+    let alone = SENSE.replace("  - {name: master, address: '10.0.0.1:80'}\n", "");
+    bench.reload(&alone).await.unwrap();
+    assert_eq!(bench.status().await.services[0].endpoints.len(), 1);
+    bench.reload(SENSE).await.unwrap();
+    let status = bench.status().await;
+    assert_eq!(
+        (mode(&status, 0), mode(&status, 1)),
+        ("drain".into(), "ready".into())
+    );
+    assert_eq!(
+        status.services[0].selection.endpoint.as_deref(),
+        Some("backup")
+    );
+
+    // Who was promoted and leaves is not promoted any more, and nobody asks for it.
+    let promote = Wish::Promote {
+        endpoint: "backup".to_owned(),
+        force: false,
+        left: None,
+    };
+    bench.order("sense", promote, false).await.unwrap();
+    assert!(bench.status().await.services[0].promoted.is_some());
+    let other = SENSE.replace("  - {name: backup, address: '10.0.0.2:80'}\n", "");
+    bench.reload(&other).await.unwrap();
+    assert!(bench.status().await.services[0].promoted.is_none());
     bench.end().await;
 }

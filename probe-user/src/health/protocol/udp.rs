@@ -11,13 +11,17 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::net::UdpSocket;
 
 use super::failure::{Failure, Outcome, Reason};
 use crate::{
     config::{Looked, UdpCheck},
-    health::{transport::Stage, verdict::Finding},
+    health::{
+        transport::Stage,
+        verdict::Finding,
+        wire::{datagram, stamp_datagrams},
+    },
 };
 
 /// Bytes of a datagram that are looked at.
@@ -55,11 +59,10 @@ impl Udp {
     }
 
     async fn hold(&mut self, socket: &UdpSocket) -> Outcome {
-        self.scratch.clear();
-        self.scratch.reserve(LIMIT);
+        self.scratch.resize(LIMIT, 0);
         socket.send(&self.send).await?;
-        let mut room = (&mut self.scratch).limit(LIMIT);
-        socket.recv_buf(&mut room).await?;
+        let length = datagram(socket, &mut self.scratch).await?;
+        self.scratch.truncate(length);
         match &self.expect {
             Some(looked) if !looked.is_met(&self.scratch) => {
                 let note = format!("expects {looked}");
@@ -82,6 +85,7 @@ pub async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
 /// Where nobody has the endpoint's port of this host, the socket itself may have been given it,
 /// and would answer itself.
 async fn towards(socket: UdpSocket, target: SocketAddr) -> io::Result<UdpSocket> {
+    stamp_datagrams(&socket);
     socket.connect(target).await?;
     if socket.local_addr()? == target {
         return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
