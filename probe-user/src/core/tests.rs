@@ -1884,8 +1884,8 @@ async fn questions_do_not_delay_a_switch() {
             tokio::task::yield_now().await;
         }
         took.push(begun.elapsed());
-        bench.check(from as usize, Kind::Ok).await;
-        bench.check(from as usize, Kind::Ok).await;
+        bench.check(from, Kind::Ok).await;
+        bench.check(from, Kind::Ok).await;
         bench.did().await;
     }
     askers.iter().for_each(tokio::task::JoinHandle::abort);

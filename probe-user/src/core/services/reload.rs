@@ -542,6 +542,10 @@ impl Service {
 
     /// Becomes what the configuration says now. `ids` are those of its endpoints, `restored` the
     /// orders for them.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what it becomes, and what is needed to be it"
+    )]
     fn reform<D: Steering>(
         &mut self,
         config: &config::Service,
