@@ -9,6 +9,8 @@ pub enum Failure {
     Config(anyhow::Error),
     /// Exit code 3: something was imported, and not all that matters; the report says what.
     Incomplete,
+    /// Exit code 3: two configurations differ, as was asked.
+    Differs,
 }
 
 impl From<anyhow::Error> for Failure {

@@ -18,5 +18,6 @@ pub mod import;
 pub mod interfaces;
 mod log;
 pub mod observe;
+pub mod reload;
 pub mod resolve;
 mod run;

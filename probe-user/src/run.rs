@@ -10,11 +10,15 @@
 
 mod keeper;
 pub(crate) mod realtime;
-mod supervisor;
+pub(crate) mod supervisor;
 mod tasks;
 mod threads;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -29,7 +33,7 @@ use crate::{
     config::{self, Address, Config, Each, Fault, Realtime},
     control::{Api, Socket, Sources},
     core::{
-        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose,
+        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks, Whose,
         journal::{Journal, What},
         order::Written,
     },
@@ -42,6 +46,7 @@ use crate::{
     interfaces,
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder, page},
+    reload::{self, Loaded, Reloader},
     resolve::{Families, Resolved, choose, literal, lookup},
 };
 use realtime::Had;
@@ -54,25 +59,27 @@ const MAX_WORKERS: usize = 4;
 const QUEUE: usize = 1024;
 
 /// Runs the agent until a signal ends it.
-pub fn agent(file: &Path, detach: bool, log: LogFormat) -> Result<(), Failure> {
+pub fn agent(file: &Path, detach: bool, watch: bool, log: LogFormat) -> Result<(), Failure> {
     let held_back = log::to_stderr(log);
     log::end_on_panic(log);
-    let config = config::load(file).map_err(|error| Failure::Config(error.into()))?;
+    let loaded = Loaded::read(file).map_err(|error| Failure::Config(error.into()))?;
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(live(file, &config, detach, held_back))
+        .block_on(live(file, &loaded, detach, watch, held_back))
 }
 
 async fn live(
     file: &Path,
-    config: &Config,
+    loaded: &Loaded,
     detach: bool,
+    watch_config: bool,
     held_back: HeldBack,
 ) -> Result<(), Failure> {
+    let config = loaded.config();
     let invalid = |fault| {
         Failure::Config(anyhow::Error::new(config::Error::Invalid {
             file: file.to_owned(),
@@ -81,6 +88,7 @@ async fn live(
     };
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let existing = interfaces::list().await?;
     literals_exist(config, &existing).map_err(invalid)?;
     let known = last_known(config.datapath().bpffs());
@@ -150,17 +158,36 @@ async fn live(
     let (sweeps, sweep_inbox) = mpsc::channel(1);
     let (asks, ask_inbox) = mpsc::channel(QUEUE);
     let (shutdown, ending) = watch::channel(false);
-    let sources = Sources { asks, counters };
+    let (reloads, reload_inbox) = reload::Handle::new();
+    let (names, names_now) = watch::channel(Names {
+        names: names(config),
+        every: config.resolve_every(),
+    });
+    let ready = Arc::new(AtomicBool::new(false));
+    let reloader = Reloader::new(
+        file,
+        loaded,
+        asks.clone(),
+        names,
+        metrics.recorder(),
+        journal.clone(),
+        ready.clone(),
+    );
+    let sources = Sources {
+        asks,
+        counters,
+        reloads: reloads.clone(),
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let ended = interfaces::watch(changes).await;
         ended.context("watching the network interfaces")
     });
-    tasks.spawn(tasks::resolve(
-        names(config),
-        config.resolve_every(),
-        lookups,
-    ));
+    tasks.spawn(tasks::resolve(names_now, lookups));
+    tasks.spawn(reloader.run(reload_inbox, hangup));
+    if watch_config {
+        tasks.spawn(reload::watch(file.to_owned(), reloads));
+    }
     let pressure = Arc::new(Notify::new());
     tasks.spawn(tasks::clock(node));
     tasks.spawn(tasks::held_back(held_back));
@@ -181,7 +208,7 @@ async fn live(
             journal.clone(),
         ));
     }
-    tasks.spawn(supervisor::run(sources.clone()));
+    tasks.spawn(supervisor::run(sources.clone(), ready));
     let written = watch::Sender::new(Written::default());
     let (log, kept) = (journal.clone(), written.subscribe());
     let api = Api::new(sources.clone(), log, kept, flows, trial);
@@ -415,7 +442,11 @@ fn tell_telling(telling: &TellState, recorder: &Recorder) {
     }
 }
 
-fn literals_exist(config: &Config, existing: &[interfaces::Interface]) -> Result<(), Fault> {
+/// An interface that is named literally must be there.
+pub(crate) fn literals_exist(
+    config: &Config,
+    existing: &[interfaces::Interface],
+) -> Result<(), Fault> {
     for (key, list) in [("edge", config.edge()), ("uplink", config.uplink())] {
         for (i, pattern) in list.iter().enumerate() {
             if let Some(name) = pattern.literal()
@@ -446,7 +477,25 @@ pub(crate) struct Named {
     families: Families,
 }
 
-fn names(config: &Config) -> Vec<Named> {
+impl Named {
+    /// From places in the configuration to the slots that the core knows it by.
+    pub(crate) fn renumber(&mut self, slots: &Slots) {
+        if let Some((service, endpoints)) = slots.get(self.service)
+            && let Some(endpoint) = endpoints.get(self.endpoint)
+        {
+            (self.service, self.endpoint) = (*service, *endpoint);
+        }
+    }
+}
+
+/// What is looked up, and how often.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) names: Vec<Named>,
+    pub(crate) every: Duration,
+}
+
+pub(crate) fn names(config: &Config) -> Vec<Named> {
     let mut names = Vec::new();
     for (s, service) in config.services().iter().enumerate() {
         for (e, endpoint) in service.endpoints().iter().enumerate() {

@@ -119,6 +119,7 @@ fn what_the_machine_lacks_exits_with_2() {
 fn a_stopped_agent_is_a_runtime_error() {
     let folder = Folder::new();
     let socket = folder.0.path().join("probe.sock");
+    let file = folder.file(GOOD);
     for args in [
         vec!["status", "--socket", text(&socket)],
         vec!["status", "--format", "json", "--socket", text(&socket)],
@@ -136,12 +137,57 @@ fn a_stopped_agent_is_a_runtime_error() {
         vec!["explain", "sense", "--socket", text(&socket)],
         vec!["flows", "--socket", text(&socket)],
         vec!["top", "--socket", text(&socket)],
+        vec!["reload", "--socket", text(&socket)],
+        vec!["diff", text(&file), "--socket", text(&socket)],
     ] {
         let (code, out, err) = probe(&args);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
         assert!(err.starts_with("probe: no agent is running: "), "{err}");
         assert_eq!(err.lines().count(), 1, "{err}");
     }
+}
+
+/// Two files without an agent: what differs, what a running agent would refuse, and what is wrong.
+#[test]
+fn differences_of_two_files() {
+    let folder = Folder::new();
+    let path = |name: &str, text: &str| {
+        let path = folder.0.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let old = path("old.yaml", GOOD);
+    let same = path("same.yaml", &format!("# the same\n{GOOD}"));
+    let (code, out, err) = probe(&["diff", text(&old), text(&same)]);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "nothing changes\n", "")
+    );
+    let more = "datapath: {log: debug, flows: 2048}\n";
+    let new = path("new.yaml", &format!("{GOOD}{more}"));
+    let (code, out, err) = probe(&["diff", text(&old), text(&new)]);
+    assert_eq!((code, err.as_str()), (3, ""));
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(
+        lines[..2],
+        [
+            "+ datapath: {flows: 2048, log: debug}",
+            "! datapath.log: a restart brings it"
+        ]
+    );
+    assert!(
+        lines[2].starts_with("! datapath.flows: `2048`: cannot change in a running agent: stop"),
+        "{out}"
+    );
+    let (code, out, _) = probe(&["diff", text(&old), text(&new), "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &report["outcome"]), (3, &"refused".into()));
+    assert_eq!(report["changes"][0]["path"], "datapath");
+    assert_eq!(report["restart_needed"][0], "datapath.log");
+    let wrong = path("wrong.yaml", "services: 7");
+    let (code, out, err) = probe(&["diff", text(&old), text(&wrong)]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("wrong.yaml: "), "{err}");
 }
 
 #[test]
@@ -315,6 +361,9 @@ fn the_unit_is_good() {
         err.contains("/nonexistent/probe.yaml: cannot read"),
         "{err}"
     );
+    assert_eq!(value("ExecReload"), "/usr/bin/probe reload");
+    let (code, _, err) = probe(&["reload", "--socket", "/nonexistent/probe.sock"]);
+    assert_eq!(code, 1, "{err}");
     assert_eq!(value("Type"), "notify");
     // The default place of the control socket.
     assert_eq!(value("RuntimeDirectory"), "probe");

@@ -131,6 +131,24 @@ impl Agent {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Replaces the configuration file; the agent goes on by the old one until it is told.
+    pub fn rewrite(&self, config: &Value) -> Result<()> {
+        let mut config = config.clone();
+        keep_from_the_machine(&mut config)?;
+        let text = serde_json::to_string_pretty(&config).context("a configuration is JSON")?;
+        fs::write(&self.config, text).context("cannot write the configuration")
+    }
+
+    /// Where the configuration is.
+    pub fn config_file(&self) -> &Path {
+        &self.config
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process()?.signal(signal)
+    }
+
     /// Starts the process after it ended and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
         self.launch()?;
@@ -220,6 +238,14 @@ impl Agent {
             bail!("`probe {}` exits with {code}: {stderr}", args.join(" "));
         }
         Ok(stdout)
+    }
+
+    /// Runs a verb that talks to this agent: exit code, standard output and error.
+    pub fn ask(&self, args: &[&str]) -> Result<(i32, String, String)> {
+        let socket = self.socket.to_string_lossy().into_owned();
+        let mut all = args.to_vec();
+        all.extend(["--socket", &socket]);
+        self.probe(&all)
     }
 
     /// The status object.

@@ -32,7 +32,8 @@ Examples:
   probe help status
       more about a verb
 
-Exit codes: 0 good, 1 runtime error, 2 usage or configuration error, 3 imported and not complete.";
+Exit codes: 0 good, 1 runtime error, 2 usage or configuration error, 3 imported and not
+complete, or different.";
 
 /// The verbs, a file each.
 #[derive(Debug, Subcommand)]
@@ -77,6 +78,10 @@ pub enum Verb {
     Unfreeze(OfService),
     /// Remove everything that probe has put into the kernel, without config or agent
     Detach(Detach),
+    /// Have the running agent load its configuration again
+    Reload(Reload),
+    /// Show what another configuration would change
+    Diff(Diff),
     /// Print the JSON schema of the configuration, for editors
     #[command(after_help = SCHEMA_HELP)]
     Schema,
@@ -96,6 +101,9 @@ pub struct Run {
     /// At the end, remove the steering instead of leaving it in place
     #[arg(long)]
     pub detach: bool,
+    /// Load the configuration again whenever its file changes, as a ConfigMap's does
+    #[arg(long)]
+    pub watch_config: bool,
     /// How the log is written, on the standard error
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -105,6 +113,8 @@ const RUN_HELP: &str = "\
 Examples:
   probe run --config /etc/probe/probe.yaml
       until SIGTERM or Ctrl-C; steering stays in place, and the next start takes it over
+  probe run --config probe.yaml --watch-config
+      and whenever the file changes, what changed is applied
   probe run --config probe.yaml --detach
       to try it out: at the end nothing is left in the kernel
   probe run --config probe.yaml --log-format json 2>&1 | jq 'select(.level == \"WARN\")'
@@ -489,6 +499,61 @@ Examples:
   probe explain --packet 10.0.0.9:40000 10.96.0.10:53/udp
 
 Exit codes: 0 said; 1 no agent answers, there is no such service, or no such address.";
+
+/// `probe reload`.
+#[derive(Debug, Args)]
+#[command(after_help = RELOAD_HELP)]
+pub struct Reload {
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const RELOAD_HELP: &str = "\
+Prints what changed, and applies it: services that say what they said, and their connections, are
+left alone. SIGHUP does the same, with the log for answer.
+
+Examples:
+  probe diff /etc/probe/probe.yaml && echo nothing new || probe reload
+  probe reload --format json | jq '{outcome, added, removed, changed, restart_needed}'
+  kill -HUP $(pidof probe)
+
+Exit codes: 0 what the file says is in force; 1 no agent answers, or something of it cannot change
+in a running agent; 2 the file is invalid. With 1 and 2 nothing was changed.";
+
+/// `probe diff`.
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_HELP)]
+pub struct Diff {
+    /// Compared with what the running agent runs by; with a second file, the old one
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Compare these two files, and ask no agent
+    #[arg(value_name = "NEW")]
+    pub new: Option<PathBuf>,
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const DIFF_HELP: &str = "\
++ is new, - is gone, ~ is different, and ! cannot change in a running agent. Passwords and what a
+check sends are not shown.
+
+Examples:
+  probe diff /etc/probe/probe.yaml
+      what a reload would change
+  probe diff old.yaml new.yaml
+      without an agent
+  probe diff new.yaml --format json | jq -r '.changes[] | [.kind, .path] | @tsv'
+
+Exit codes: 0 nothing would change; 3 something would; 1 no agent answers; 2 a file is invalid.";
 
 /// `probe detach`.
 #[derive(Debug, Args)]

@@ -4,12 +4,14 @@ mod args;
 mod check_config;
 mod completions;
 mod detach;
+mod diff;
 mod events;
 mod explain;
 mod flows;
 mod import;
 mod man;
 mod order;
+mod reload;
 mod run;
 mod schema;
 mod status;
@@ -44,6 +46,8 @@ pub fn main() -> ExitCode {
         Verb::Freeze(args) => order::of_service(&args, "freeze"),
         Verb::Unfreeze(args) => order::of_service(&args, "unfreeze"),
         Verb::Detach(args) => detach::run(&args),
+        Verb::Reload(args) => reload::run(&args),
+        Verb::Diff(args) => diff::run(&args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
@@ -52,7 +56,7 @@ pub fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Runtime(error)) => (error, 1),
         Err(Failure::Config(error)) => (error, 2),
-        Err(Failure::Incomplete) => return ExitCode::from(3),
+        Err(Failure::Incomplete | Failure::Differs) => return ExitCode::from(3),
     };
     let line = one_line(&error);
     if as_json {

@@ -29,6 +29,26 @@ pub fn run(args: &args::Status) -> Result<(), Failure> {
     print(&text)
 }
 
+/// What it runs by, where there is something to say.
+fn configuration(config: &status::Configuration, now_ms: u64) -> String {
+    let mut text = String::new();
+    if let Some(last) = &config.last_reload {
+        let ago = span(now_ms.saturating_sub(last.unix_ms));
+        text += &match &last.error {
+            None => format!("configuration: {} {ago} ago\n", last.result),
+            Some(error) => format!(
+                "configuration: {} {ago} ago, the one before is in force: {error}\n",
+                last.result
+            ),
+        };
+    }
+    if !config.restart_needed.is_empty() {
+        let fields = config.restart_needed.join(", ");
+        text += &format!("configuration: a restart brings {fields}\n");
+    }
+    text
+}
+
 fn lateness(late: status::Lateness) -> String {
     let ms = |micros: u64| format!("{} ms", micros as f64 / 1000.0);
     let within = |micros: Option<u64>| micros.map_or("beyond 1 s".to_owned(), ms);
@@ -54,14 +74,17 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
             ago(since)
         );
     }
+    text += &configuration(&status.config, now_ms);
     if let Some(late) = status.agent.lateness {
         text += &lateness(late);
     }
     for service in &status.services {
         let selection = &service.selection;
-        let to = match selection.endpoints.as_slice() {
-            [] => "refuses".to_owned(),
-            serving => format!("-> {}", serving.join(", ")),
+        let to = match (service.mode.as_str(), selection.endpoints.as_slice()) {
+            ("shadow", []) => "shadow, would refuse".to_owned(),
+            ("shadow", serving) => format!("shadow, would go to {}", serving.join(", ")),
+            (_, []) => "refuses".to_owned(),
+            (_, serving) => format!("-> {}", serving.join(", ")),
         };
         let due = match service.failback.due_unix_ms {
             Some(due) => format!(", fails back in {}", span(due.saturating_sub(now_ms))),

@@ -50,7 +50,7 @@ const MOST_SPREAD: u32 = 50;
 const KINDS: &str = "one of tcp, http, script, redis, postgres, grpc, udp, exec";
 
 /// How the health of a service's endpoints is probed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     each: Vec<Each>,
     combine: Combine,
@@ -64,14 +64,14 @@ pub struct Check {
 }
 
 /// One of the checks that are made of an endpoint at the same time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Each {
     kind: Kind,
     timeout: Duration,
 }
 
 /// What is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// A connection, and a TLS handshake if it has TLS.
     Tcp(TcpCheck),
@@ -101,7 +101,7 @@ pub enum Combine {
 }
 
 /// Can one connect?
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TcpCheck {
     reach: Reach,
 }

@@ -9,6 +9,7 @@ mod address;
 mod agent;
 mod check;
 mod conflicts;
+pub mod diff;
 mod error;
 mod raw;
 mod scalar;
@@ -32,16 +33,25 @@ pub use scalar::unsteerable;
 pub(crate) use scalar::{duration, is_host_name, show};
 pub use valid::{
     AllDown, Config, Connections, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback,
-    Observe, Realtime, Service,
+    Mode, Observe, Realtime, Service,
 };
 
 /// Reads and judges a configuration file.
 pub fn load(file: &Path) -> Result<Config, Error> {
-    let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+    judge(file, &read(file)?)
+}
+
+/// Reads a configuration file's text.
+pub fn read(file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file).map_err(|source| Error::Read {
         file: file.to_owned(),
         source,
-    })?;
-    parse(&text).map_err(|fault| Error::Invalid {
+    })
+}
+
+/// Judges a configuration's text, which stands in a file.
+pub fn judge(file: &Path, text: &str) -> Result<Config, Error> {
+    parse(text).map_err(|fault| Error::Invalid {
         file: file.to_owned(),
         fault,
     })

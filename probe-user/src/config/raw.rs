@@ -140,6 +140,7 @@ pub struct Service {
     pub single_writer: Option<String>,
     pub slow_start: Option<String>,
     pub agent_check: Option<AgentCheck>,
+    pub mode: Option<String>,
 }
 
 /// `agent_check`, of a service or of an endpoint.

@@ -94,6 +94,7 @@ const FIELDS: &[Row] = &[
     ("Service.observe", Word(&["off", "trigger", "mark-down"]), "What refused or unanswered clients do: nothing, checks at once, or failures"),
     ("Service.error_limit", COUNT, "With observe: mark-down, so many in a row take the endpoint down; 10"),
     ("Service.single_writer", BOOLEAN, "true: a refused connection is never sent on to the next endpoint"),
+    ("Service.mode", Word(&["active", "shadow"]), "shadow: decides and reports as ever, and touches no packet; active"),
     ("Endpoint.name", NAME, "The endpoint's name"),
     ("Endpoint.address", Like(":[0-9]+$"), "ADDRESS:PORT, [IPV6]:PORT or NAME:PORT; a list: one of each family"),
     ("Endpoint.tier", Number(0, LAST_TIER), "0 is the master, 1 and up are backups; if not said, the place in the list"),

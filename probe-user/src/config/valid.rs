@@ -43,7 +43,7 @@ const DEFAULT_CGROUP: &str = "/sys/fs/cgroup";
 const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9377);
 
 /// A whole valid configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     edge: Vec<Pattern>,
     uplink: Vec<Pattern>,
@@ -72,7 +72,7 @@ pub enum Realtime {
 }
 
 /// How the kernel side is loaded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Datapath {
     bpffs: PathBuf,
     tc: TcMode,
@@ -88,7 +88,7 @@ pub struct Datapath {
 }
 
 /// A service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     name: String,
     listeners: Vec<Vip>,
@@ -103,10 +103,30 @@ pub struct Service {
     affinity: Option<Duration>,
     sentinel: bool,
     observe: Observe,
+    mode: Mode,
+}
+
+/// Does a service steer?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Yes.
+    Active,
+    /// It decides and tells, and no packet is touched.
+    Shadow,
+}
+
+impl Mode {
+    /// Its word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Shadow => "shadow",
+        }
+    }
 }
 
 /// An endpoint of a service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     name: String,
     address: Address,
@@ -587,6 +607,10 @@ impl Service {
     pub fn observe(&self) -> Observe {
         self.observe
     }
+    /// Does it steer, or only decide?
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
 
     fn parse(field: &str, raw: &raw::Service) -> Result<Self, Fault> {
         let name = scalar::name(&format!("{field}.name"), &raw.name)?;
@@ -666,6 +690,11 @@ impl Service {
             },
             check,
             observe: Observe::parse(field, raw)?,
+            mode: word(
+                &format!("{field}.mode"),
+                raw.mode.as_deref().unwrap_or("active"),
+                &[("active", Mode::Active), ("shadow", Mode::Shadow)],
+            )?,
             single_writer: word(
                 &format!("{field}.single_writer"),
                 raw.single_writer.as_deref().unwrap_or("false"),

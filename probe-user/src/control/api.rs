@@ -103,6 +103,7 @@ impl Api {
                 "/v1/services/{service}/endpoints/{endpoint}/{mode}",
                 post(mode),
             )
+            .merge(super::reload::routes())
             .fallback(nowhere)
             .method_not_allowed_fallback(not_so)
             .with_state(self)

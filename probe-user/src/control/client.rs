@@ -15,10 +15,13 @@ use super::api::Said;
 use crate::{
     core::{explain, order::Done, status::Status},
     http1::{Decoder, Limits, Progress},
+    reload::Report,
 };
 
 /// How long the agent may take; it answers in milliseconds unless it hangs.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Names are looked up before a configuration is applied, and DNS may be slow.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// A status of thousands of services fits.
 const LIMITS: Limits = Limits {
     head: 64 * 1024,
@@ -133,6 +136,23 @@ fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
     serde_json::from_slice(&body).context("the agent's answer is of another version")
 }
 
+/// `POST /v1/reload`: what became of it.
+pub fn reload(socket: &Path) -> anyhow::Result<Report> {
+    report(&ask_with(socket, "POST", "/v1/reload", "", RELOAD_TIMEOUT)?)
+}
+
+/// `POST /v1/diff`: what this configuration would change.
+pub fn diff(socket: &Path, text: &str) -> anyhow::Result<Report> {
+    report(&ask_with(socket, "POST", "/v1/diff", text, TIMEOUT)?)
+}
+
+fn report((code, body): &(u16, Vec<u8>)) -> anyhow::Result<Report> {
+    match serde_json::from_slice(body) {
+        Ok(report) => Ok(report),
+        Err(_) => bail!("{}", error_of(*code, body)),
+    }
+}
+
 fn error_of(code: u16, body: &[u8]) -> String {
     match serde_json::from_slice(body) {
         Ok(Said { error }) => error,
@@ -180,13 +200,26 @@ fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
 }
 
 fn ask(socket: &Path, method: &str, path: &str) -> anyhow::Result<(u16, Vec<u8>)> {
+    ask_with(socket, method, path, "", TIMEOUT)
+}
+
+fn ask_with(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+    patience: Duration,
+) -> anyhow::Result<(u16, Vec<u8>)> {
     let shown = socket.display();
     let mut stream = connect(socket)?;
     let talk = || format!("talk to the agent at {shown}");
+    stream.set_read_timeout(Some(patience)).with_context(talk)?;
+    let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: probe\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: probe\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).with_context(talk)?;
+    stream.write_all(body.as_bytes()).with_context(talk)?;
     let mut decoder = Decoder::new(LIMITS, false);
     let mut input = BytesMut::new();
     let mut piece = [0; 16 * 1024];
@@ -195,7 +228,7 @@ fn ask(socket: &Path, method: &str, path: &str) -> anyhow::Result<(u16, Vec<u8>)
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 bail!(
                     "the agent at {shown} does not answer within {}s",
-                    TIMEOUT.as_secs()
+                    patience.as_secs()
                 )
             }
             read => read.with_context(talk)?,

@@ -6,6 +6,8 @@
 //! GET  /v1/flows?service=&endpoint=&client=&vip=&stage=&limit=
 //! POST /v1/flows/kill?                       the same, one at least
 //! GET  /v1/services/NAME/explain
+//! POST /v1/reload                   load the configuration again
+//! POST /v1/diff                     what the configuration in the body would change
 //! POST /v1/explain/packet?src=ADDRESS:PORT&dst=ADDRESS:PORT[/udp]
 //! POST /v1/services/NAME/failback
 //! POST /v1/services/NAME/promote?endpoint=NAME&drain=TIME|unlimited&force=true
@@ -25,13 +27,17 @@ pub mod client;
 pub mod flows;
 pub mod packet;
 pub mod peer;
+mod reload;
 pub mod server;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Ask, Counters, status};
+use crate::{
+    core::{Ask, Counters, status},
+    reload::Handle,
+};
 
 pub use api::{Api, Fault};
 pub use server::Socket;
@@ -43,6 +49,8 @@ pub struct Sources {
     pub asks: mpsc::Sender<Ask>,
     /// What the datapath counted.
     pub counters: Arc<dyn Counters>,
+    /// Who loads the configuration again.
+    pub reloads: Handle,
 }
 
 /// The core does not answer: the agent is ending.

@@ -2,7 +2,7 @@
 //!
 //! A connection carries one request. There are [`CLIENTS`] at most: when one more comes, the oldest
 //! that has not asked anything goes, so idle ones keep nobody out. A request's head has [`HEAD_TIME`]
-//! and [`HEAD`] bytes, its body is not read, and all but streams of events are over after
+//! and [`HEAD`] bytes, its body is not read (but a configuration's), and all but streams of events are over after
 //! [`ANSWER_TIME`]. What is no HTTP is answered with 400 by hyper, or not at all.
 
 use std::{

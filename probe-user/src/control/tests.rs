@@ -92,6 +92,7 @@ pub fn example() -> status::Status {
         },
         services: vec![status::Service {
             name: "sense".to_owned(),
+            mode: "active".to_owned(),
             listeners: vec!["10.96.0.10:8079".to_owned()],
             selection: status::Selection {
                 kind: "endpoint".to_owned(),
@@ -117,6 +118,7 @@ pub fn example() -> status::Status {
         }],
         interfaces: Vec::new(),
         datapath: status::Datapath::default(),
+        config: status::Configuration::default(),
     }
 }
 
@@ -145,12 +147,14 @@ fn sources() -> Sources {
                 }
                 Ask::Order(order, reply) => reply.send(ordered(&order)).unwrap(),
                 Ask::Explain(name, reply) => reply.send(Err(Refused::NoService(name))).unwrap(),
+                other => panic!("{other:?}"),
             }
         }
     });
     Sources {
         asks,
         counters: Arc::new(Fixed),
+        reloads: Handle::new().0,
     }
 }
 

@@ -107,6 +107,36 @@ impl Managed {
         self.count(observer);
     }
 
+    /// Other patterns: lets go of what matches no longer, and attaches to what does now.
+    pub fn reload<D: Attach>(
+        &mut self,
+        config: &Config,
+        datapath: &mut D,
+        existing: Vec<Interface>,
+        observer: &dyn Observer,
+    ) {
+        if self.edge == config.edge() && self.uplink == config.uplink() {
+            return;
+        }
+        (self.edge, self.uplink) = (config.edge().to_vec(), config.uplink().to_vec());
+        let other: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| self.role(&entry.name) != Some(entry.role))
+            .map(|(index, entry)| (*index, entry.name.clone()))
+            .collect();
+        for (index, name) in other {
+            info!(interface = name, "no longer managed as it was");
+            self.remove(datapath, index, &name);
+        }
+        for interface in existing {
+            if !self.entries.contains_key(&interface.index) {
+                self.add(datapath, interface);
+            }
+        }
+        self.count(observer);
+    }
+
     /// Tries again what failed.
     pub fn retry<D: Attach>(&mut self, datapath: &mut D, observer: &dyn Observer) {
         for (index, entry) in &mut self.entries {

@@ -45,6 +45,9 @@ pub enum What {
         to: Vec<String>,
         /// One of [`crate::failover::Reason`]'s words.
         reason: String,
+        /// It is a shadow: they would.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        would: bool,
     },
     /// An endpoint is in another state.
     State {
@@ -98,6 +101,20 @@ pub enum What {
     Told { told: u64, not_told: u64 },
     /// What operators ordered cannot be kept, or could not be read.
     Orders { problem: String },
+    /// The configuration was loaded again, or not.
+    Reload {
+        /// One of [`crate::reload::Outcome`]'s words.
+        result: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// Services.
+        added: Vec<String>,
+        removed: Vec<String>,
+        changed: Vec<String>,
+        /// Nobody in person: a signal, or the file changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Who>,
+    },
 }
 
 impl What {
@@ -116,6 +133,7 @@ impl What {
             Self::Moved { .. } => "moved",
             Self::Told { .. } => "told",
             Self::Orders { .. } => "orders",
+            Self::Reload { .. } => "reload",
         }
     }
 
@@ -133,7 +151,8 @@ impl What {
             | Self::Killed { .. }
             | Self::Distrust { .. }
             | Self::Told { .. }
-            | Self::Orders { .. } => None,
+            | Self::Orders { .. }
+            | Self::Reload { .. } => None,
         }
     }
 }
@@ -148,9 +167,11 @@ impl fmt::Display for What {
                 from,
                 to,
                 reason,
+                would,
             } => write!(
                 f,
-                "{service}: from {} to {}, {reason}",
+                "{service}: {}from {} to {}, {reason}",
+                if *would { "would go " } else { "" },
                 names(from),
                 names(to)
             ),
@@ -222,6 +243,30 @@ impl fmt::Display for What {
                 write!(f, "{told} clients of lost endpoints told, {not_told} not")
             }
             Self::Orders { problem } => f.write_str(problem),
+            Self::Reload {
+                result,
+                error,
+                added,
+                removed,
+                changed,
+                by,
+            } => {
+                write!(f, "the configuration was loaded again")?;
+                if let Some(by) = by {
+                    write!(f, " by {by}")?;
+                }
+                write!(f, ": {result}")?;
+                if let Some(error) = error {
+                    write!(f, ": {error}")?;
+                }
+                for (what, names) in [("added", added), ("removed", removed), ("changed", changed)]
+                {
+                    if !names.is_empty() {
+                        write!(f, "; {what} {}", names.join(", "))?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -367,6 +412,7 @@ mod tests {
                 from: vec!["sen2".to_owned()],
                 to: Vec::new(),
                 reason: "all-down".to_owned(),
+                would: false,
             },
         };
         let json = serde_json::to_string(&event).unwrap();

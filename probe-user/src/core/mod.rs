@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     datapath::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
         TcWay, TellState, Vip, XdpWay,
@@ -45,7 +45,7 @@ use crate::{
         agent::{self, Said},
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
-    interfaces::Change,
+    interfaces::{Change, Interface},
     resolve::Resolved,
     run::realtime::Had,
 };
@@ -53,6 +53,7 @@ use interfaces::Managed;
 use journal::Journal;
 use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
+pub use services::{Reloaded, Slots};
 
 /// What the core needs of the datapath beside [`Steering`].
 pub trait Attach {
@@ -145,6 +146,10 @@ pub trait Observer: Send {
     fn served(&self, service: &str, id: ServiceId);
     /// An endpoint has this id in the kernel.
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
+    /// A service steers, or only decides.
+    fn service_mode(&self, service: &str, mode: config::Mode);
+    /// An endpoint, or a whole service, left the configuration.
+    fn gone(&self, service: &str, endpoint: Option<&str>);
     /// So many interfaces of a role are attached this way.
     fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize);
     /// The service was switched away from an endpoint that went down, so long after the first
@@ -235,6 +240,17 @@ pub struct Lookup {
     pub answer: Result<Vec<IpAddr>, String>,
 }
 
+/// Another configuration.
+#[derive(Debug)]
+pub struct Reload {
+    /// All of it, valid.
+    pub config: Config,
+    /// An address for each endpoint of each service.
+    pub resolved: Vec<Vec<Resolved>>,
+    /// The interfaces that exist.
+    pub existing: Vec<Interface>,
+}
+
 /// Questions and orders from outside.
 #[derive(Debug)]
 pub enum Ask {
@@ -254,6 +270,13 @@ pub enum Ask {
     Names(oneshot::Sender<Vec<Named>>),
     /// Why a service's connections go where they go.
     Explain(String, oneshot::Sender<Result<explain::Service, Refused>>),
+    /// Take another configuration, or say why not.
+    Reload(
+        Box<Reload>,
+        oneshot::Sender<Result<Reloaded, datapath::Error>>,
+    ),
+    /// Tell this of the configuration from now on.
+    Configured(Box<status::Configuration>),
 }
 
 /// Ids whose flows are over, of those endpoints that can have one; or why there is none.
@@ -312,6 +335,7 @@ pub struct Core<D> {
     pins: String,
     processes: status::Processes,
     telling: status::Telling,
+    config: status::Configuration,
     realtime: status::Realtime,
 }
 
@@ -344,16 +368,14 @@ impl<D: Steering + Attach> Core<D> {
             pins,
             processes: status::Processes::default(),
             telling: status::Telling::default(),
+            config: status::Configuration::default(),
             realtime: status::Realtime::default(),
         })
     }
 
     /// Attaches to the interfaces that exist. An interface that the configuration names
     /// literally must be attached; one that matches a pattern is tried again later.
-    pub fn attach(
-        &mut self,
-        existing: &[crate::interfaces::Interface],
-    ) -> Result<(), datapath::Error> {
+    pub fn attach(&mut self, existing: &[Interface]) -> Result<(), datapath::Error> {
         self.managed
             .begin(&mut self.datapath, existing, self.observer.as_ref())
     }
@@ -473,6 +495,10 @@ impl<D: Steering + Attach> Core<D> {
             Ask::Explain(service, reply) => {
                 let _ = reply.send(self.services.explain(&service, Instant::now()));
             }
+            Ask::Reload(reload, reply) => {
+                let _ = reply.send(self.reload(*reload)?);
+            }
+            Ask::Configured(config) => self.config = *config,
         }
         Ok(())
     }
@@ -488,6 +514,26 @@ impl<D: Steering + Attach> Core<D> {
             }
         }
         Ok(Ok(graves))
+    }
+
+    fn reload(
+        &mut self,
+        reload: Reload,
+    ) -> Result<Result<Reloaded, datapath::Error>, datapath::Error> {
+        let Reload {
+            config,
+            resolved,
+            existing,
+        } = reload;
+        let now = Instant::now();
+        let (datapath, observer) = (&mut self.datapath, self.observer.as_ref());
+        let reloaded = self
+            .services
+            .reload(&config, resolved, now, datapath, observer)?;
+        if reloaded.is_ok() {
+            self.managed.reload(&config, datapath, existing, observer);
+        }
+        Ok(reloaded)
     }
 
     fn status(&self) -> status::Status {
@@ -509,6 +555,7 @@ impl<D: Steering + Attach> Core<D> {
                 telling: self.telling.clone(),
                 ..status::Datapath::default()
             },
+            config: self.config.clone(),
         }
     }
 }

@@ -30,6 +30,35 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     /// The kernel side.
     pub datapath: Datapath,
+    /// What it runs by.
+    #[serde(default)]
+    pub config: Configuration,
+}
+
+/// The configuration that is in force, and what became of the last attempt to load another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The file.
+    pub file: String,
+    /// Of its text, as it is in force; see [`crate::config::diff::hash`].
+    pub hash: String,
+    /// When that was read.
+    pub loaded_unix_ms: u64,
+    /// The last attempt to load the file again.
+    pub last_reload: Option<LastReload>,
+    /// Fields that say something else than what is in force, until the next start.
+    pub restart_needed: Vec<String>,
+}
+
+/// An attempt to load the file again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// When.
+    pub unix_ms: u64,
+    /// One of [`crate::reload::Outcome`]'s words.
+    pub result: String,
+    /// Why it was not applied, if it was not.
+    pub error: Option<String>,
 }
 
 /// The process.
@@ -106,6 +135,9 @@ impl Lateness {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Service {
     pub name: String,
+    /// `active`, or `shadow`: what is told of the selection would be so.
+    #[serde(default)]
+    pub mode: String,
     /// VIP:port pairs that follow the selection.
     pub listeners: Vec<String>,
     pub selection: Selection,

@@ -1,5 +1,7 @@
 //! The core with a recorder in the kernel's place: what is written, in which order.
 
+mod reload;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     net::IpAddr,
@@ -40,6 +42,8 @@ enum Did {
     /// The hold time, where it is more than the usual one of these tests.
     Holds(Duration),
     Doubts(bool),
+    /// The observer heard that it left.
+    Gone(String),
     /// The duration of a failover, where it is more than the usual one of these tests.
     FailedOver(Duration),
 }
@@ -58,6 +62,10 @@ struct Recorder {
     /// Interfaces that cannot be attached, and how often.
     broken: VecDeque<String>,
     next: u32,
+    /// Ids of services and endpoints, by name; endpoints' addresses are part of theirs.
+    ids: BTreeMap<String, u32>,
+    plans: Arc<Mutex<Vec<Vec<ServicePlan>>>>,
+    full: Arc<Mutex<bool>>,
 }
 
 impl Recorder {
@@ -75,19 +83,37 @@ fn failure() -> datapath::Error {
 impl Steering for Recorder {
     fn apply(&mut self, plan: &[ServicePlan]) -> Result<Vec<AppliedService>, datapath::Error> {
         self.note(Apply(plan.len()));
-        let applied = plan.iter().enumerate().map(|(s, service)| {
-            let first = s as u32 * 10;
-            let count = service.endpoints.len() as u32;
-            AppliedService {
-                id: ServiceId(s as u32),
-                endpoints: (first..first + count).map(EndpointId).collect(),
+        self.plans.lock().unwrap().push(plan.to_vec());
+        let mut applied = Vec::new();
+        for service in plan {
+            let services = self.ids.values().filter(|id| **id >= 1000).count() as u32;
+            let id = *self
+                .ids
+                .entry(service.name.clone())
+                .or_insert(1000 + services)
+                - 1000;
+            let mut endpoints = Vec::new();
+            for endpoint in &service.endpoints {
+                let key = format!("{}/{}/{:?}", service.name, endpoint.name, endpoint.v4);
+                let of = self.ids.values().filter(|of| **of / 10 == id).count() as u32;
+                endpoints.push(EndpointId(*self.ids.entry(key).or_insert(id * 10 + of)));
+            }
+            applied.push(AppliedService {
+                id: ServiceId(id),
+                endpoints,
                 inherited: self.inherited.clone(),
                 inherited_marks: self.inherited_marks.clone(),
                 inherited_at: SystemTime::now() - self.inherited_ago,
-            }
-        });
+            });
+        }
         self.next = 100;
-        Ok(applied.collect())
+        Ok(applied)
+    }
+    fn fits(&self, _: &[ServicePlan]) -> Result<(), datapath::Error> {
+        if *self.full.lock().unwrap() {
+            return Err(failure());
+        }
+        Ok(())
     }
     fn readdress(
         &mut self,
@@ -189,6 +215,11 @@ impl Observer for Ears {
     fn draining(&self, _: &str, _: &str, _: bool) {}
     fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
+    fn service_mode(&self, _: &str, _: config::Mode) {}
+    fn gone(&self, service: &str, endpoint: Option<&str>) {
+        let name = endpoint.map_or(service.to_owned(), |name| format!("{service}/{name}"));
+        self.0.lock().unwrap().push(Did::Gone(name));
+    }
     fn interfaces(&self, _: Role, _: TcWay, _: XdpWay, _: usize) {}
     fn failed_over(&self, _: &str, took: Duration) {
         if took > Duration::from_secs(1) {
@@ -236,6 +267,8 @@ struct Bench {
     started: Arc<Mutex<Vec<CheckKey>>>,
     signals: mpsc::Sender<Signalled>,
     said: mpsc::Sender<AgentSaid>,
+    plans: Arc<Mutex<Vec<Vec<ServicePlan>>>>,
+    full: Arc<Mutex<bool>>,
     /// Of the checks that were started last, by endpoint of the first service.
     triggered: Arc<Mutex<BTreeMap<usize, Triggered>>>,
     journal: Arc<Journal>,
@@ -255,6 +288,7 @@ impl Bench {
         existing: &[Interface],
     ) -> Self {
         let did = recorder.did.clone();
+        let (plans, full) = (recorder.plans.clone(), recorder.full.clone());
         let ears = Box::new(Ears(did.clone()));
         let journal = Arc::new(Journal::default());
         let (at, pins) = (resolved(config), "pins".to_owned());
@@ -306,6 +340,8 @@ impl Bench {
             started,
             signals,
             said,
+            plans,
+            full,
             triggered,
             journal,
             kept,

@@ -370,6 +370,10 @@ impl Steering for Datapath {
         self.tables.apply(plan)
     }
 
+    fn fits(&self, plan: &[ServicePlan]) -> Result<(), Error> {
+        self.tables.fits(plan)
+    }
+
     fn readdress(
         &mut self,
         service: ServiceId,

@@ -222,6 +222,9 @@ pub struct ServicePlan {
     /// While several endpoints share the new connections: for how long a client's stay
     /// with one, counted from its last.
     pub affinity: Option<Duration>,
+    /// It has its ids, and no packet is looked at for its sake: neither its listeners nor its
+    /// endpoints' own addresses are there.
+    pub shadow: bool,
 }
 
 /// An endpoint as the datapath needs it.
@@ -242,6 +245,8 @@ pub struct EndpointPlan {
     pub port: u16,
     /// What always reaches this endpoint, whatever the selection.
     pub listeners: Vec<Vip>,
+    /// It was taken out of its tier, see [`Steering::rest`].
+    pub resting: bool,
 }
 
 /// Where a service's new connections go.
@@ -378,6 +383,10 @@ pub trait Steering {
     /// of it, so what is not in the plan is removed. Selections of services that
     /// stay are not touched; a new service has none until [`Steering::select`].
     fn apply(&mut self, plan: &[ServicePlan]) -> Result<Vec<AppliedService>, Error>;
+
+    /// Is there room for `plan` beside what may not go yet? Asked before a running agent
+    /// applies another one; changes nothing.
+    fn fits(&self, plan: &[ServicePlan]) -> Result<(), Error>;
 
     /// Gives an endpoint of a service new addresses (DNS said so), hence a new id.
     /// The old id's flows go on; the selection is not touched. The caller selects

@@ -71,6 +71,8 @@ pub struct Tables {
     settings: Map<ServiceId, Setting>,
     ports: Ports,
     forwards: Map<ServiceId, Forward>,
+    /// What stands in the tables of listeners.
+    listeners: Map<Vip, Listener>,
     /// From when on every flow is known that anybody still uses.
     learned: Instant,
 }
@@ -82,6 +84,10 @@ struct Setting {
     flags: u8,
     /// What follows the selection, in the plan's order.
     listeners: Vec<Vip>,
+    /// What always goes to one endpoint.
+    direct: Vec<(Vip, EndpointId)>,
+    /// Nothing is steered.
+    shadow: bool,
     choice: Option<Choice>,
     /// Of a choice of several, the ring that says which.
     ring: u32,
@@ -134,14 +140,17 @@ impl Tables {
             endpoints: BTreeMap::new(),
             settings: Map::new(),
             forwards: Map::new(),
+            listeners: Map::new(),
             ports: take_mapped(ebpf, names::MAP_PORTS, |fd| Ports::map(fd))?,
             learned,
         };
         tables.read()?;
         // Pins of an agent that had no sieve come with an empty one.
-        for address in tables.present()? {
-            tables.sieve.add(bit(&address));
+        let present = tables.read_listeners()?;
+        for address in present.keys() {
+            tables.sieve.add(bit(address));
         }
+        tables.listeners = present;
         Ok(tables)
     }
 
@@ -179,40 +188,34 @@ impl Tables {
     pub fn apply(&mut self, plan: &[ServicePlan]) -> Result<Vec<AppliedService>, Error> {
         let mut applied = Vec::with_capacity(plan.len());
         let mut wanted = Map::new();
+        let known = self.by_name();
         for service in plan {
             let id = self.service_id(&service.name)?;
             self.forwards.insert(id, service.forward);
             let mut endpoints = Vec::with_capacity(service.endpoints.len());
             let mut moved = Map::new();
+            let mut direct = Vec::new();
             for endpoint in &service.endpoints {
-                let (now, before) = self.endpoint_id(id, endpoint)?;
+                let before = known.get(&(id, endpoint.name.clone())).copied();
+                let (now, before) = self.endpoint_id(id, endpoint, before)?;
                 moved.extend(before.map(|before| (before, now)));
-                for address in &endpoint.listeners {
-                    wanted.insert(*address, listener(id, Some(now)));
-                }
+                direct.extend(endpoint.listeners.iter().map(|address| (*address, now)));
                 endpoints.push(now);
             }
-            for address in &service.listeners {
+            let mut setting = self.setting(id, service, direct);
+            if setting.shadow {
+                setting.listeners.clear();
+                setting.direct.clear();
+            }
+            for (address, endpoint) in &setting.direct {
+                wanted.insert(*address, listener(id, Some(*endpoint)));
+            }
+            for address in &setting.listeners {
                 wanted.insert(*address, listener(id, None));
-            }
-            let mut flags = 0;
-            if service.keep_flows_of_down {
-                flags |= KEEP_FLOWS_OF_DOWN;
-            }
-            if service.single_writer {
-                flags |= NO_REDISPATCH;
             }
             self.selections
                 .set_affinity(id, service.affinity.map_or(0, units));
-            let before = self.settings.get(&id);
-            let setting = Setting {
-                flags,
-                listeners: service.listeners.clone(),
-                choice: before.and_then(|setting| setting.choice.clone()),
-                ring: before.map_or(0, |setting| setting.ring),
-                moved: before.map_or_else(Instant::now, |setting| setting.moved),
-                alone: 0,
-            };
+            self.withdraw_way_alone(id, &setting);
             self.settings.insert(id, setting);
             applied.push(self.applied(id, endpoints, &moved));
         }
@@ -221,26 +224,138 @@ impl Tables {
         }
         // Retired endpoints too: they still have flows.
         for (id, known) in &self.endpoints {
-            for (address, listener) in own(*id, &known.value) {
+            for (address, listener) in self.own_of(*id, &known.value) {
                 // A listener of the plan has precedence over a retired endpoint's address.
                 wanted.entry(address).or_insert(listener);
             }
         }
         self.write_listeners(&wanted)?;
         self.retire_all_but(&applied)?;
-        for service in &applied {
-            self.link(service.id)?;
-        }
+        self.link_all()?;
         Ok(applied)
+    }
+
+    /// Names of endpoints that are not retired.
+    fn by_name(&self) -> Map<(ServiceId, String), EndpointId> {
+        let named = self.endpoints.iter().filter(|(_, of)| of.retired.is_none());
+        named
+            .map(|(id, of)| ((ServiceId(of.value.service), of.name.clone()), *id))
+            .collect()
+    }
+
+    /// What will be known of a service of the plan.
+    fn setting(
+        &self,
+        id: ServiceId,
+        service: &ServicePlan,
+        direct: Vec<(Vip, EndpointId)>,
+    ) -> Setting {
+        let mut flags = 0;
+        if service.keep_flows_of_down {
+            flags |= KEEP_FLOWS_OF_DOWN;
+        }
+        if service.single_writer {
+            flags |= NO_REDISPATCH;
+        }
+        let before = self.settings.get(&id);
+        // Flows by an address that is new here may be with somebody else.
+        let same_ways = |before: &&Setting| {
+            let known = |address: &Vip| before.listeners.contains(address);
+            let same = |way: &(Vip, EndpointId)| before.direct.contains(way);
+            service.listeners.iter().all(known) && direct.iter().all(same)
+        };
+        let same = before.filter(same_ways).filter(|_| !service.shadow);
+        Setting {
+            flags,
+            listeners: service.listeners.clone(),
+            shadow: service.shadow,
+            choice: before.and_then(|setting| setting.choice.clone()),
+            ring: before.map_or(0, |setting| setting.ring),
+            moved: same.map_or_else(Instant::now, |setting| setting.moved),
+            alone: same.map_or(0, |setting| setting.alone),
+            direct,
+        }
+    }
+
+    /// Takes the way by the slot alone from a service that will not have it any more, before
+    /// a packet of a flow that goes elsewhere can see the slot.
+    fn withdraw_way_alone(&self, id: ServiceId, setting: &Setting) {
+        let before = self.settings.get(&id);
+        if before.is_some_and(|before| before.alone & !setting.alone != 0)
+            && let Some(choice) = &setting.choice
+        {
+            self.decide(id, choice, setting.ring, setting.flags | setting.alone);
+        }
+    }
+
+    /// See [`super::Steering::fits`].
+    pub fn fits(&self, plan: &[ServicePlan]) -> Result<(), Error> {
+        let known = self.by_name();
+        let ids: Map<&str, ServiceId> = self
+            .services
+            .iter()
+            .map(|(id, name)| (name.as_str(), *id))
+            .collect();
+        let (mut services, mut endpoints, mut pools) = (self.services.len(), 0, 0);
+        for service in plan {
+            let id = ids.get(service.name.as_str());
+            services += usize::from(id.is_none());
+            for endpoint in &service.endpoints {
+                let stays = id
+                    .and_then(|id| known.get(&(*id, endpoint.name.clone())))
+                    .is_some_and(|known| {
+                        let value = &self.endpoints[known].value;
+                        same_addresses(value, endpoint) && value.forward == number(service.forward)
+                    });
+                if !stays {
+                    endpoints += 1;
+                    pools += usize::from(service.forward == Forward::FullNat);
+                }
+            }
+        }
+        // What leaves frees its place later: its flows may still name it.
+        let room = |what: &str, wanted: usize, most: u32| {
+            if wanted > most as usize {
+                return Err(full(format!("{what} before old ones are gone"), most));
+            }
+            Ok(())
+        };
+        room("so many services", services, MAX_SERVICES)?;
+        let taken = self.endpoints.len() + endpoints;
+        room("so many endpoints", taken, MAX_ENDPOINTS)?;
+        let taken = self.endpoints.values().filter_map(pool).count() + pools;
+        room("so many endpoints of full NAT", taken, MAX_POOLS)
+    }
+
+    /// [`Tables::link`] for every service.
+    fn link_all(&mut self) -> Result<(), Error> {
+        let mut of: BTreeMap<ServiceId, Vec<EndpointId>> = BTreeMap::new();
+        for (id, known) in &self.endpoints {
+            let service = ServiceId(known.value.service);
+            of.entry(service).or_default().push(*id);
+        }
+        for ids in of.into_values() {
+            self.link_these(&ids)?;
+        }
+        Ok(())
     }
 
     /// Tells each endpoint of a service who is asked after it when it refuses, see
     /// [`Endpoint::next`].
     fn link(&mut self, service: ServiceId) -> Result<(), Error> {
+        let of = self.endpoints.iter();
+        let of = of.filter(|(_, known)| known.value.service == service.0);
+        let ids: Vec<_> = of.map(|(id, _)| *id).collect();
+        self.link_these(&ids)
+    }
+
+    /// [`Tables::link`], with all endpoints of a service.
+    fn link_these(&mut self, ids: &[EndpointId]) -> Result<(), Error> {
         let mut tiers: BTreeMap<u8, Vec<EndpointId>> = BTreeMap::new();
-        for (id, known) in &self.endpoints {
-            if known.value.service == service.0 && known.value.tier != NO_TIER {
-                tiers.entry(known.value.tier).or_default().push(*id);
+        for id in ids {
+            let tier = self.endpoints[id].value.tier;
+            if tier != NO_TIER {
+                tiers.entry(tier).or_default().push(*id);
             }
         }
         let tiers: Vec<_> = tiers.into_values().collect();
@@ -257,24 +372,18 @@ impl Tables {
                 links.insert(*id, [next.0, tier[0].0, below]);
             }
         }
-        let changed: Vec<_> = self
-            .endpoints
-            .iter()
-            .filter(|(_, known)| known.value.service == service.0)
-            .map(|(id, known)| {
-                let [next, head, below] = links.get(id).copied().unwrap_or([NO_ENDPOINT; 3]);
-                let value = Endpoint {
-                    next,
-                    head,
-                    below,
-                    ..known.value
-                };
-                (*id, value)
-            })
-            .filter(|(id, value)| self.endpoints[id].value != *value)
-            .collect();
-        for (id, value) in changed {
-            self.write_endpoint(id, value)?;
+        for id in ids {
+            let [next, head, below] = links.get(id).copied().unwrap_or([NO_ENDPOINT; 3]);
+            let before = self.endpoints[id].value;
+            let value = Endpoint {
+                next,
+                head,
+                below,
+                ..before
+            };
+            if value != before {
+                self.write_endpoint(*id, value)?;
+            }
         }
         Ok(())
     }
@@ -338,18 +447,15 @@ impl Tables {
         Ok(id)
     }
 
-    /// The id of an endpoint, new or known, and the id of the same name that it
+    /// The id of an endpoint, new or known (`before`, if its name is), and the id that it
     /// replaces because its address changed.
     fn endpoint_id(
         &mut self,
         service: ServiceId,
         plan: &EndpointPlan,
+        before: Option<EndpointId>,
     ) -> Result<(EndpointId, Option<EndpointId>), Error> {
-        let before = self
-            .endpoints
-            .iter()
-            .find(|(_, known)| known.value.service == service.0 && known.name == plan.name)
-            .map(|(id, known)| (*id, known.value));
+        let before = before.and_then(|id| Some((id, self.endpoints.get(&id)?.value)));
         if let Some((id, mut value)) = before
             && same_addresses(&value, plan)
             && value.forward == self.forward(service)
@@ -407,12 +513,18 @@ impl Tables {
         if down {
             self.mark(id, Mark::Down)?;
         }
-        for address in &plan.listeners {
-            self.write_listener(*address, listener(service, Some(id)))?;
+        let setting = self.settings.get_mut(&service);
+        if let Some(setting) = setting.filter(|setting| !setting.shadow) {
+            setting.direct.retain(|(_, of)| *of != old);
+            let direct = plan.listeners.iter().map(|address| (*address, id));
+            setting.direct.extend(direct);
+            for address in &plan.listeners {
+                self.write_listener(*address, listener(service, Some(id)))?;
+            }
         }
         if let Some(known) = self.endpoints.get(&id) {
             let value = known.value;
-            for (address, listener) in own(id, &value) {
+            for (address, listener) in self.own_of(id, &value).collect::<Vec<_>>() {
                 if self
                     .listener_kind(address)
                     .is_none_or(|kind| kind == LISTENER_OWN)
@@ -544,11 +656,19 @@ impl Tables {
 
     /// [`Endpoint::forward`] of a service's endpoints.
     fn forward(&self, service: ServiceId) -> u32 {
-        match self.forwards.get(&service) {
-            Some(Forward::FullNat) => FORWARD_FULL_NAT,
-            Some(Forward::Dsr) => FORWARD_DSR,
-            Some(Forward::Nat) | None => FORWARD_NAT,
-        }
+        let forward = self.forwards.get(&service).copied();
+        number(forward.unwrap_or_default())
+    }
+
+    /// An endpoint's own addresses, unless nothing is steered for its service.
+    fn own_of(
+        &self,
+        id: EndpointId,
+        value: &Endpoint,
+    ) -> impl Iterator<Item = (Vip, Listener)> + use<> {
+        let setting = self.settings.get(&ServiceId(value.service));
+        let shadow = setting.is_some_and(|setting| setting.shadow);
+        own(id, value).filter(move |_| !shadow)
     }
 
     /// Is anything sent on from here instead of being left to the kernel's forwarding?
@@ -787,7 +907,7 @@ impl Tables {
     fn main_listeners(&self) -> Vec<(Vip, Listener)> {
         let mut services_at: Map<SocketAddr, HashSet<u32>> = Map::new();
         for known in self.endpoints.values() {
-            for (address, _) in own(EndpointId(0), &known.value) {
+            for (address, _) in self.own_of(EndpointId(0), &known.value) {
                 let services = services_at.entry(address.address).or_default();
                 services.insert(known.value.service);
             }
@@ -844,7 +964,7 @@ impl Tables {
             let heir = self
                 .endpoints
                 .iter()
-                .flat_map(|(id, known)| own(*id, &known.value))
+                .flat_map(|(id, known)| self.own_of(*id, &known.value))
                 .find(|(other, _)| *other == address);
             match (heir, self.listener_kind(address)) {
                 (Some((address, heir)), Some(LISTENER_OWN)) => {
@@ -872,31 +992,41 @@ impl Tables {
         found.ok().map(|Image(listener)| listener.kind)
     }
 
-    /// Adds and changes what is wanted, removes the rest.
+    /// Adds and changes what is wanted, removes the rest. What stays as it is, is not written.
     fn write_listeners(&mut self, wanted: &Map<Vip, Listener>) -> Result<(), Error> {
-        for address in self.present()? {
-            if !wanted.contains_key(&address) {
-                self.remove_listener(address)?;
-            }
+        let gone: Vec<_> = self
+            .listeners
+            .keys()
+            .filter(|address| !wanted.contains_key(address))
+            .copied()
+            .collect();
+        let news: Vec<_> = wanted
+            .iter()
+            .filter(|(address, listener)| self.listeners.get(address) != Some(listener))
+            .collect();
+        for address in gone {
+            self.remove_listener(address)?;
         }
-        for (address, listener) in wanted {
+        for (address, listener) in news {
             self.write_listener(*address, *listener)?;
         }
         self.sieve.keep(wanted.keys().map(bit));
         Ok(())
     }
 
-    /// Where there are listeners now.
-    fn present(&self) -> Result<Vec<Vip>, Error> {
+    /// What stands in the tables of listeners. Those of a newer version's protocols do not count.
+    fn read_listeners(&self) -> Result<Map<Vip, Listener>, Error> {
         let failed = |e| Error::failed("reading the listeners", e);
-        let mut present = Vec::new();
-        for key in self.listeners_v4.keys() {
-            let Image(key) = key.map_err(failed)?;
-            present.extend(vip(key.addr_be.bytes().into(), key.port_be, key.protocol));
+        let mut present = Map::new();
+        for entry in self.listeners_v4.iter() {
+            let (Image(key), Image(listener)) = entry.map_err(failed)?;
+            let at = vip(key.addr_be.bytes().into(), key.port_be, key.protocol);
+            present.extend(at.map(|at| (at, listener)));
         }
-        for key in self.listeners_v6.keys() {
-            let Image(key) = key.map_err(failed)?;
-            present.extend(vip(key.addr_be.bytes().into(), key.port_be, key.protocol));
+        for entry in self.listeners_v6.iter() {
+            let (Image(key), Image(listener)) = entry.map_err(failed)?;
+            let at = vip(key.addr_be.bytes().into(), key.port_be, key.protocol);
+            present.extend(at.map(|at| (at, listener)));
         }
         Ok(present)
     }
@@ -913,6 +1043,9 @@ impl Tables {
                 self.listeners_v6.insert(Image(key), Image(listener), 0)
             }
         };
+        if written.is_ok() {
+            self.listeners.insert(address, listener);
+        }
         written.map_err(
             |e| match super::io_error(&e).and_then(std::io::Error::raw_os_error) {
                 Some(libc::E2BIG) => full(format!("listener {address}"), MAX_LISTENERS),
@@ -932,6 +1065,9 @@ impl Tables {
                 self.listeners_v6.remove(&Image(key))
             }
         };
+        if removed.is_ok() {
+            self.listeners.remove(&address);
+        }
         removed.map_err(|e| Error::failed(format!("removing listener {address}"), e))
     }
 
@@ -954,6 +1090,15 @@ impl Tables {
     }
 }
 
+/// [`Endpoint::forward`].
+fn number(forward: Forward) -> u32 {
+    match forward {
+        Forward::FullNat => FORWARD_FULL_NAT,
+        Forward::Dsr => FORWARD_DSR,
+        Forward::Nat => FORWARD_NAT,
+    }
+}
+
 /// The pool of an endpoint's source ports, if it has one.
 fn pool(known: &Known) -> Option<u32> {
     (known.value.forward == FORWARD_FULL_NAT).then_some(known.value.pool)
@@ -961,7 +1106,11 @@ fn pool(known: &Known) -> Option<u32> {
 
 /// What the programs know of its tier.
 fn tier(plan: &EndpointPlan) -> u8 {
-    if plan.weight == 0 { NO_TIER } else { plan.tier }
+    if plan.weight == 0 || plan.resting {
+        NO_TIER
+    } else {
+        plan.tier
+    }
 }
 
 /// At least this long, in the unit of [`seen`].
@@ -1026,7 +1175,7 @@ fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {
 /// An endpoint's own addresses, and what the datapath shall know of them, if connections
 /// straight to it can look like steered ones: with other forwarding than NAT they cannot.
 /// They are known in every protocol: which one the service's listeners use may change.
-fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (Vip, Listener)> {
+fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (Vip, Listener)> + use<> {
     let listener = Listener {
         service: value.service,
         endpoint: id.0,

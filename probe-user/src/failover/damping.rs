@@ -60,6 +60,15 @@ impl Damping {
         }
     }
 
+    /// The configured times changed. Who has relapsed has.
+    pub fn reform(&mut self, hold: Duration, bound: Duration) {
+        self.hold = hold;
+        self.bound = bound.max(hold);
+        for of in self.damped.values_mut() {
+            of.hold = of.hold.clamp(self.hold, self.bound);
+        }
+    }
+
     /// What a fail-back to a tier waits.
     pub fn hold(&self, tier: u8) -> Duration {
         self.damped.get(&tier).map_or(self.hold, |of| of.hold)

@@ -67,6 +67,11 @@ impl Distrust {
         }
     }
 
+    /// Switches it on or off; a suspicion that is there comes to its end.
+    pub fn set(&mut self, on: bool) {
+        self.on = on;
+    }
+
     /// Is there a suspicion, and since when?
     pub fn since(&self) -> Option<Instant> {
         let suspicion = self.suspicion.filter(|of| of.word.is_none())?;

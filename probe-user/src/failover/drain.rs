@@ -100,6 +100,19 @@ impl Drains {
         }
     }
 
+    /// The configuration changed. `from` says of each new endpoint where it stood among the
+    /// old ones, if it did. Times that are running go on.
+    pub fn reform(&mut self, limits: Limits, from: &[Option<usize>]) {
+        self.limits = limits;
+        let stage = |old: &Option<usize>| old.and_then(|old| self.stages.get(old).copied());
+        self.stages = from
+            .iter()
+            .map(|old| stage(old).unwrap_or(Stage::Idle))
+            .collect();
+        let allowed = |old: &Option<usize>| old.and_then(|old| self.allowed.get(old).copied()?);
+        self.allowed = from.iter().map(allowed).collect();
+    }
+
     /// An operator decides how long this endpoint's flows may go on when it is left, or now if
     /// it was, until it is selected again; nothing if the service's policy does.
     pub fn allow(&mut self, endpoint: usize, left: Option<Left>, now: Instant) {

@@ -71,11 +71,13 @@ pub enum Reason {
     /// Some of the selected tier's endpoints went down or came up. No failover: the tier
     /// stays selected.
     MembersChanged,
+    /// The configuration changed who may serve.
+    Reload,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Initial,
         Self::Inherited,
         Self::MasterDown,
@@ -84,6 +86,7 @@ impl Reason {
         Self::AllDown,
         Self::AddressChanged,
         Self::MembersChanged,
+        Self::Reload,
     ];
 
     /// The reason's word.
@@ -97,6 +100,7 @@ impl Reason {
             Self::AllDown => "all-down",
             Self::AddressChanged => "address-changed",
             Self::MembersChanged => "members-changed",
+            Self::Reload => "reload",
         }
     }
 }
@@ -220,9 +224,88 @@ impl Failover {
         failover
     }
 
+    /// The configuration changed. `from` says of each new member where it stood among the
+    /// old ones, if it did. Who is selected stays so as long as it is a member that weighs; if
+    /// nobody is left, the lowest tier that is up is selected, before one of which nothing is
+    /// known. Times that are running go on where the tier is the same.
+    pub fn reform(
+        &mut self,
+        failback: Failback,
+        all_down: AllDown,
+        members: &[Member],
+        from: &[Option<usize>],
+        promoted: Option<Promotion>,
+        now: Instant,
+    ) {
+        let tier_before = self.tier();
+        let stays = |i: usize| -> bool {
+            let (member, old) = (members[i], from[i].and_then(|old| self.members.get(old)));
+            old.is_some_and(|old| old.tier == member.tier && old.weighs == member.weighs)
+        };
+        let mut up = BTreeMap::new();
+        for (i, member) in members.iter().enumerate() {
+            if member.weighs && member.fit() == State::Up {
+                let before = self.up.get(&member.tier).filter(|_| stays(i));
+                let since = up.entry(member.tier).or_insert(now);
+                *since = before.copied().unwrap_or(*since).min(*since);
+            }
+        }
+        let kept = match &self.selected {
+            Target::Endpoints(serving) => {
+                let serves = |i: &usize| from[*i].is_some_and(|old| serving.contains(&old));
+                let all = (0..members.len()).filter(serves);
+                let all: Vec<_> = all.filter(|i| members[*i].weighs).collect();
+                let tier = all.iter().map(|i| members[*i].tier).min();
+                let of_tier = |i: &usize| Some(members[*i].tier) == tier;
+                Target::Endpoints(all.into_iter().filter(of_tier).collect())
+            }
+            Target::Refuse => Target::Refuse,
+        };
+        self.damping = match (failback, self.damping.take()) {
+            (Failback::Auto { hold, max_hold }, Some(mut damping)) => {
+                damping.reform(hold, max_hold);
+                Some(damping)
+            }
+            (Failback::Auto { hold, max_hold }, None) => Some(Damping::new(hold, max_hold)),
+            (Failback::Manual, _) => None,
+        };
+        self.all_down = all_down;
+        self.members = members.to_vec();
+        self.promoted = promoted;
+        self.up = up;
+        self.selected = match kept {
+            Target::Refuse if all_down == AllDown::Refuse => Target::Refuse,
+            Target::Endpoints(kept) if !kept.is_empty() => Target::Endpoints(kept),
+            Target::Refuse | Target::Endpoints(_) => self.best(),
+        };
+        if self.tier() != tier_before {
+            self.tell_damping(false, now);
+        }
+        // Who of the tier serves may be others now; the caller compares.
+        drop(self.decide(By::Itself, now));
+    }
+
+    /// Of whom most is to be hoped, when nobody is selected.
+    fn best(&self) -> Target {
+        for state in [State::Up, State::Unknown] {
+            if let Some(tier) = self.lowest(state) {
+                return Target::Endpoints(self.of(tier, state));
+            }
+        }
+        match (self.all_down, self.lowest(State::Down)) {
+            (AllDown::Keep, Some(tier)) => Target::Endpoints(self.of(tier, State::Down)),
+            (AllDown::Refuse, _) | (_, None) => Target::Refuse,
+        }
+    }
+
     /// Where new connections go.
     pub fn selected(&self) -> &Target {
         &self.selected
+    }
+
+    /// What was told of an endpoint last.
+    pub fn state(&self, endpoint: usize) -> Option<State> {
+        self.members.get(endpoint).map(|member| member.state)
     }
 
     /// Do new connections go to this endpoint?

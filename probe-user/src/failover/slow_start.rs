@@ -49,6 +49,22 @@ impl SlowStart {
         }
     }
 
+    /// The configuration changed. `from` says of each new endpoint where it stood among the
+    /// old ones, if it did. Who is on its way goes on, for as long as it takes now.
+    pub fn reform(&mut self, times: impl IntoIterator<Item = Duration>, from: &[Option<usize>]) {
+        let old = |at: usize| from.get(at).copied().flatten();
+        let known = |at: usize| old(at).and_then(|old| self.endpoints.get(old));
+        let endpoints = times.into_iter().enumerate().map(|(at, time)| {
+            let known = known(at).filter(|_| !time.is_zero());
+            Starting {
+                time,
+                since: known.and_then(|of| of.since),
+                part: known.map_or(WHOLE, |of| of.part),
+            }
+        });
+        self.endpoints = endpoints.collect();
+    }
+
     /// An endpoint is up again.
     pub fn up(&mut self, endpoint: usize, now: Instant) {
         if let Some(of) = self.endpoints.get_mut(endpoint)

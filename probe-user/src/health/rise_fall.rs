@@ -54,6 +54,11 @@ impl RiseFall {
         }
     }
 
+    /// The configured numbers changed: the next check is judged by the new ones.
+    pub fn reform(&mut self, rise: u32, fall: u32) {
+        (self.rise, self.fall) = (rise, fall);
+    }
+
     /// The state now.
     pub fn state(&self) -> State {
         self.state

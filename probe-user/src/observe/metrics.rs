@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use probe_ebpf::abi::EventKind;
@@ -25,10 +25,12 @@ use super::{
     process::Process,
 };
 use crate::{
+    config,
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
     failover::{Reason, orders::Mode},
     health::{Kind, Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
+    reload::Outcome,
 };
 
 /// From a local answer to the longest sensible timeout.
@@ -124,6 +126,11 @@ struct OfOwnState {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfOutcome {
     outcome: &'static str,
 }
@@ -183,6 +190,10 @@ pub struct Recorder {
     released: Family<OfEndpoint, Counter>,
     told: Family<OfEndpoint, Counter>,
     not_told: Family<OfEndpoint, Counter>,
+    shadow: Family<OfService, Gauge>,
+    reloads: Family<OfResult, Counter>,
+    reload_succeeded: Gauge,
+    reloaded_at: Gauge<f64, AtomicU64>,
     failovers: Family<OfService, Histogram, fn() -> Histogram>,
     tiers: Family<OfEndpoint, Gauge>,
     weights: Family<OfEndpoint, Gauge>,
@@ -224,6 +235,10 @@ impl Metrics {
             released: Family::default(),
             told: Family::default(),
             not_told: Family::default(),
+            shadow: Family::default(),
+            reloads: Family::default(),
+            reload_succeeded: Gauge::default(),
+            reloaded_at: Gauge::default(),
             failovers: Family::new_with_constructor(|| Histogram::new(FAILOVER_BUCKETS)),
             tiers: Family::default(),
             weights: Family::default(),
@@ -244,6 +259,10 @@ impl Metrics {
         }
         for outcome in OUTCOMES {
             drop(recorder.own_ended.get_or_create(&OfOutcome { outcome }));
+        }
+        for outcome in Outcome::ALL {
+            let result = outcome.label();
+            drop(recorder.reloads.get_or_create(&OfResult { result }));
         }
         let mut registry = Registry::with_prefix("probe");
         let r = &recorder;
@@ -369,6 +388,26 @@ impl Metrics {
             "flows_not_told",
             "Open connections of lost endpoints that were left to their next packet",
             r.not_told.clone(),
+        );
+        registry.register(
+            "service_shadow",
+            "1 for a service that decides and steers nothing",
+            r.shadow.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Attempts to load the configuration again, by result",
+            r.reloads.clone(),
+        );
+        registry.register(
+            "config_last_reload_successful",
+            "1 if the configuration was good when it was last loaded, at the start or later",
+            r.reload_succeeded.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When a good configuration was last loaded, at the start or later",
+            r.reloaded_at.clone(),
         );
         registry.register(
             "failover_duration_seconds",
@@ -503,6 +542,23 @@ impl Recorder {
         }
     }
 
+    /// A configuration was loaded at the start.
+    pub fn loaded(&self) {
+        self.reload_succeeded.set(1);
+        self.reloaded_at.set(unix_seconds());
+    }
+
+    /// It was loaded again, or not.
+    pub fn reloaded(&self, outcome: Outcome) {
+        let result = outcome.label();
+        self.reloads.get_or_create(&OfResult { result }).inc();
+        if outcome.is_good() {
+            self.loaded();
+        } else {
+            self.reload_succeeded.set(0);
+        }
+    }
+
     /// So many connections fit into a flow table.
     pub fn flows_max(&self, flows: u32) {
         self.flows_max.set(flows.into());
@@ -513,6 +569,88 @@ impl Recorder {
         self.events
             .get_or_create(&OfKind { kind: kind.label() })
             .inc_by(1 + u64::from(held_back));
+    }
+}
+
+fn unix_seconds() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    // A clock before 1970 is not set at all.
+    now.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// What left the configuration is told of no more: a rate of nothing would go on.
+impl Recorder {
+    fn forget_endpoint(&self, service: &str, endpoint: &str) {
+        let of = of_endpoint(service, endpoint);
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.remove(&(of.service.clone(), of.endpoint.clone()));
+        drop(ids);
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(meters) = meters.get_mut(service) {
+            meters.remove(endpoint);
+        }
+        drop(meters);
+        for kind in Kind::ALL {
+            self.checks.remove(&OfVerdict {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                verdict: kind.label(),
+            });
+        }
+        for state in [State::Unknown, State::Up, State::Down] {
+            self.state.remove(&OfState {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                state: state.label(),
+            });
+        }
+        for signal in Signal::ALL {
+            self.signals.remove(&OfSignal {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                kind: signal.label(),
+            });
+        }
+        for standing in Standing::EXCUSES {
+            self.excused.remove(&OfExcuse {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                reason: standing.label(),
+            });
+        }
+        for to in CHALLENGED {
+            self.challenges.remove(&of_challenge(&of, to));
+        }
+        for counters in [&self.skipped, &self.released, &self.told, &self.not_told] {
+            counters.remove(&of);
+        }
+        for gauges in [&self.selected, &self.draining, &self.tiers, &self.weights] {
+            gauges.remove(&of);
+        }
+        self.duration.remove(&of);
+    }
+
+    fn forget_service(&self, service: &str) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.remove(service);
+        drop(services);
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.remove(service);
+        drop(meters);
+        let of = OfService {
+            service: service.to_owned(),
+        };
+        self.holds.remove(&of);
+        self.failovers.remove(&of);
+        self.members_changed.remove(&of);
+        self.refusing.remove(&of);
+        self.shadow.remove(&of);
+        for reason in Reason::ALL {
+            self.switches.remove(&OfReason {
+                service: of.service.clone(),
+                reason: reason.label(),
+            });
+        }
     }
 }
 
@@ -708,6 +846,21 @@ impl Observer for Recorder {
         drop(self.failovers.get_or_create(&of_service));
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.insert((of.service, of.endpoint), id);
+    }
+
+    fn service_mode(&self, service: &str, mode: config::Mode) {
+        self.shadow
+            .get_or_create(&OfService {
+                service: service.to_owned(),
+            })
+            .set((mode == config::Mode::Shadow).into());
+    }
+
+    fn gone(&self, service: &str, endpoint: Option<&str>) {
+        match endpoint {
+            Some(endpoint) => self.forget_endpoint(service, endpoint),
+            None => self.forget_service(service),
+        }
     }
 
     fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize) {

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    config,
     core::{Counters, Observer as _},
     datapath::{
         self, Ended, EndpointCounters, EndpointId, FlowCounts, OwnState, Role, ServiceId, TcWay,
@@ -18,6 +19,7 @@ use crate::{
     failover::{Reason, orders::Mode},
     health::{Kind, Saw, Signal, State, Verdict},
     http1::{Decoder, Limits, Progress},
+    reload::Outcome,
 };
 
 pub(super) struct Fixed;
@@ -221,12 +223,54 @@ async fn get(at: SocketAddr, path: &str) -> (u16, String) {
     }
 }
 
+/// What left the configuration leaves no line, and reloads are counted.
+#[test]
+fn what_left_is_not_scraped() {
+    let metrics = Metrics::new(Arc::new(Fixed));
+    let recorder = metrics.recorder();
+    for endpoint in ["sen1", "sen2"] {
+        recorder.identified("sense", endpoint, EndpointId(0));
+        recorder.state("sense", endpoint, State::Up);
+        recorder.draining("sense", endpoint, false);
+        recorder.signalled("sense", endpoint, Signal::Refused);
+    }
+    recorder.served("sense", ServiceId(5));
+    recorder.service_mode("sense", config::Mode::Shadow);
+    recorder.holds("sense", Duration::from_secs(5));
+    recorder.selected("sense", &["sen1"]);
+    recorder.switched("sense", Reason::Reload);
+    recorder.switched("sense", Reason::MembersChanged);
+    recorder.loaded();
+    recorder.gone("sense", Some("sen1"));
+    let text = metrics.render(Format::OpenMetrics).unwrap();
+    assert!(!text.contains("sen1"), "{text}");
+    assert!(text.contains("probe_endpoint_state{service=\"sense\",endpoint=\"sen2\""));
+    assert!(text.contains("probe_service_shadow{service=\"sense\"} 1"));
+    recorder.gone("sense", Some("sen2"));
+    recorder.gone("sense", None);
+    recorder.reloaded(Outcome::Applied);
+    recorder.reloaded(Outcome::Refused);
+    let text = metrics.render(Format::OpenMetrics).unwrap();
+    assert!(!text.contains("sense"), "{text}");
+    for line in [
+        "probe_config_reloads_total{result=\"applied\"} 1",
+        "probe_config_reloads_total{result=\"invalid\"} 0",
+        "probe_config_last_reload_successful 0",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    recorder.reloaded(Outcome::Unchanged);
+    let text = metrics.render(Format::OpenMetrics).unwrap();
+    assert!(text.contains("probe_config_last_reload_successful 1"));
+}
+
 #[tokio::test]
 async fn the_health_page() {
     let (asks, mut receiver) = mpsc::channel(4);
     let sources = Sources {
         asks,
         counters: Arc::new(Fixed),
+        reloads: crate::reload::Handle::new().0,
     };
     let listener = bind("127.0.0.1:0".parse().unwrap(), "metrics", "metrics.listen")
         .await

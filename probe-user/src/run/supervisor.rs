@@ -7,7 +7,13 @@
 //!
 //! A manager that cannot be told is no reason to end; it will do what it thinks fit.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -19,7 +25,7 @@ use crate::{control::Sources, core::Ask};
 const POLL: Duration = Duration::from_millis(20);
 
 /// Tells it until the agent ends.
-pub async fn run(sources: Sources) -> anyhow::Result<()> {
+pub async fn run(sources: Sources, ready: Arc<AtomicBool>) -> anyhow::Result<()> {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return std::future::pending().await;
     }
@@ -39,6 +45,7 @@ pub async fn run(sources: Sources) -> anyhow::Result<()> {
             .await;
         }
     }
+    ready.store(true, Ordering::Relaxed);
     tell(format!("{}\nSTATUS=steers", NotifyState::Ready)).await;
     info!("every endpoint has its first verdict; the service manager was told");
     let Some(patience) = sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero())
@@ -60,12 +67,33 @@ pub async fn run(sources: Sources) -> anyhow::Result<()> {
     }
 }
 
+/// Tells it that the configuration is loaded again. Before the agent was ready there is nothing
+/// to tell: whoever waits, waits for the first verdicts.
+pub async fn reloading(ready: &AtomicBool) {
+    if ready.load(Ordering::Relaxed) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(format!("{}\n{now}", NotifyState::Reloading)).await,
+            Err(error) => warn!("no time to tell the service manager: {error}"),
+        }
+    }
+}
+
+/// Tells it that this is over, whatever became of it.
+pub async fn reloaded(ready: &AtomicBool) {
+    if ready.load(Ordering::Relaxed) {
+        tell(NotifyState::Ready.to_string()).await;
+    }
+}
+
 /// Tells it that the agent ends.
 pub async fn stopping() {
     tell(NotifyState::Stopping.to_string()).await;
 }
 
 async fn tell(state: String) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
     // A manager that does not read blocks whoever tells it.
     let told =
         tokio::task::spawn_blocking(move || sd_notify::notify(&[NotifyState::Custom(&state)]));

@@ -10,13 +10,13 @@ use std::{
 
 use probe_ebpf::abi::EventKind;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, interval_at, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{debug, info, warn};
 
-use super::Named;
+use super::Names;
 use crate::{
     core::{
         Lookup, Signalled, Whose,
@@ -38,22 +38,27 @@ const HELD_BACK: Duration = Duration::from_secs(10);
 /// Lookups at one time.
 const LOOKUPS: usize = 32;
 
-/// Looks all names up, again and again.
+/// Looks all names up, again and again; which ones, and how often, may change.
 pub async fn resolve(
-    names: Vec<Named>,
-    every: Duration,
+    mut names: watch::Receiver<Names>,
     lookups: mpsc::Sender<Lookup>,
 ) -> anyhow::Result<()> {
-    if names.is_empty() {
-        return std::future::pending().await;
-    }
-    // The first round was made at the start.
-    let mut rounds = interval_at(tokio::time::Instant::now() + every, every);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first round was made at the start, or when the configuration was loaded again.
+    let mut last = Instant::now();
     loop {
-        rounds.tick().await;
+        let every = names.borrow_and_update().every;
+        tokio::select! {
+            () = sleep_until((last + every).into()) => {}
+            changed = names.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+        }
+        let these = names.borrow().names.clone();
         let mut running = JoinSet::new();
-        for name in names.iter().cloned() {
+        for name in these {
             if running.len() >= LOOKUPS
                 && let Some(Ok(done)) = running.join_next().await
                 && lookups.send(done).await.is_err()
@@ -73,6 +78,7 @@ pub async fn resolve(
                 return Ok(());
             }
         }
+        last = Instant::now();
     }
 }
 

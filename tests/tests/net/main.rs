@@ -24,6 +24,7 @@ mod protocols;
 mod redispatch;
 mod refusals;
 mod release;
+mod reload;
 mod restart;
 mod rig;
 mod sentinel;

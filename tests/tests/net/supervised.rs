@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Agent, Lab, Server, Way, agent, privileged, wait::patience};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 /// Reads what the manager is told until one of its lines is this one.
@@ -31,7 +32,7 @@ fn told(manager: &UnixDatagram, line: &str) -> Result<Vec<String>> {
 }
 
 /// Readiness waits for the first verdicts, the watchdog gets its signs of life, and the end
-/// is announced.
+/// is announced. A configuration that is loaded again is too.
 #[test]
 fn the_service_manager_is_told() {
     privileged(|| {
@@ -63,6 +64,15 @@ fn the_service_manager_is_told() {
         for _ in 0..3 {
             told(&manager, "WATCHDOG=1")?;
         }
+        agent.signal(Signal::SIGHUP)?;
+        let during = told(&manager, "RELOADING=1")?;
+        ensure!(
+            during
+                .iter()
+                .any(|line| line.starts_with("MONOTONIC_USEC=")),
+            "{during:?}"
+        );
+        told(&manager, "READY=1")?;
         let (status, printed) = agent.terminate()?;
         ensure!(status.success(), "{status}: {printed}");
         told(&manager, "STOPPING=1")?;

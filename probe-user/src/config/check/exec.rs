@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use crate::config::{error::Fault, raw};
 
 /// A program and its arguments.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ExecCheck {
     program: String,
     args: Vec<String>,

@@ -20,7 +20,7 @@ const REGEX_BYTES: usize = 1 << 20;
 const MOST_HEADERS: usize = 32;
 
 /// What an answer must be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Expect {
     status: StatusSet,
     headers: Vec<HeaderMatch>,
@@ -80,6 +80,16 @@ impl BodyMatch {
     }
 }
 
+impl PartialEq for BodyMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Contains(one), Self::Contains(other)) => one.needle() == other.needle(),
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            (Self::Contains(_), Self::Regex(_)) | (Self::Regex(_), Self::Contains(_)) => false,
+        }
+    }
+}
+
 impl fmt::Display for BodyMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,14 +100,14 @@ impl fmt::Display for BodyMatch {
 }
 
 /// A header that is looked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HeaderMatch {
     name: http::HeaderName,
     value: ValueMatch,
 }
 
 /// What its value, without blanks around it, must be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ValueMatch {
     /// Anything.
     Present,

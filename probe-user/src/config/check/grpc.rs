@@ -9,7 +9,7 @@ use crate::config::{error::Fault, raw};
 const LONGEST_NAME: usize = 1024;
 
 /// A question to the health service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GrpcCheck {
     reach: Reach,
     keep: Keep,

@@ -20,7 +20,7 @@ const MOST_BODY: usize = 64 * 1024;
 const MOST_HEADERS: usize = 32;
 
 /// An HTTP request and what must come back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpCheck {
     reach: Reach,
     version: HttpVersion,

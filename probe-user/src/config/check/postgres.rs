@@ -9,7 +9,7 @@ use crate::config::{error::Fault, raw, scalar::word};
 const LONGEST_NAME: usize = 63;
 
 /// A connection, and perhaps the role.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PostgresCheck {
     reach: Reach,
     keep: Keep,

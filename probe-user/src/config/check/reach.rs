@@ -13,7 +13,7 @@ use crate::config::{
 };
 
 /// How a check connects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reach {
     port: Option<u16>,
     address: Option<IpAddr>,

@@ -6,7 +6,7 @@ use super::{Keep, Reach, Secret};
 use crate::config::{error::Fault, raw, scalar::word};
 
 /// PING, and perhaps the role.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RedisCheck {
     reach: Reach,
     keep: Keep,

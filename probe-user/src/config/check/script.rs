@@ -20,14 +20,14 @@ const MOST_STEPS: usize = 64;
 const MOST_BYTES: usize = 16 * 1024;
 
 /// Several steps, made in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ScriptCheck {
     reach: Reach,
     steps: Vec<Step>,
 }
 
 /// One of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Says these bytes.
     Send(Bytes),
@@ -41,7 +41,7 @@ pub enum Step {
 }
 
 /// What is looked for in an answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Looked {
     /// What.
     pub pattern: BodyMatch,

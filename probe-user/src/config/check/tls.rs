@@ -29,6 +29,17 @@ pub struct Tls {
     sni: Option<ServerName<'static>>,
     verify: bool,
     client: Arc<ClientConfig>,
+    /// What the files held, so that a renewed certificate is a change.
+    files: Vec<Vec<u8>>,
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.sni == other.sni
+            && self.verify == other.verify
+            && self.client.alpn_protocols == other.client.alpn_protocols
+            && self.files == other.files
+    }
 }
 
 impl fmt::Debug for Tls {
@@ -108,10 +119,23 @@ impl Tls {
             }
         };
         client.resumption = Resumption::disabled();
+        let mut files = Vec::new();
+        for (key, file) in [
+            ("ca", &raw.ca),
+            ("certificate", &raw.certificate),
+            ("key", &raw.key),
+        ] {
+            let field = format!("{field}.{key}");
+            files.push(match file {
+                Some(file) => read(&field, absolute(&field, file)?)?,
+                None => Vec::new(),
+            });
+        }
         Ok(Self {
             sni,
             verify,
             client: Arc::new(client),
+            files,
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::config::{error::Fault, raw};
 const MOST_SENT: usize = 1200;
 
 /// A datagram, and what its answer must be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UdpCheck {
     // Of a way by TCP the address alone.
     reach: Reach,

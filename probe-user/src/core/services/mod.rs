@@ -3,6 +3,7 @@
 mod doubt;
 mod explain;
 pub mod orders;
+mod reload;
 mod said;
 mod signals;
 mod telling;
@@ -52,7 +53,16 @@ use orders::{Ordered, Restored};
 
 type Result<T = ()> = std::result::Result<T, datapath::Error>;
 
+use reload::{Leaving, Withdrawn};
+pub use reload::{Reloaded, Slots};
+
 struct Service {
+    /// What checks and lookups know it by, whatever its place; never used again.
+    slot: usize,
+    /// Where the endpoints are, by their slots.
+    places: Vec<Option<usize>>,
+    /// A shadow that steered a short time ago.
+    withdrawn: Option<Withdrawn>,
     config: config::Service,
     id: ServiceId,
     failover: Failover,
@@ -76,6 +86,8 @@ struct Service {
 }
 
 struct Endpoint {
+    /// As [`Service::slot`], within the service.
+    slot: usize,
     id: EndpointId,
     at: Resolved,
     families: Families,
@@ -133,6 +145,10 @@ struct Begin {
 /// All of them.
 pub struct Services {
     all: Vec<Service>,
+    /// Where services are, by their slots.
+    places: Vec<Option<usize>>,
+    /// Services that left the configuration, until their clients were told.
+    leaving: Vec<Leaving>,
     /// Where in their intervals this agent's checks are, so that nodes that start together do
     /// not check together.
     turn: u64,
@@ -172,18 +188,13 @@ impl Services {
             .iter()
             .zip(resolved)
             .zip(applied)
-            .map(|((config, at), applied)| {
+            .enumerate()
+            .map(|(slot, ((config, at), applied))| {
                 let restored = Restored::take(config, &mut unclaimed);
-                Service::new(
-                    config,
-                    at,
-                    applied,
-                    restored,
-                    journal.clone(),
-                    Instant::now(),
-                )
+                let log = journal.clone();
+                Service::new(slot, config, at, applied, restored, log, Instant::now())
             })
-            .collect();
+            .collect::<Vec<_>>();
         for service in unclaimed.services.keys() {
             if !config.services().iter().any(|s| s.name() == service) {
                 warn!(
@@ -194,6 +205,8 @@ impl Services {
             }
         }
         let mut services = Self {
+            places: (0..all.len()).map(Some).collect(),
+            leaving: Vec::new(),
             journal,
             unclaimed,
             published,
@@ -221,14 +234,14 @@ impl Services {
         let count = u32::try_from(self.all.iter().map(|s| s.endpoints.len()).sum::<usize>());
         let count = count.unwrap_or(u32::MAX);
         let mut position = 0u32;
-        for (s, service) in self.all.iter_mut().enumerate() {
+        for service in &mut self.all {
             let inter = service.config.check().inter();
             for e in 0..service.endpoints.len() {
                 let begin = Begin {
                     offset: (FIRST_APART * position).min(inter),
                     phase: phase(inter, position, count, self.turn),
                 };
-                service.start_check(s, e, begin, &mut start);
+                service.start_check(e, begin, &mut start);
                 position = position.saturating_add(1);
             }
         }
@@ -267,12 +280,10 @@ impl Services {
             standing,
             late: _,
         } = report;
-        let Some(service) = self.all.get_mut(key.service) else {
+        let Some((s, e)) = self.place(key.service, key.endpoint) else {
             return Ok(());
         };
-        let Some(endpoint) = service.endpoints.get_mut(key.endpoint) else {
-            return Ok(());
-        };
+        let endpoint = &mut self.all[s].endpoints[e];
         if endpoint.generation != key.generation {
             return Ok(());
         }
@@ -290,13 +301,12 @@ impl Services {
         if changed.is_some() {
             let fell = (before == State::Up).then_some(now);
             endpoint.fell = fell;
-            let withheld =
-                fell.is_some() && self.withholds(key.service, key.endpoint, kind, now, observer);
-            self.all[key.service].endpoints[key.endpoint].withheld = withheld;
+            let withheld = fell.is_some() && self.withholds(s, e, kind, now, observer);
+            self.all[s].endpoints[e].withheld = withheld;
         }
         let believed = success == Some(false) && self.distrust.believes(begun);
-        let service = &mut self.all[key.service];
-        let endpoint = &mut service.endpoints[key.endpoint];
+        let service = &mut self.all[s];
+        let endpoint = &mut service.endpoints[e];
         let told = believed && std::mem::take(&mut endpoint.withheld);
         // What its own agent said comes first.
         let state = changed.map(|_| endpoint.state());
@@ -305,15 +315,15 @@ impl Services {
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
             match state {
-                State::Up if before == State::Down => service.slow_start.up(key.endpoint, now),
-                State::Down => service.slow_start.down(key.endpoint),
+                State::Up if before == State::Down => service.slow_start.up(e, now),
+                State::Down => service.slow_start.down(e),
                 State::Up | State::Unknown => {}
             }
-            switch = service.failover.observe(key.endpoint, state, now);
+            switch = service.failover.observe(e, state, now);
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
         // The kernel knows; now people may.
-        service.record(key.endpoint, verdict, skipped, standing, changed, observer);
+        service.record(e, verdict, skipped, standing, changed, observer);
         service.tell_switch(switch, observer);
         if changed.is_some() || told {
             service.tell_damping(observer);
@@ -348,6 +358,7 @@ impl Services {
                 service.tell_drained(&over);
             }
         }
+        self.withdraw_due(now, datapath)?;
         let doubted = self.distrust.since().is_some();
         if self.distrust.tick(now) {
             if doubted {
@@ -378,18 +389,13 @@ impl Services {
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result {
-        let (s, e) = (lookup.service, lookup.endpoint);
-        let Some(service) = self.all.get_mut(s).filter(|s| e < s.endpoints.len()) else {
+        let Some((s, e)) = self.place(lookup.service, lookup.endpoint) else {
             return Ok(());
         };
+        let service = &mut self.all[s];
         let moved = service.looked_up(e, lookup.answer, datapath, observer)?;
         if moved && let Some(start) = &mut self.start_checks {
-            let turn = RandomState::new().hash_one(e);
-            let begin = Begin {
-                offset: Duration::ZERO,
-                phase: phase(service.config.check().inter(), 0, 1, turn),
-            };
-            service.start_check(s, e, begin, start);
+            service.start_check(e, service.begin_now(), start);
         }
         Ok(())
     }
@@ -406,6 +412,7 @@ impl Services {
             service.write_marks(datapath)?;
             service.tell_drains(observer);
         }
+        self.hurry(swept);
         self.reckon();
         Ok(())
     }
@@ -459,12 +466,14 @@ impl Services {
                 .chain([s.drains.due(), s.slow_start.due()])
         };
         let due = self.all.iter().flat_map(due).flatten();
-        self.due = due.chain(self.distrust.due()).min();
+        let withdrawn = self.withdrawn_due();
+        self.due = due.chain(self.distrust.due()).chain(withdrawn).min();
     }
 }
 
 impl Service {
     fn new(
+        slot: usize,
         config: &config::Service,
         at: Vec<Resolved>,
         applied: AppliedService,
@@ -541,38 +550,15 @@ impl Service {
             .zip(config.endpoints())
             .enumerate()
             .map(|(i, ((at, id), endpoint))| Endpoint {
-                id: *id,
-                at,
-                families: Families::of(config, endpoint),
-                health: RiseFall::new(check.rise(), check.fall(), members[i].state),
-                wishes: Wishes::default(),
-                fell: None,
-                failing: None,
-                withheld: false,
-                since: SystemTime::now(),
                 mark: mark(i),
-                resting: false,
-                history: History::default(),
-                weight: endpoint.weight(),
-                verdict: None,
-                verdict_since: SystemTime::now(),
-                durations: Window::default(),
-                judged: false,
-                checks: 0,
-                failures: 0,
-                excused: 0,
-                generation: 0,
-                running: None,
-                trigger: None,
-                signals: Counts::default(),
-                errors: match config.observe() {
-                    Observe::Off | Observe::Trigger => None,
-                    Observe::MarkDown { error_limit } => Some(ErrorLimit::new(error_limit)),
-                },
-                unresolved: false,
+                health: RiseFall::new(check.rise(), check.fall(), members[i].state),
+                ..Endpoint::new(i, *id, at, config, endpoint)
             })
-            .collect();
+            .collect::<Vec<_>>();
         let mut service = Self {
+            slot,
+            places: (0..endpoints.len()).map(Some).collect(),
+            withdrawn: None,
             config: config.clone(),
             id: applied.id,
             failover,
@@ -665,7 +651,15 @@ impl Service {
         }
     }
 
+    /// Does what it decides reach the kernel?
+    fn steers(&self) -> bool {
+        self.config.mode() == config::Mode::Active && self.withdrawn.is_none()
+    }
+
     fn write_selection<D: Steering>(&mut self, datapath: &mut D) -> Result {
+        if !self.steers() {
+            return Ok(());
+        }
         if let Target::Endpoints(serving) = self.failover.selected() {
             for i in serving {
                 let endpoint = &mut self.endpoints[*i];
@@ -687,6 +681,9 @@ impl Service {
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
+        if !self.steers() {
+            return Ok(());
+        }
         for i in 0..self.endpoints.len() {
             let serves = self.failover.serves(i);
             let mark = if serves {
@@ -804,7 +801,16 @@ impl Service {
         Ok(true)
     }
 
-    fn start_check(&mut self, s: usize, e: usize, begin: Begin, start: &mut StartChecks) {
+    /// For checks that begin while the agent runs.
+    fn begin_now(&self) -> Begin {
+        let turn = RandomState::new().hash_one(0);
+        Begin {
+            offset: Duration::ZERO,
+            phase: phase(self.config.check().inter(), 0, 1, turn),
+        }
+    }
+
+    fn start_check(&mut self, e: usize, begin: Begin, start: &mut StartChecks) {
         let check = self.config.check();
         let config = &self.config.endpoints()[e];
         let endpoint = &mut self.endpoints[e];
@@ -814,8 +820,8 @@ impl Service {
             return;
         }
         let key = CheckKey {
-            service: s,
-            endpoint: e,
+            service: self.slot,
+            endpoint: endpoint.slot,
             generation: endpoint.generation,
         };
         // One check an endpoint: of its IPv4 address, if it has one.
@@ -852,6 +858,56 @@ impl Service {
         };
         endpoint.trigger = Some(trigger);
         endpoint.running = Some(start(key, plan));
+    }
+}
+
+impl Endpoint {
+    /// One of which nothing is known.
+    fn new(
+        slot: usize,
+        id: EndpointId,
+        at: Resolved,
+        service: &config::Service,
+        config: &config::Endpoint,
+    ) -> Self {
+        let check = service.check();
+        Self {
+            slot,
+            id,
+            at,
+            families: Families::of(service, config),
+            health: RiseFall::new(check.rise(), check.fall(), State::Unknown),
+            wishes: Wishes::default(),
+            fell: None,
+            failing: None,
+            withheld: false,
+            since: SystemTime::now(),
+            mark: Mark::Up,
+            resting: false,
+            history: History::default(),
+            weight: config.weight(),
+            verdict: None,
+            verdict_since: SystemTime::now(),
+            durations: Window::default(),
+            judged: false,
+            checks: 0,
+            failures: 0,
+            excused: 0,
+            generation: 0,
+            running: None,
+            trigger: None,
+            signals: Counts::default(),
+            errors: error_limit(service),
+            unresolved: false,
+        }
+    }
+}
+
+/// Where clients' failed connections count, how many are too many.
+fn error_limit(service: &config::Service) -> Option<ErrorLimit> {
+    match service.observe() {
+        Observe::Off | Observe::Trigger => None,
+        Observe::MarkDown { error_limit } => Some(ErrorLimit::new(error_limit)),
     }
 }
 
@@ -896,6 +952,7 @@ fn service_plan(service: &config::Service, at: &[Resolved]) -> ServicePlan {
         single_writer: service.single_writer(),
         forward: service.forward(),
         affinity: service.affinity(),
+        shadow: service.mode() == config::Mode::Shadow,
     }
 }
 
@@ -908,6 +965,7 @@ fn endpoint_plan(endpoint: &config::Endpoint, at: &Resolved) -> EndpointPlan {
         v6: at.v6,
         port: at.port,
         listeners: endpoint.listeners().to_vec(),
+        resting: false,
     }
 }
 

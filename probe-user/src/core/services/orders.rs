@@ -187,12 +187,25 @@ impl Services {
                 offset: Duration::ZERO,
                 phase: phase(inter, 0, 1, self.turn),
             };
-            service.start_check(s, e, begin, start);
+            service.start_check(e, begin, start);
         }
     }
 
     /// Tells who keeps the orders what they are now.
     pub(super) fn publish(&mut self) {
+        let standing = self.all_standing();
+        self.published.send_if_modified(|kept| {
+            let changed = *kept.standing != standing;
+            if changed {
+                kept.version += 1;
+                kept.standing = Arc::new(standing);
+            }
+            changed
+        });
+    }
+
+    /// All orders in effect, and those for who is not in the configuration.
+    pub(super) fn all_standing(&self) -> Standing {
         let mut standing = self.unclaimed.clone();
         for service in &self.all {
             let of = service.standing();
@@ -204,14 +217,7 @@ impl Services {
                     .insert(service.config.name().to_owned(), of);
             }
         }
-        self.published.send_if_modified(|kept| {
-            let changed = *kept.standing != standing;
-            if changed {
-                kept.version += 1;
-                kept.standing = Arc::new(standing);
-            }
-            changed
-        });
+        standing
     }
 
     /// A promotion may have ended by itself.

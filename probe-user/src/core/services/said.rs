@@ -32,13 +32,12 @@ impl Services {
         observer: &dyn Observer,
     ) -> Result {
         let (key, said) = (answer.key, &answer.said);
-        let Some(service) = self.all.get_mut(key.service) else {
+        // Of one that has left the configuration.
+        let Some((s, e)) = self.place(key.service, key.endpoint) else {
             return Ok(());
         };
-        let e = key.endpoint;
-        let Some(endpoint) = service.endpoints.get_mut(e) else {
-            return Ok(());
-        };
+        let service = &mut self.all[s];
+        let endpoint = &mut service.endpoints[e];
         let before = endpoint.state();
         // Of the address before the endpoint moved, or nothing new.
         if endpoint.generation != key.generation || !endpoint.wishes.hear(said) {

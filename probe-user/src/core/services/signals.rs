@@ -75,9 +75,9 @@ impl Services {
     fn find(&self, whose: Whose) -> Option<(usize, usize)> {
         match whose {
             Whose::Checked(key) => {
-                let endpoint = self.all.get(key.service)?.endpoints.get(key.endpoint)?;
-                let current = endpoint.generation == key.generation;
-                current.then_some((key.service, key.endpoint))
+                let (s, e) = self.place(key.service, key.endpoint)?;
+                let current = self.all[s].endpoints[e].generation == key.generation;
+                current.then_some((s, e))
             }
             Whose::Steered(service, endpoint) => {
                 let s = self.all.iter().position(|s| s.id == service)?;

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::{Endpoint, Observer, Service, What, status};
 use crate::{
-    config::Failback,
+    config::{Failback, Mode},
     failover::{Reason, Switch, Target, damping::Damped},
     health::{Kind, Signal, State, Verdict, scheduler::Standing},
 };
@@ -90,14 +90,23 @@ impl Service {
         }
         observer.served(service, self.id);
         self.tell_orders(observer);
+        self.tell_mode(observer);
         self.tell_hold(observer);
         self.tell_selection(observer);
-        info!(
-            service,
-            reason = self.reason.label(),
-            "new connections go to {}",
-            self.target_name(self.failover.selected())
-        );
+        let to = self.target_name(self.failover.selected());
+        let reason = self.reason.label();
+        match self.config.mode() {
+            Mode::Active => info!(service, reason, "new connections go to {to}"),
+            Mode::Shadow => info!(
+                service,
+                reason, "as a shadow: new connections would go to {to}"
+            ),
+        }
+    }
+
+    /// Says whether it steers.
+    pub(super) fn tell_mode(&self, observer: &dyn Observer) {
+        observer.service_mode(self.config.name(), self.config.mode());
     }
 
     /// Says which orders are in effect.
@@ -124,7 +133,9 @@ impl Service {
         self.tell_drains(observer);
         let (from, to) = (self.target_name(&switch.from), self.target_name(&switch.to));
         let reason = switch.reason.label();
-        if switch.reason == Reason::MembersChanged {
+        if self.config.mode() == Mode::Shadow {
+            info!(service, from, to, reason, "would switch, as a shadow");
+        } else if switch.reason == Reason::MembersChanged {
             warn!(
                 service,
                 from, to, reason, "the tier's serving endpoints changed"
@@ -137,6 +148,7 @@ impl Service {
             from: texts(&self.names(&switch.from)),
             to: texts(&self.names(&switch.to)),
             reason: reason.to_owned(),
+            would: self.config.mode() == Mode::Shadow,
         });
     }
 
@@ -226,12 +238,12 @@ impl Service {
         left.iter().filter_map(|i| self.endpoints[*i].failing).min()
     }
 
-    fn tell_selection(&self, observer: &dyn Observer) {
+    pub(super) fn tell_selection(&self, observer: &dyn Observer) {
         observer.selected(self.config.name(), &self.serving());
     }
 
     /// Names of the endpoints that new connections go to.
-    fn serving(&self) -> Vec<&str> {
+    pub(super) fn serving(&self) -> Vec<&str> {
         self.names(self.failover.selected())
     }
 
@@ -268,6 +280,7 @@ impl Service {
         let endpoints = self.endpoints.iter().zip(self.config.endpoints());
         status::Service {
             name: self.config.name().to_owned(),
+            mode: self.config.mode().label().to_owned(),
             listeners: texts(self.config.listeners()),
             selection: status::Selection {
                 kind: kind.to_owned(),

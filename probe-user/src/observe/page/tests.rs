@@ -87,7 +87,13 @@ impl Bench {
                 let _ = reply.send(tells.lock().unwrap().clone());
             }
         });
-        let served = serve(listener, Sources { asks, counters }, feed.clone(), limits);
+        let reloads = crate::reload::Handle::new().0;
+        let sources = Sources {
+            asks,
+            counters,
+            reloads,
+        };
+        let served = serve(listener, sources, feed.clone(), limits);
         tasks.spawn(async move { served.await.unwrap() });
         Self {
             at,

@@ -79,6 +79,7 @@ impl Instance {
             v6: Some(v6),
             port: ENDPOINT_PORT,
             listeners: Vec::new(),
+            resting: false,
         };
         let plan = ServicePlan {
             name: "bench".to_owned(),
@@ -96,6 +97,7 @@ impl Instance {
             single_writer: false,
             forward: Forward::Nat,
             affinity: None,
+            shadow: false,
         };
         let service = datapath
             .apply(&[plan])?
