@@ -177,10 +177,11 @@ async fn live(
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
         let turn = turns.next().expect("there is a thread");
         let (handle, pulse) = &lanes[turn];
-        let (target, inter) = (plan.probe.target(), plan.rhythm.intervals.inter);
+        let (target, inter) = (plan.target, plan.rhythm.intervals.inter);
+        let recipe = plan.recipe;
         let checks = scheduler::run(
             key,
-            plan.probe,
+            move || recipe.make(),
             plan.rhythm,
             plan.triggered,
             pulse.clone(),

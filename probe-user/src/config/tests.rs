@@ -318,7 +318,7 @@ fn each_bad_input_has_its_one_message() {
             "rise: 2",
             "rize: 2",
             "services[0].check.rize: `rize: 2`: unknown field `rize` at line 17, column 7; \
-             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, fastinter, downinter, spread_checks, timeout, rise, fall",
+             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, fastinter, downinter, spread_checks, in_flight, timeout, rise, fall",
         ),
         (
             "services:",

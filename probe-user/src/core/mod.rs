@@ -19,7 +19,7 @@ pub mod status;
 mod tests;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
@@ -37,7 +37,8 @@ use crate::{
     },
     failover::{NoFailback, Reason},
     health::{
-        Probe, Signal, State, Verdict,
+        Signal, State, Verdict,
+        probe::Recipe,
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::Change,
@@ -160,7 +161,9 @@ pub type StartChecks = Box<dyn FnMut(CheckKey, CheckPlan) -> Running + Send>;
 #[derive(Debug)]
 pub struct CheckPlan {
     /// The check.
-    pub probe: Probe,
+    pub recipe: Recipe,
+    /// Where its connections go.
+    pub target: SocketAddr,
     /// When it is made. The offset keeps endpoints from all being checked at one moment.
     pub rhythm: Rhythm,
     /// What makes it be made at once.

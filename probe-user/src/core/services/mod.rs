@@ -6,6 +6,7 @@ mod telling;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -26,8 +27,9 @@ use crate::{
         drain::{Before, Drains, Limits},
     },
     health::{
-        Probe, RiseFall, State, Verdict,
+        RiseFall, State, Verdict,
         lateness::Lateness,
+        probe::Recipe,
         scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
@@ -39,6 +41,8 @@ type Result<T = ()> = std::result::Result<T, datapath::Error>;
 
 struct Service {
     config: config::Service,
+    /// Shared by all that check its endpoints.
+    check: Arc<config::Check>,
     id: ServiceId,
     failover: Failover,
     /// What was told of its damping.
@@ -481,6 +485,7 @@ impl Service {
             .collect();
         let mut service = Self {
             config: config.clone(),
+            check: Arc::new(config.check().clone()),
             id: applied.id,
             failover,
             damped: Vec::new(),
@@ -693,8 +698,16 @@ impl Service {
             name @ config::Address::Name { .. } => name.to_string(),
         };
         let (trigger, triggered) = Trigger::new();
+        let recipe = Recipe {
+            check: self.check.clone(),
+            endpoint: at,
+            authority,
+            service: self.config.name().to_owned(),
+            name: config.name().to_owned(),
+        };
         let plan = CheckPlan {
-            probe: Probe::new(check, at, &authority).of(self.config.name(), config.name()),
+            target: check.target(at),
+            recipe,
             rhythm: Rhythm {
                 intervals: Intervals {
                     inter: check.inter(),
@@ -705,6 +718,7 @@ impl Service {
                 phase: begin.phase,
                 spread: check.spread(),
                 timeout: check.timeout(),
+                in_flight: check.in_flight(),
                 health: endpoint.health.clone(),
             },
             triggered,
