@@ -820,6 +820,11 @@ fn each_bad_input_has_its_one_message() {
             "checking: {realtime: yes}\nservices:",
             "checking.realtime: `yes`: not known; accepted: auto, on, off",
         ),
+        (
+            "services:",
+            "checking: {per_second: 0}\nservices:",
+            "checking.per_second: `0`: not a number in range; accepted: a whole number from 1 to 4294967295",
+        ),
         // Signals.
         (
             "    failback:",

@@ -20,6 +20,7 @@ mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -38,6 +39,7 @@ use crate::{
     failover::{NoFailback, Reason},
     health::{
         Signal, State, Verdict,
+        budget::Budget,
         probe::Recipe,
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
@@ -164,6 +166,8 @@ pub struct CheckPlan {
     pub recipe: Recipe,
     /// Where its connections go.
     pub target: SocketAddr,
+    /// Whose packets to clients excuse timeouts, if that is wanted.
+    pub life_signs: Option<EndpointId>,
     /// When it is made. The offset keeps endpoints from all being checked at one moment.
     pub rhythm: Rhythm,
     /// What makes it be made at once.
@@ -268,6 +272,7 @@ pub struct Core<D> {
     processes: status::Processes,
     telling: status::Telling,
     realtime: status::Realtime,
+    budget: Option<Arc<Budget>>,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -291,6 +296,7 @@ impl<D: Steering + Attach> Core<D> {
             processes: status::Processes::default(),
             telling: status::Telling::default(),
             realtime: status::Realtime::default(),
+            budget: None,
         })
     }
 
@@ -317,6 +323,11 @@ impl<D: Steering + Attach> Core<D> {
     /// Whether checks and decisions run at real-time priority.
     pub fn tell_realtime(&mut self, had: &Had) {
         self.realtime = status::Realtime::of(had);
+    }
+
+    /// What bounds all checks.
+    pub fn tell_budget(&mut self, budget: Arc<Budget>) {
+        self.budget = Some(budget);
     }
 
     /// The datapath, for what is done to it around the start.
@@ -406,6 +417,7 @@ impl<D: Steering + Attach> Core<D> {
                 distrust_since_unix_ms: self.services.distrust_since_unix_ms(Instant::now()),
                 lateness: status::Lateness::of(self.services.lateness()),
                 realtime: self.realtime.clone(),
+                stretch: self.budget.as_ref().map(|budget| budget.stretch()),
             },
             services: self.services.status(Instant::now()),
             interfaces: self.managed.status(),

@@ -30,6 +30,7 @@
 //! whatever comes later waits for a [`Gap`] and is answered by one more burst.
 
 use std::{
+    fmt,
     future::{Future, poll_fn},
     hash::{BuildHasher as _, RandomState},
     pin::{Pin, pin},
@@ -45,9 +46,10 @@ use tokio::{
 };
 
 use super::{
+    budget::Budget,
     lateness::{Patience, Pulse},
     rise_fall::{RiseFall, State},
-    verdict::Verdict,
+    verdict::{Kind, Verdict},
 };
 
 /// Least time between the beginnings of two checks of a burst: enough to be two looks
@@ -84,11 +86,13 @@ pub enum Standing {
     Stalled,
     /// Neither way: a check that began later was judged before.
     Overtaken,
+    /// Neither way: it was a timeout, and clients had replies meanwhile.
+    LifeSign,
 }
 
 impl Standing {
     /// All that a verdict does not count for, with their words.
-    pub const EXCUSES: [Self; 2] = [Self::Stalled, Self::Overtaken];
+    pub const EXCUSES: [Self; 3] = [Self::Stalled, Self::Overtaken, Self::LifeSign];
 
     /// The word.
     pub const fn label(self) -> &'static str {
@@ -96,6 +100,7 @@ impl Standing {
             Self::Counts => "counts",
             Self::Stalled => "stalled",
             Self::Overtaken => "overtaken",
+            Self::LifeSign => "life-sign",
         }
     }
 }
@@ -105,7 +110,7 @@ impl<K> Report<K> {
     pub fn judged(&self) -> Option<bool> {
         match self.standing {
             Standing::Counts => self.verdict.kind.success(),
-            Standing::Stalled | Standing::Overtaken => None,
+            Standing::Stalled | Standing::Overtaken | Standing::LifeSign => None,
         }
     }
 }
@@ -114,6 +119,16 @@ impl<K> Report<K> {
 pub trait Check: Send {
     /// Makes it.
     fn make(&mut self) -> impl Future<Output = Verdict> + Send;
+}
+
+/// Tells how many packets an endpoint has sent to its clients; nothing where that is not known.
+#[derive(Clone)]
+pub struct Replies(pub Arc<dyn Fn() -> Option<u64> + Send + Sync>);
+
+impl fmt::Debug for Replies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replies").finish_non_exhaustive()
+    }
 }
 
 /// When checks are made, and what is known before the first.
@@ -131,6 +146,8 @@ pub struct Rhythm {
     pub timeout: Duration,
     /// Checks that may be waited for at one time, at least one.
     pub in_flight: usize,
+    /// Where replies to clients excuse a timeout.
+    pub life_signs: Option<Replies>,
     /// A copy of the core's machine, see [`RiseFall`].
     pub health: RiseFall,
 }
@@ -208,6 +225,15 @@ enum Cause {
     Burst,
 }
 
+/// What all endpoints that are checked on a thread share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The thread's.
+    pub pulse: Arc<Pulse>,
+    /// The agent's.
+    pub budget: Arc<Budget>,
+}
+
 /// A check, from its beginning on.
 #[derive(Clone, Copy, Debug)]
 struct Begun {
@@ -216,6 +242,8 @@ struct Begun {
     late: Option<Duration>,
     /// What the agent had missed until then.
     unseen: Duration,
+    /// What the endpoint had sent to its clients.
+    replies: Option<u64>,
 }
 
 /// A check that was made, and with what.
@@ -225,7 +253,12 @@ struct Ended<C> {
     verdict: Verdict,
 }
 
-async fn make<C: Check>(mut check: C, begun: Begun) -> Ended<C> {
+async fn make<C: Check>(mut check: C, mut begun: Begun, shared: Shared) -> Ended<C> {
+    let place = shared.budget.enter().await;
+    if place.waited {
+        begun.at = Instant::now();
+        begun.unseen = shared.pulse.blind(begun.at);
+    }
     let verdict = check.make().await;
     Ended {
         check,
@@ -272,8 +305,12 @@ struct Burst {
 /// What an endpoint's task knows.
 struct Course {
     intervals: Intervals,
+    budget: Arc<Budget>,
+    /// What the budget was told that it wants.
+    wants: Duration,
     health: RiseFall,
     patience: Patience,
+    life_signs: Option<Replies>,
     grid: Grid,
     jitter: Jitter,
     /// The second check is where the grid begins.
@@ -297,13 +334,18 @@ enum Then {
 }
 
 impl Course {
-    fn new(rhythm: &Rhythm, now: Instant) -> Self {
+    fn new(rhythm: &Rhythm, budget: Arc<Budget>, now: Instant) -> Self {
         let first = now + rhythm.offset;
+        let wants = rhythm.intervals.of(&rhythm.health);
+        budget.wants(None, Some(wants));
         Self {
             intervals: rhythm.intervals,
+            wants,
             health: rhythm.health.clone(),
             patience: Patience::new(rhythm.timeout),
-            grid: Grid::first(first, rhythm.intervals.of(&rhythm.health)),
+            life_signs: rhythm.life_signs.clone(),
+            grid: Grid::first(first, budget.stretched(wants)),
+            budget,
             jitter: Jitter::new(rhythm.spread),
             begins: Some(first + rhythm.phase),
             skipped: 0,
@@ -313,6 +355,19 @@ impl Course {
             quiet_until: now,
             judged: None,
         }
+    }
+
+    /// What the endpoint has sent to its clients, if that matters.
+    fn replies(&self) -> Option<u64> {
+        (self.life_signs.as_ref()?.0)()
+    }
+
+    /// Was the endpoint alive to its clients while a check of it was not answered?
+    fn lives(&self, begun: &Begun, kind: Kind) -> bool {
+        matches!(kind, Kind::ConnectTimeout | Kind::ResponseTimeout)
+            && begun
+                .replies
+                .is_some_and(|before| self.replies() > Some(before))
     }
 
     /// When the grid's next check begins.
@@ -366,6 +421,7 @@ impl Course {
         let standing = match (overtaken, stalled) {
             (true, _) => Standing::Overtaken,
             (false, true) => Standing::Stalled,
+            (false, false) if self.lives(begun, verdict.kind) => Standing::LifeSign,
             (false, false) => Standing::Counts,
         };
         // What a burst does not make up for is known at its end.
@@ -395,7 +451,12 @@ impl Course {
             // The grid's check decided what the burst would have.
             self.burst_ends(now);
         }
-        let inter = self.intervals.of(&self.health);
+        let wants = self.intervals.of(&self.health);
+        if wants != self.wants {
+            self.budget.wants(Some(self.wants), Some(wants));
+            self.wants = wants;
+        }
+        let inter = self.budget.stretched(wants);
         if inter != self.grid.inter && self.begins.is_none() {
             let start = match begun.cause {
                 Cause::Grid(point) => point,
@@ -435,6 +496,13 @@ impl Course {
     }
 }
 
+/// It is checked no more.
+impl Drop for Course {
+    fn drop(&mut self) {
+        self.budget.wants(Some(self.wants), None);
+    }
+}
+
 /// What an endpoint's task waits for.
 enum Event<C> {
     Ended(Ended<C>),
@@ -450,11 +518,12 @@ pub async fn run<K: Clone, C: Check>(
     another: impl Fn() -> C,
     rhythm: Rhythm,
     mut triggered: Triggered,
-    pulse: Arc<Pulse>,
+    shared: Shared,
     reports: mpsc::Sender<Report<K>>,
 ) {
+    let pulse = shared.pulse.clone();
     let most = rhythm.in_flight.max(1);
-    let mut course = Course::new(&rhythm, Instant::now());
+    let mut course = Course::new(&rhythm, shared.budget.clone(), Instant::now());
     let mut idle = Some(another());
     let mut first = pin!(None);
     let mut others = FuturesUnordered::new();
@@ -523,8 +592,9 @@ pub async fn run<K: Clone, C: Check>(
             at: now,
             late,
             unseen: pulse.blind(now),
+            replies: course.replies(),
         };
-        let check = make(idle.take().unwrap_or_else(&another), begun);
+        let check = make(idle.take().unwrap_or_else(&another), begun, shared.clone());
         if first.is_none() {
             first.set(Some(check));
         } else {
@@ -643,12 +713,15 @@ fn offset_of(point: u64, inter: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    };
 
     use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 
     use super::*;
-    use crate::health::{Probe, verdict::Finding, verdict::Kind};
+    use crate::health::{Probe, verdict::Finding};
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -680,7 +753,7 @@ mod tests {
         let probe = move || Probe::new(&check, target, "a");
         let (tx, mut rx) = mpsc::channel(16);
         let (_trigger, triggered) = Trigger::new();
-        let task = tokio::spawn(run((), probe, rhythm, triggered, pulse(), tx));
+        let task = tokio::spawn(run((), probe, rhythm, triggered, shared(), tx));
         let first = rx.recv().await.unwrap();
         assert_eq!(first.verdict.kind, Kind::ResponseTimeout);
         assert_eq!(first.skipped, 0);
@@ -695,8 +768,11 @@ mod tests {
     }
 
     /// Of an agent that is never stalled.
-    fn pulse() -> Arc<Pulse> {
-        Arc::new(Pulse::new(ms(1000)))
+    fn shared() -> Shared {
+        Shared {
+            pulse: Arc::new(Pulse::new(ms(1000))),
+            budget: Arc::new(Budget::new(None, None)),
+        }
     }
 
     fn rhythm(inter: Duration) -> Rhythm {
@@ -711,6 +787,7 @@ mod tests {
             spread: 0,
             timeout: ms(1000),
             in_flight: 1,
+            life_signs: None,
             health: RiseFall::new(2, 3, State::Up),
         }
     }
@@ -768,7 +845,7 @@ mod tests {
                 move || Scripted(script.clone()),
                 rhythm,
                 triggered,
-                pulse(),
+                shared(),
                 tx,
             );
             let task = tokio::spawn(checks).abort_handle();
@@ -1093,6 +1170,10 @@ mod tests {
             }
         }
         let pulse = Arc::new(Pulse::new(ms(100)));
+        let shared = Shared {
+            pulse: pulse.clone(),
+            ..shared()
+        };
         let (tx, mut reports) = mpsc::channel(16);
         let (_trigger, triggered) = Trigger::new();
         let mut rhythm = rhythm(Duration::from_secs(3600));
@@ -1102,7 +1183,7 @@ mod tests {
             let pulse = pulse.clone();
             tokio::spawn(async move { pulse.beat().await })
         };
-        let checks = tokio::spawn(run((), || Stalls(0), rhythm, triggered, pulse, tx));
+        let checks = tokio::spawn(run((), || Stalls(0), rhythm, triggered, shared, tx));
         let first = reports.recv().await.unwrap();
         assert_eq!(first.standing, Standing::Stalled);
         assert_eq!(first.judged(), None);
@@ -1166,6 +1247,44 @@ mod tests {
         assert_eq!(ended, [fine, fine, fine, fine, fine, late]);
     }
 
+    /// Timeouts do not count while clients have replies, and nothing else is excused by them.
+    #[tokio::test(start_paused = true)]
+    async fn replies_to_clients_are_signs_of_life() {
+        let sent = Arc::new(AtomicU64::new(7));
+        let mut bench = quick(|rhythm| {
+            let sent = sent.clone();
+            let replies = move || Some(sent.load(Ordering::Relaxed));
+            rhythm.life_signs = Some(Replies(Arc::new(replies)));
+        });
+        sleep(ms(500)).await;
+        bench.takes(ms(100));
+        let mut ended = Vec::new();
+        for (kind, replies) in [
+            (Kind::ResponseTimeout, 1),
+            (Kind::ConnectTimeout, 3),
+            (Kind::ResponseTimeout, 0),
+            (Kind::Refused, 5),
+        ] {
+            bench.becomes(kind);
+            sleep(ms(550)).await;
+            sent.fetch_add(replies, Ordering::Relaxed);
+            sleep(ms(450)).await;
+            while let Ok(report) = bench.reports.try_recv() {
+                ended.push((report.verdict.kind, report.standing));
+            }
+        }
+        assert_eq!(
+            ended,
+            [
+                (Kind::Ok, Standing::Counts),
+                (Kind::ResponseTimeout, Standing::LifeSign),
+                (Kind::ConnectTimeout, Standing::LifeSign),
+                (Kind::ResponseTimeout, Standing::Counts),
+                (Kind::Refused, Standing::Counts),
+            ]
+        );
+    }
+
     /// Nor does a hang hold up a burst, nor a burst that hangs the grid.
     #[tokio::test(start_paused = true)]
     async fn a_burst_and_the_grid_do_not_wait_for_each_other() {
@@ -1182,6 +1301,45 @@ mod tests {
         bench.trigger.pull();
         sleep(ms(100)).await;
         assert_eq!(bench.begun(), [ms(0), ms(100), ms(150), ms(200)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_stretches_the_interval_and_gives_it_back() {
+        let budget = Arc::new(Budget::new(Some(100), None));
+        let shared = Shared {
+            budget: budget.clone(),
+            ..shared()
+        };
+        let (tx, mut reports) = mpsc::channel(4096);
+        let (_trigger, triggered) = Trigger::new();
+        let mood = Arc::new(Mutex::new(Mood {
+            kind: Kind::Ok,
+            takes: ms(0),
+            begun: Vec::new(),
+            start: Instant::now(),
+        }));
+        let script = mood.clone();
+        let checks = run(
+            (),
+            move || Scripted(script.clone()),
+            rhythm(ms(10)),
+            triggered,
+            shared,
+            tx,
+        );
+        let task = tokio::spawn(checks);
+        // Another one wants as much.
+        budget.wants(None, Some(ms(10)));
+        sleep(ms(95)).await;
+        budget.wants(Some(ms(10)), None);
+        sleep(ms(40)).await;
+        let begun = std::mem::take(&mut mood.lock().unwrap().begun);
+        let begun: Vec<_> = begun.iter().map(Duration::as_millis).collect();
+        assert_eq!(begun, [0, 10, 30, 50, 70, 90, 110, 120, 130]);
+        task.abort();
+        assert!(task.await.is_err());
+        reports.close();
+        assert_eq!(budget.stretch(), 1.0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -145,6 +145,7 @@ pub struct Recorder {
     lateness: Histogram,
     latest: Gauge<f64, AtomicU64>,
     realtime: Family<OfKind, Gauge>,
+    stretch: Gauge<f64, AtomicU64>,
     duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
@@ -179,6 +180,7 @@ impl Metrics {
             lateness: Histogram::new(BOUNDS_US.iter().map(|us| *us as f64 / 1e6)),
             latest: Gauge::default(),
             realtime: Family::default(),
+            stretch: Gauge::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             state: Family::default(),
             selected: Family::default(),
@@ -234,6 +236,11 @@ impl Metrics {
             "check_lateness_max_seconds",
             "The largest of these in the last one to two minutes",
             r.latest.clone(),
+        );
+        registry.register(
+            "check_stretch_ratio",
+            "What the budget of checks multiplies all intervals by; 1 is as configured",
+            r.stretch.clone(),
         );
         registry.register(
             "realtime",
@@ -392,6 +399,11 @@ impl Recorder {
                 .get_or_create(&OfTellState { state })
                 .set((state == telling.label()).into());
         }
+    }
+
+    /// What the budget of checks multiplies intervals by.
+    pub fn stretched(&self, ratio: f64) {
+        self.stretch.set(ratio);
     }
 
     /// Whether checks and decisions have real-time priority, and the agent locked memory.

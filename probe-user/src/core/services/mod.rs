@@ -707,6 +707,7 @@ impl Service {
         };
         let plan = CheckPlan {
             target: check.target(at),
+            life_signs: self.config.life_signs().then_some(endpoint.id),
             recipe,
             rhythm: Rhythm {
                 intervals: Intervals {
@@ -719,6 +720,7 @@ impl Service {
                 spread: check.spread(),
                 timeout: check.timeout(),
                 in_flight: check.in_flight(),
+                life_signs: None,
                 health: endpoint.health.clone(),
             },
             triggered,
