@@ -37,7 +37,7 @@ use crate::{
     health::{
         budget::Budget,
         lateness::Pulse,
-        scheduler::{self, Replies, Shared},
+        scheduler::{self, Replies, Reports, Shared},
         sentinel,
     },
     interfaces,
@@ -53,6 +53,8 @@ use threads::Thread;
 const MAX_WORKERS: usize = 4;
 /// Messages in flight to the core before senders wait.
 const QUEUE: usize = 1024;
+/// Good news in flight to it, which it looks for only now and then.
+const QUIET: usize = 8192;
 
 /// Runs the agent until a signal ends it.
 pub fn agent(file: &Path, detach: bool, log: LogFormat) -> Result<(), Failure> {
@@ -125,7 +127,9 @@ async fn live(
         "probe runs"
     );
 
-    let (reports, report_inbox) = mpsc::channel(QUEUE);
+    let (urgent, report_inbox) = mpsc::channel(QUEUE);
+    let (quiet, quiet_inbox) = mpsc::channel(QUIET);
+    let reports = Reports { urgent, quiet };
     let (signals, signal_inbox) = mpsc::channel(QUEUE);
     let (lookups, lookup_inbox) = mpsc::channel(QUEUE);
     let (changes, change_inbox) = mpsc::channel(QUEUE);
@@ -168,6 +172,7 @@ async fn live(
     }
     let inputs = Inputs {
         reports: report_inbox,
+        quiet: quiet_inbox,
         signals: signal_inbox,
         lookups: lookup_inbox,
         changes: change_inbox,

@@ -331,7 +331,7 @@ fn each_bad_input_has_its_one_message() {
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
              listeners, endpoints, check, checks, failback, all_down, on_marked_down, on_failback, drain, \
-             forward, affinity, sentinel, observe, error_limit, single_writer",
+             forward, affinity, sentinel, observe, life_signs, error_limit, single_writer",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",

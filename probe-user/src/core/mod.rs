@@ -50,6 +50,9 @@ use crate::{
 use interfaces::Managed;
 use services::Services;
 
+/// How often verdicts that change nothing are looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// What the core needs of the datapath beside [`Steering`].
 pub trait Attach {
     /// Begins to manage an interface.
@@ -247,6 +250,8 @@ pub enum Ask {
 pub struct Inputs {
     /// Verdicts.
     pub reports: mpsc::Receiver<Report<CheckKey>>,
+    /// Verdicts that change nothing, see [`scheduler::Reports`](crate::health::scheduler::Reports).
+    pub quiet: mpsc::Receiver<Report<CheckKey>>,
     /// Signs beside them.
     pub signals: mpsc::Receiver<Signalled>,
     /// DNS.
@@ -345,15 +350,17 @@ impl<D: Steering + Attach> Core<D> {
         let mut retry = tokio::time::interval(interfaces::RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         retry.tick().await;
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = self.services.due();
             tokio::select! {
-                Some(report) = inputs.reports.recv() => self.services.verdict(
-                    report,
-                    Instant::now(),
-                    &mut self.datapath,
-                    self.observer.as_ref(),
-                )?,
+                Some(report) = inputs.reports.recv() => {
+                    // What was before it.
+                    self.take_quiet(&mut inputs.quiet)?;
+                    self.verdict(report)?;
+                }
+                _ = looks.tick(), if !inputs.quiet.is_closed() => self.take_quiet(&mut inputs.quiet)?,
                 Some(signalled) = inputs.signals.recv() => self.services.signalled(
                     signalled,
                     Instant::now(),
@@ -374,7 +381,10 @@ impl<D: Steering + Attach> Core<D> {
                     self.datapath.swept(&swept)?;
                     self.services.swept(&swept, &mut self.datapath, self.observer.as_ref())?;
                 }
-                Some(ask) = inputs.asks.recv() => self.answer(ask)?,
+                Some(ask) = inputs.asks.recv() => {
+                    self.take_quiet(&mut inputs.quiet)?;
+                    self.answer(ask)?;
+                }
                 // An error means that the sender is gone: nobody is left to work for.
                 ended = inputs.shutdown.wait_for(|end| *end) => {
                     drop(ended);
@@ -384,6 +394,25 @@ impl<D: Steering + Attach> Core<D> {
         }
         self.services.end_checks();
         Ok(self.datapath)
+    }
+
+    fn verdict(&mut self, report: Report<CheckKey>) -> Result<(), datapath::Error> {
+        let (datapath, observer) = (&mut self.datapath, self.observer.as_ref());
+        self.services
+            .verdict(report, Instant::now(), datapath, observer)
+    }
+
+    /// Takes the verdicts that nobody was woken for.
+    fn take_quiet(
+        &mut self,
+        quiet: &mut mpsc::Receiver<Report<CheckKey>>,
+    ) -> Result<(), datapath::Error> {
+        // No more than there are now: others wait too.
+        for _ in 0..quiet.len() {
+            let Ok(report) = quiet.try_recv() else { break };
+            self.verdict(report)?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, ask: Ask) -> Result<(), datapath::Error> {

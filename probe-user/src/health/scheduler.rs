@@ -76,6 +76,17 @@ pub struct Report<K> {
     pub late: Option<Duration>,
 }
 
+/// Where reports go.
+#[derive(Clone, Debug)]
+pub struct Reports<K> {
+    /// What may change something.
+    pub urgent: mpsc::Sender<Report<K>>,
+    /// Good checks of endpoints that are up for sure, which are nearly all: their reader looks now
+    /// and then, and always before it takes an urgent one. To wake it for each would cost more than
+    /// the check.
+    pub quiet: mpsc::Sender<Report<K>>,
+}
+
 /// Does a verdict count?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
@@ -406,7 +417,8 @@ impl Course {
         self.burst.as_ref()?.next
     }
 
-    /// A check ended. `was_full`: no other could begin meanwhile.
+    /// A check ended. `was_full`: no other could begin meanwhile. The report, whether it changes
+    /// nothing, and what follows.
     fn ended<K>(
         &mut self,
         key: K,
@@ -415,7 +427,7 @@ impl Course {
         blind: Duration,
         was_full: bool,
         now: Instant,
-    ) -> (Report<K>, Then) {
+    ) -> (Report<K>, bool, Then) {
         let stalled = self.patience.excuses(verdict.kind, now - begun.at, blind);
         let overtaken = self.judged.is_some_and(|judged| begun.at < judged);
         let standing = match (overtaken, stalled) {
@@ -440,6 +452,8 @@ impl Course {
             late: begun.late,
         };
         let judged = report.judged();
+        let was_sure = self.health.state() == State::Up && !self.health.undecided();
+        let quiet = was_sure && judged == Some(true);
         if let Some(success) = judged {
             self.judged = Some(begun.at);
             self.health.observe(success);
@@ -466,7 +480,8 @@ impl Course {
             // Its first point is what has been; those since then it did not have yet.
             self.grid.pass(now);
         }
-        (report, if repeats { Then::Again } else { Then::Wait })
+        let then = if repeats { Then::Again } else { Then::Wait };
+        (report, quiet, then)
     }
 
     fn burst_goes_on(&mut self, begun: &Begun, repeats: bool, judged: bool, now: Instant) {
@@ -519,7 +534,7 @@ pub async fn run<K: Clone, C: Check>(
     rhythm: Rhythm,
     mut triggered: Triggered,
     shared: Shared,
-    reports: mpsc::Sender<Report<K>>,
+    reports: Reports<K>,
 ) {
     let pulse = shared.pulse.clone();
     let most = rhythm.in_flight.max(1);
@@ -574,8 +589,14 @@ pub async fn run<K: Clone, C: Check>(
                 if idle.is_none() || verdict.kind.success() == Some(true) {
                     idle = Some(check);
                 }
-                let (report, then) = course.ended(key.clone(), &begun, verdict, blind, full, now);
-                if reports.send(report).await.is_err() {
+                let (report, quiet, then) =
+                    course.ended(key.clone(), &begun, verdict, blind, full, now);
+                let way = if quiet {
+                    &reports.quiet
+                } else {
+                    &reports.urgent
+                };
+                if way.send(report).await.is_err() {
                     return;
                 }
                 if then == Then::Wait {
@@ -753,7 +774,7 @@ mod tests {
         let probe = move || Probe::new(&check, target, "a");
         let (tx, mut rx) = mpsc::channel(16);
         let (_trigger, triggered) = Trigger::new();
-        let task = tokio::spawn(run((), probe, rhythm, triggered, shared(), tx));
+        let task = tokio::spawn(run((), probe, rhythm, triggered, shared(), all_to(tx)));
         let first = rx.recv().await.unwrap();
         assert_eq!(first.verdict.kind, Kind::ResponseTimeout);
         assert_eq!(first.skipped, 0);
@@ -768,6 +789,13 @@ mod tests {
     }
 
     /// Of an agent that is never stalled.
+    fn all_to<K>(tx: mpsc::Sender<Report<K>>) -> Reports<K> {
+        Reports {
+            urgent: tx.clone(),
+            quiet: tx,
+        }
+    }
+
     fn shared() -> Shared {
         Shared {
             pulse: Arc::new(Pulse::new(ms(1000))),
@@ -846,7 +874,7 @@ mod tests {
                 rhythm,
                 triggered,
                 shared(),
-                tx,
+                all_to(tx),
             );
             let task = tokio::spawn(checks).abort_handle();
             Self {
@@ -1183,7 +1211,7 @@ mod tests {
             let pulse = pulse.clone();
             tokio::spawn(async move { pulse.beat().await })
         };
-        let checks = tokio::spawn(run((), || Stalls(0), rhythm, triggered, shared, tx));
+        let checks = tokio::spawn(run((), || Stalls(0), rhythm, triggered, shared, all_to(tx)));
         let first = reports.recv().await.unwrap();
         assert_eq!(first.standing, Standing::Stalled);
         assert_eq!(first.judged(), None);
@@ -1325,7 +1353,7 @@ mod tests {
             rhythm(ms(10)),
             triggered,
             shared,
-            tx,
+            all_to(tx),
         );
         let task = tokio::spawn(checks);
         // Another one wants as much.
