@@ -45,6 +45,8 @@ pub const OWN_PROGRAMS: [(&str, &str); 9] = [
 pub const MAP_LISTENERS_V4: &str = "LISTENERS_V4";
 /// Hash: [`crate::abi::ListenerKey<V6>`](crate::abi::ListenerKey) to [`crate::abi::Listener`].
 pub const MAP_LISTENERS_V6: &str = "LISTENERS_V6";
+/// Array of one [`crate::abi::Sieve`] over both tables of listeners; user space maps it.
+pub const MAP_SIEVE: &str = "SIEVE";
 /// Array by service id of [`crate::abi::Selection`]; user space maps it and stores one word.
 pub const MAP_SELECTIONS: &str = "SELECTIONS";
 /// Array of [`crate::abi::Ring`]; user space maps it.
@@ -116,9 +118,10 @@ pub const PIN_LINKS: &str = "links";
 pub const MAP_SENDERS: &str = "SENDERS";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 29] = [
+pub const PINNED_MAPS: [&str; 30] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
+    MAP_SIEVE,
     MAP_SELECTIONS,
     MAP_RINGS,
     MAP_AFFINITY_V4,

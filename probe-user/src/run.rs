@@ -8,6 +8,7 @@
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
 
+mod keeper;
 pub(crate) mod realtime;
 mod supervisor;
 mod tasks;
@@ -27,8 +28,12 @@ use tracing::{info, warn};
 
 use crate::{
     config::{self, Address, Config, Each, Fault, Realtime},
-    control::{Socket, Sources},
-    core::{CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose},
+    control::{Api, Socket, Sources},
+    core::{
+        CheckKey, CheckPlan, Core, Inputs, Running, Signalled, StartChecks, Whose,
+        journal::{Journal, What},
+        order::Written,
+    },
     datapath::{
         OwnState, TellState,
         kernel::{Datapath, LastKnown, Options, last_known},
@@ -42,7 +47,7 @@ use crate::{
     },
     interfaces,
     log::{self, HeldBack, LogFormat},
-    observe::{self, Metrics, Recorder},
+    observe::{self, Metrics, Recorder, page},
     resolve::{Answer, Families, Resolved, choose, literal, lookups},
 };
 use realtime::Had;
@@ -90,21 +95,39 @@ async fn live(
     let resolved = resolve_all(config, &known).await.map_err(invalid)?;
     // From here on a failed start undoes what it did in the kernel, until `commit`.
     let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
-    let socket = Socket::bind(config.socket())?;
+    let socket = Socket::bind(config.socket(), config.group())?;
     let metrics_listener = match config.metrics() {
-        Some(listen) => Some(observe::bind(listen).await?),
+        Some(listen) => Some(observe::bind(listen, "metrics", "metrics.listen").await?),
+        None => None,
+    };
+    let page_listener = match config.page() {
+        Some(listen) => Some(observe::bind(listen, "the status page", "page.listen").await?),
         None => None,
     };
     let counters = Arc::new(datapath.reader().map_err(anyhow::Error::new)?);
     let events = datapath.events().map_err(anyhow::Error::new)?;
     let kernel_log = datapath.kernel_log().map_err(anyhow::Error::new)?;
     let sweeper = datapath.sweeper().map_err(anyhow::Error::new)?;
+    let flows = Arc::new(datapath.flows().map_err(anyhow::Error::new)?);
+    let trial = Arc::new(datapath.trial().map_err(anyhow::Error::new)?);
     let node = datapath.node();
     let pins = datapath.pins().display().to_string();
     let metrics = Arc::new(Metrics::new(counters.clone()));
+    metrics.recorder().flows_max(config.datapath().flows());
     let observer = Box::new(metrics.recorder());
-    let mut core =
-        Core::new(config, resolved, datapath, pins, observer).map_err(anyhow::Error::new)?;
+    let journal = Arc::new(Journal::default());
+    journal.tell(What::Started {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    });
+    let orders = keeper::place(config);
+    let (standing, problem) = keeper::load(&orders);
+    if let Some(problem) = problem {
+        journal.tell(What::Orders { problem });
+    }
+    let log = journal.clone();
+    let mut core = Core::new(config, resolved, standing, log, datapath, pins, observer)
+        .map_err(anyhow::Error::new)?;
     core.attach(&existing).map_err(anyhow::Error::new)?;
     let own = core
         .datapath_mut()
@@ -161,14 +184,30 @@ async fn live(
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
     tasks.spawn(tasks::end_sockets(ender, lost, metrics.recorder()));
     if let Ok(teller) = teller {
-        tasks.spawn(tasks::tell_flows(teller, marked, metrics.recorder()));
+        tasks.spawn(tasks::tell_flows(
+            teller,
+            marked,
+            metrics.recorder(),
+            journal.clone(),
+        ));
     }
     tasks.spawn(supervisor::run(sources.clone()));
-    let control = sources.clone();
-    tasks.spawn(async move { socket.serve(control).await.context("the control socket") });
+    let written = watch::Sender::new(Written::default());
+    let (log, kept) = (journal.clone(), written.subscribe());
+    let api = Api::new(sources.clone(), log, kept, flows, trial);
+    tasks.spawn(keeper::keep(orders, core.kept(), written));
+    tasks.spawn(async move {
+        let served = socket.serve(api.router()).await;
+        served.context("the control socket")
+    });
     if let Some(listener) = metrics_listener {
         let served = observe::serve(listener, metrics.clone(), sources.clone());
         tasks.spawn(async move { served.await.context("the metrics listener") });
+    }
+    if let Some(listener) = page_listener {
+        let (sources, feed) = (sources.clone(), metrics.feed());
+        let served = page::serve(listener, sources, feed, page::Limits::default());
+        tasks.spawn(async move { served.await.context("the status page") });
     }
     let inputs = Inputs {
         reports: report_inbox,
@@ -349,6 +388,7 @@ fn options(config: &Config) -> Options {
         log: datapath.log(),
         learn: datapath.learn(),
         timeouts: datapath.timeouts(),
+        uplinks: !config.uplink().is_empty(),
         source_v4: datapath.source_v4(),
         source_v6: datapath.source_v6(),
         xdp_send: datapath.xdp_send(),

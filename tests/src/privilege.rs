@@ -15,7 +15,7 @@ use anyhow::Result;
 use crate::{journal, kernel::tcx, wait::patience};
 
 /// No namespace test takes a fraction of this; past it, it hangs.
-const HANG: Duration = Duration::from_secs(90);
+const HANG: Duration = Duration::from_mins(4);
 
 /// One at a time: they measure time on few cores.
 static TURN: Mutex<()> = Mutex::new(());

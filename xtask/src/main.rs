@@ -12,6 +12,7 @@ mod fuzz;
 mod image;
 mod lint;
 mod run;
+mod supervise;
 mod tally;
 mod test;
 mod toolchain;

@@ -35,6 +35,16 @@ impl Tally {
     }
 }
 
+/// Name and outcome of `test a::b ... ok`. What a test printed itself may stand before the outcome.
+pub fn test_line(line: &str) -> Option<(&str, bool)> {
+    let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    if rest.ends_with("FAILED") {
+        Some((name, false))
+    } else {
+        rest.ends_with("ok").then_some((name, true))
+    }
+}
+
 /// The counts of `test result: ok. 3 passed; 0 failed; ...`.
 fn result_line(line: &str) -> Option<(u64, u64)> {
     let rest = line.strip_prefix("test result: ")?;
@@ -47,7 +57,15 @@ fn result_line(line: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tally, result_line};
+    use super::{Tally, result_line, test_line};
+
+    #[test]
+    fn outcomes_of_tests_are_read() {
+        assert_eq!(test_line("test a::b ... ok"), Some(("a::b", true)));
+        assert_eq!(test_line("test a::b ... FAILED"), Some(("a::b", false)));
+        assert_eq!(test_line("test a::b ... "), None);
+        assert_eq!(test_line("test result: FAILED. 1 passed"), None);
+    }
 
     #[test]
     fn counts_are_read_from_the_result_line() {

@@ -5,28 +5,18 @@
 //! sum over all of it. Tests that need root say so and are counted as skipped by
 //! the line they print; when CI is set they fail instead.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Command, ExitCode, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use crate::{
     build_ebpf,
     cargo::{Executable, build_binaries, cargo, executables},
     lint,
-    tally::Tally,
+    supervise::Sum,
     toolchain,
 };
-
-/// No test program takes a fraction of this: past it, it hangs.
-const HANG: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Args)]
 pub struct Options {
@@ -40,17 +30,13 @@ pub struct Options {
     no_lint: bool,
 }
 
-#[derive(Default)]
-struct Sum {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-    broken: Vec<String>,
-}
-
 pub fn run(options: &Options) -> Result<ExitCode> {
     if toolchain::is_root() {
         toolchain::need_programs(toolchain::LAB)?;
+        toolchain::need_programs(toolchain::SECOND)?;
+        if std::env::var_os("CI").is_some() {
+            toolchain::need_programs(toolchain::BROWSER)?;
+        }
     }
     build_ebpf::build()?;
     if !options.list && !options.no_lint && options.filter.is_none() {
@@ -66,22 +52,31 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
     let mut sum = Sum::default();
     for suite in &suites {
-        let mut command = Command::new(&suite.path);
-        command
-            .current_dir(&suite.package)
-            .env("CARGO_MANIFEST_DIR", &suite.package)
-            .env("LAB_SERVER", &server)
-            .env("PROBE_BIN", &probe)
-            .args(&options.filter);
+        let plain = || {
+            let mut command = Command::new(&suite.path);
+            command
+                .current_dir(&suite.package)
+                .env("CARGO_MANIFEST_DIR", &suite.package)
+                .env("LAB_SERVER", &server)
+                .env("PROBE_BIN", &probe);
+            command
+        };
+        let mut command = plain();
+        command.args(&options.filter);
         if options.list {
             list(suite, &mut command)?;
             continue;
         }
         // Timing is part of what the lab tests: one at a time.
-        if suite.kind == "test" && suite.package.ends_with("tests") {
+        let lab = suite.kind == "test" && suite.package.ends_with("tests");
+        if lab {
             command.arg("--test-threads=1");
         }
-        supervise(&title(suite), &mut command, &mut sum)?;
+        sum.supervise(
+            &title(suite),
+            command,
+            lab.then_some(&plain as &dyn Fn() -> Command),
+        )?;
     }
     if options.list {
         return Ok(ExitCode::SUCCESS);
@@ -89,9 +84,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if options.filter.is_none() {
         let mut docs = cargo("test");
         docs.args(["--workspace", "--doc", "--quiet"]);
-        supervise("documentation", &mut docs, &mut sum)?;
+        sum.supervise("documentation", docs, None)?;
     }
-    finish(&sum)
+    sum.finish()
 }
 
 fn title(suite: &Executable) -> String {
@@ -109,73 +104,4 @@ fn list(suite: &Executable, command: &mut Command) -> Result<()> {
         println!("{}: {name}", title(suite));
     }
     Ok(())
-}
-
-/// Runs one test program, shows what it prints and adds up what it says.
-fn supervise(title: &str, command: &mut Command, sum: &mut Sum) -> Result<()> {
-    println!("== {title}");
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {}", Path::new(command.get_program()).display()))?;
-    let output = child.stdout.take().expect("stdout is piped");
-
-    let (done, over) = mpsc::channel::<()>();
-    let pid = child.id();
-    let watchdog = thread::spawn(move || {
-        if over.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("xtask: a test program hangs since {HANG:?}: killing it");
-            // SAFETY: the child is reaped only after this thread was told, so the
-            // process id is still its own.
-            unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
-        }
-    });
-
-    let mut tally = Tally::default();
-    let mut screen = std::io::stdout();
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("cannot read a test program's output")?;
-        let text = String::from_utf8_lossy(&line);
-        writeln!(screen, "{text}").context("cannot write to standard output")?;
-        tally.read(&text);
-    }
-    drop(done);
-    // It only waits for the word that was just given, or for the kill.
-    watchdog.join().ok();
-    let status = child.wait().context("cannot wait for a test program")?;
-    if tally.passed < tally.skipped {
-        bail!(
-            "{title} skipped {} tests but passed {}",
-            tally.skipped,
-            tally.passed
-        );
-    }
-    sum.passed += tally.passed - tally.skipped;
-    sum.failed += tally.failed;
-    sum.skipped += tally.skipped;
-    if tally.failed > 0 {
-        sum.broken.push(title.to_owned());
-    } else if !status.success() || !tally.told {
-        sum.failed += 1;
-        sum.broken.push(format!("{title} ({status})"));
-    }
-    Ok(())
-}
-
-fn finish(sum: &Sum) -> Result<ExitCode> {
-    for broken in &sum.broken {
-        println!("FAILED: {broken}");
-    }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        sum.passed, sum.failed, sum.skipped
-    );
-    if sum.failed > 0 {
-        return Ok(ExitCode::FAILURE);
-    }
-    if sum.passed + sum.skipped == 0 {
-        bail!("no test ran: no name contains the filter");
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -77,6 +77,22 @@ pub const LAB: &[Program] = &[
     },
 ];
 
+/// What the unit tests run besides what cargo builds: second opinions.
+pub const SECOND: &[Program] = &[
+    // Reads metrics, alerts and the dashboard.
+    Program {
+        name: "promtool",
+        package: "prometheus",
+    },
+];
+
+/// What looks at the status page. 290 MB are not installed without being asked for but where no
+/// skip is allowed.
+pub const BROWSER: &[Program] = &[Program {
+    name: "chromium",
+    package: "chromium",
+}];
+
 /// What the demo runs besides what cargo builds.
 pub const DEMO: &[Program] = &[Program {
     name: "ip",
@@ -116,6 +132,18 @@ pub const OUTAGE: &[Program] = &[
     Program {
         name: "nft",
         package: "nftables",
+    },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
+    },
+];
+
+/// What the bench of checks runs besides what cargo builds.
+pub const PROBES: &[Program] = &[
+    Program {
+        name: "ip",
+        package: "iproute2",
     },
     Program {
         name: "haproxy",

@@ -33,7 +33,7 @@ pub use service::{
     KEEP_FLOWS_OF_DOWN, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
     LISTENER_SELECTION, Listener, ListenerKey, MAX_POOLS, MAX_SENDERS, NO_ENDPOINT, NO_REDISPATCH,
     Name, Node, PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PREVIOUS_RING, PortLine,
-    SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Straight,
+    SIEVE_WORDS, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Sieve, Straight,
 };
 pub use shared::{Shared, Word};
 pub use spread::{
@@ -88,6 +88,7 @@ plain! {
     ListenerKey<V4> = 8;
     ListenerKey<V6> = 20;
     Listener = 16;
+    Sieve = 8192;
     Selection = 64;
     Node = 56;
     PortLine = 64;

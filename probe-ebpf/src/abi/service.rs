@@ -16,6 +16,41 @@ pub struct ListenerKey<A> {
     pub pad: u8,
 }
 
+impl<A: Address> ListenerKey<A> {
+    /// Its bit in the [`Sieve`].
+    #[inline(always)]
+    pub fn bit(&self) -> u32 {
+        let what = (self.port_be as u64) << 48 | (self.protocol as u64) << 40;
+        // The golden ratio: the product's highest bits depend on all of the key's.
+        ((self.addr_be.fold() ^ what).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u32
+    }
+}
+
+/// Words of a [`Sieve`].
+pub const SIEVE_WORDS: usize = 1024;
+
+/// Which listeners there may be: a bit for each [`ListenerKey::bit`]. Most packets of a node are
+/// for nobody's listener, and a look at this is a load where a look into a hash table is a call.
+/// The agent sets a listener's bit before it writes the listener, and takes it away after it.
+/// With a thousand listeners one of 65 others takes the call.
+#[repr(C)]
+pub struct Sieve([Shared<u64>; SIEVE_WORDS]);
+
+impl Sieve {
+    /// Which word this bit is in, and the word's mask.
+    #[inline(always)]
+    pub fn place(bit: u32) -> (usize, u64) {
+        (bit as usize / 64 % SIEVE_WORDS, 1 << (bit % 64))
+    }
+
+    /// May there be a listener with this bit?
+    #[inline(always)]
+    pub fn may_have(&self, bit: u32) -> bool {
+        let (word, mask) = Self::place(bit);
+        self.0[word].get() & mask != 0
+    }
+}
+
 /// [`Listener::kind`]: goes where the service's selection says.
 pub const LISTENER_SELECTION: u32 = 0;
 /// [`Listener::kind`]: always goes to [`Listener::endpoint`].

@@ -13,7 +13,7 @@ use probe_ebpf::{
         FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_AFFINITIES, MAX_ENDPOINTS,
         MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SENDERS, MAX_SERVICES,
         MoreSet, Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, Shared,
-        SynSet, V4, V6,
+        Sieve, SynSet, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -30,6 +30,8 @@ static LISTENERS_V4: HashMap<ListenerKey<V4>, Listener> =
 #[map]
 static LISTENERS_V6: HashMap<ListenerKey<V6>, Listener> =
     HashMap::with_max_entries(MAX_LISTENERS, 0);
+#[map]
+static SIEVE: Array<Sieve> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The agent maps this into its memory and stores a decision with one instruction.
 #[map]
 static SELECTIONS: Array<Selection> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
@@ -317,6 +319,9 @@ impl<A: FamilyMaps> Tables<A> for Maps {
 
     #[inline(always)]
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener> {
+        if !SIEVE.get(0)?.may_have(key.bit()) {
+            return None;
+        }
         // SAFETY: map values live until the program returns; the copy may race with the agent's
         // update of one listener, whose two words both stay valid ids.
         A::LISTENERS.get_ptr(key).map(|value| unsafe { *value })

@@ -464,6 +464,10 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     if resets {
         if way.own() {
             work.pass(Reason::Direct);
+        } else if answers_no_acknowledgment(&work.segment) {
+            // To a challenge of the agent's, which came after the RST: the endpoint was
+            // told by another, and connection tracking would call this one invalid.
+            work.pass(Reason::StrayReset);
         } else if work.forward == FORWARD_DSR || recent::end(tables, work) {
             there(work, way.target);
         } else if way.follows()
@@ -525,6 +529,14 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     work.target = way.target;
     work.state = way.side_bit() | established;
     true
+}
+
+/// Is this the RST of a client without a connection to a segment that acknowledged nothing
+/// (RFC 9293 section 3.10.7.1)? Endpoints send no such segment, but the agent does, as if it
+/// came from the VIP.
+#[inline(always)]
+fn answers_no_acknowledgment<A>(segment: &Segment<A>) -> bool {
+    segment.flags & (RST | ACK) == RST | ACK && segment.seq == 0
 }
 
 /// The flow has no room and goes by its note: its client's segments shall make its entries,

@@ -482,6 +482,10 @@ fn a_drained_endpoint_hears_of_the_end() {
             reverse(&host, &from_master(ACK)),
             Verdict::Reset(Reason::ClientGone)
         );
+        // What its client says of a segment that acknowledged nothing was not meant for it.
+        let mut answer = from_client(RST | ACK);
+        answer.seq = 0;
+        assert_eq!(forward(&host, &answer), Verdict::Pass(Reason::StrayReset));
         // If its client says so itself, that reaches it too.
         assert_eq!(goes_to(forward(&host, &from_client(RST))), MASTER);
         // Another RST of nobody's is left alone.

@@ -45,8 +45,36 @@ pub enum Verb {
     Import(Import),
     /// Show what the running agent knows
     Status(Status),
+    /// Show what happened: switches, states, orders; or follow it
+    Events(Events),
+    /// Show services and endpoints live: states, latency, flows, rates
+    #[command(visible_alias = "top")]
+    Watch(Watch),
+    /// List or count the connections in the kernel's tables
+    Flows(Flows),
+    /// Say why a service's connections go where they go
+    Explain(Explain),
+    /// Take new connections from an endpoint; its checks go on
+    #[command(after_help = DRAIN_HELP)]
+    Drain(Drain),
+    /// Put an endpoint back into service, from drain or maint
+    #[command(after_help = READY_HELP)]
+    Ready(OfEndpoint),
+    /// Take an endpoint out of service, and do not check it
+    #[command(after_help = MAINT_HELP)]
+    Maint(OfEndpoint),
+    /// Move a service's new connections to an endpoint, until that is down or `probe failback`
+    #[command(after_help = PROMOTE_HELP)]
+    Promote(Promote),
     /// Order a service back to its lowest tier that is up, at once whatever its failback says
-    Failback(Failback),
+    #[command(after_help = FAILBACK_HELP)]
+    Failback(OfService),
+    /// Let nothing but orders change a service's selection
+    #[command(after_help = FREEZE_HELP)]
+    Freeze(OfService),
+    /// Let checks decide again
+    #[command(after_help = UNFREEZE_HELP)]
+    Unfreeze(OfService),
     /// Remove everything that probe has put into the kernel, without config or agent
     Detach(Detach),
     /// Print the JSON schema of the configuration, for editors
@@ -192,17 +220,111 @@ pub enum Format {
     Json,
 }
 
-/// `probe failback`.
+/// Of every order.
 #[derive(Debug, Args)]
-#[command(after_help = FAILBACK_HELP)]
-pub struct Failback {
-    /// The service's name
-    #[arg(value_name = "SERVICE")]
-    pub service: String,
+pub struct Order {
+    /// Only say what it would do
+    #[arg(long)]
+    pub dry_run: bool,
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
     /// The agent's control socket
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
+
+/// An order about a service.
+#[derive(Debug, Args)]
+pub struct OfService {
+    /// The service's name
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    #[command(flatten)]
+    pub order: Order,
+}
+
+/// An order about an endpoint.
+#[derive(Debug, Args)]
+pub struct OfEndpoint {
+    /// The service's name
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    /// The endpoint's name
+    #[arg(value_name = "ENDPOINT")]
+    pub endpoint: String,
+    #[command(flatten)]
+    pub order: Order,
+}
+
+/// `probe drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    #[command(flatten)]
+    pub of: OfEndpoint,
+    /// Reset what is left of its connections after this time; else they go on as they like
+    #[arg(long, value_name = "TIME")]
+    pub deadline: Option<String>,
+}
+
+/// `probe promote`.
+#[derive(Debug, Args)]
+pub struct Promote {
+    #[command(flatten)]
+    pub of: OfEndpoint,
+    /// How long connections of who is left may go on, or unlimited; else as on_failback says
+    #[arg(long, value_name = "TIME")]
+    pub drain: Option<String>,
+    /// Also if it is not up
+    #[arg(long)]
+    pub force: bool,
+}
+
+const DRAIN_HELP: &str = "\
+Examples:
+  probe drain sense sen2 --dry-run
+      who would serve instead
+  probe drain sense sen2 --deadline 10m
+      its connections have ten minutes to end by themselves, then they are reset
+  probe ready sense sen2
+      the end of it
+
+As HAProxy's `set server sense/sen2 state drain`. It survives restarts of the agent.
+
+Exit codes: 0 done, or so already; 1 no agent answers, or there is no such endpoint.";
+
+const READY_HELP: &str = "\
+Examples:
+  probe ready sense sen2
+      from drain: it may serve at once; from maint: its first check decides
+
+Going back to it is a fail-back, by itself after the hold time or by `probe failback sense`.
+
+Exit codes: 0 done, or so already; 1 no agent answers, or there is no such endpoint.";
+
+const MAINT_HELP: &str = "\
+Examples:
+  probe maint sense sen2
+      before it is taken down on purpose: no check fails, and its connections are ended as
+      on_marked_down says
+  probe drain sense sen2 --deadline 1m; sleep 60; probe maint sense sen2
+      the same, and they have a minute
+
+As HAProxy's `set server sense/sen2 state maint`. It survives restarts of the agent.
+
+Exit codes: 0 done, or so already; 1 no agent answers, or there is no such endpoint.";
+
+const PROMOTE_HELP: &str = "\
+Examples:
+  probe promote sense sen1 --drain 5m
+      new connections go to sen1 from now on, those of the others have five minutes
+  probe failback sense
+      the end of it: back to the master
+
+It stays selected until it is down, in drain or in maint, or there is another order; nothing fails
+back by itself meanwhile. An endpoint that is not up is refused, unless --force.
+
+Exit codes: 0 done; 1 no agent answers, there is no such endpoint, or it is not up.";
 
 const FAILBACK_HELP: &str = "\
 Examples:
@@ -210,6 +332,154 @@ Examples:
       new connections go to the best tier that is up; what becomes of the others is said by on_failback
 
 Exit codes: 0 it went back; 1 no agent answers, there is no such service, or it is where it belongs.";
+
+const FREEZE_HELP: &str = "\
+Examples:
+  probe freeze sense
+      neither failover nor fail-back, whatever the checks say; orders are carried out
+
+Exit codes: 0 done, or so already; 1 no agent answers, or there is no such service.";
+
+const UNFREEZE_HELP: &str = "\
+Examples:
+  probe unfreeze sense --dry-run
+      where connections would go at once
+
+Exit codes: 0 done, or so already; 1 no agent answers, or there is no such service.";
+
+/// `probe events`.
+#[derive(Debug, Args)]
+#[command(after_help = EVENTS_HELP)]
+pub struct Events {
+    /// From when on: 10m (ago), 2026-11-21T15:04:05Z or Unix seconds; else the last hundred
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Go on until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of this service only
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Lines for people, or one JSON object a line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const EVENTS_HELP: &str = "\
+Examples:
+  probe events --follow
+  probe events --since 1h --service sense
+  probe events --since 24h --format json | jq -c 'select(.kind == \"order\") | [.service, .endpoint, .order, .by.user]'
+      who ordered what
+
+The agent remembers the last 4096, until it ends.
+
+Exit codes: 0 shown; 1 no agent answers at the socket; 2 --since is no time.";
+
+/// `probe watch`.
+#[derive(Debug, Args)]
+#[command(after_help = WATCH_HELP)]
+pub struct Watch {
+    /// Time between two looks, from 100ms
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub every: String,
+    /// End after so many looks; where the output is no terminal, one is made
+    #[arg(long, value_name = "COUNT")]
+    pub count: Option<u64>,
+    /// Of this service only
+    #[arg(value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const WATCH_HELP: &str = "\
+Examples:
+  probe top
+      until Ctrl-C or q
+  probe watch sense --every 200ms
+  probe watch --count 10 >> probe.log
+      ten looks, one below the other, without colours
+
+Rates are those since the look before; a column of the graph is the last check's duration at a
+look, and x where it had failed.
+
+Exit codes: 0 ended; 1 no agent answers at first, or there is no such service; 2 --every is no time.";
+
+/// `probe flows`.
+#[derive(Debug, Args)]
+#[command(after_help = FLOWS_HELP)]
+pub struct Flows {
+    /// Of this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// To this endpoint
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: Option<String>,
+    /// Of clients there
+    #[arg(long, value_name = "ADDRESS[/PREFIX|:PORT]")]
+    pub client: Option<String>,
+    /// To this listener, or an endpoint's own address
+    #[arg(long, value_name = "ADDRESS:PORT[/udp]")]
+    pub vip: Option<String>,
+    /// How far they are: opening, established or closing
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<String>,
+    /// Show so many at most; 1000
+    #[arg(long, value_name = "COUNT", conflicts_with = "count")]
+    pub limit: Option<usize>,
+    /// Only count them, by endpoint
+    #[arg(long)]
+    pub count: bool,
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const FLOWS_HELP: &str = "\
+Examples:
+  probe flows --service sense --client 10.0.0.0/24
+  probe flows --endpoint sen1 --count
+      who is still there before it is taken down
+  probe flows --format json | jq -r '.flows[] | select(.idle_ms > 3600000) | .client'
+
+Exit codes: 0 shown; 1 no agent answers, or there is no such service or endpoint.";
+
+/// `probe explain`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true), after_help = EXPLAIN_HELP)]
+pub struct Explain {
+    /// The service's name
+    #[arg(value_name = "SERVICE", group = "what")]
+    pub service: Option<String>,
+    /// Say what the datapath does with a client's first packet, by trying one
+    #[arg(long, num_args = 2, value_names = ["SRC", "DST"], group = "what")]
+    pub packet: Option<Vec<String>>,
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+const EXPLAIN_HELP: &str = "\
+Examples:
+  probe explain sense
+      who serves and why nobody better: orders, verdicts, thresholds, timers
+  probe explain sense --format json | jq -r '.because[]'
+  probe explain --packet 10.0.0.9:40000 10.96.0.10:8079
+      runs the loaded programs on a SYN, with the tables as they are; nothing is sent
+  probe explain --packet 10.0.0.9:40000 10.96.0.10:53/udp
+
+Exit codes: 0 said; 1 no agent answers, there is no such service, or no such address.";
 
 /// `probe detach`.
 #[derive(Debug, Args)]

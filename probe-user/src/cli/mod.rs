@@ -4,12 +4,16 @@ mod args;
 mod check_config;
 mod completions;
 mod detach;
-mod failback;
+mod events;
+mod explain;
+mod flows;
 mod import;
 mod man;
+mod order;
 mod run;
 mod schema;
 mod status;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -28,7 +32,17 @@ pub fn main() -> ExitCode {
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Import(args) => import::run(&args),
         Verb::Status(args) => status::run(&args),
-        Verb::Failback(args) => failback::run(&args),
+        Verb::Events(args) => events::run(&args),
+        Verb::Watch(args) => watch::run(&args),
+        Verb::Flows(args) => flows::run(&args),
+        Verb::Explain(args) => explain::run(&args),
+        Verb::Drain(args) => order::drain(&args),
+        Verb::Ready(args) => order::ready(&args),
+        Verb::Maint(args) => order::maint(&args),
+        Verb::Promote(args) => order::promote(&args),
+        Verb::Failback(args) => order::of_service(&args, "failback"),
+        Verb::Freeze(args) => order::of_service(&args, "freeze"),
+        Verb::Unfreeze(args) => order::of_service(&args, "unfreeze"),
         Verb::Detach(args) => detach::run(&args),
         Verb::Schema => schema::run(),
         Verb::Completions(args) => completions::run(&args),
@@ -69,14 +83,25 @@ fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
+/// Has whoever read the standard output gone away?
+fn reader_is_gone() -> bool {
+    READER_IS_GONE.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+static READER_IS_GONE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
 fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write as _};
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Runtime(
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            READER_IS_GONE.store(true, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        }
+        Err(error) => Err(Failure::Runtime(
             anyhow::Error::new(error).context("write the output"),
         )),
-        _ => Ok(()),
+        Ok(()) => Ok(()),
     }
 }
 

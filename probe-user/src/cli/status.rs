@@ -10,7 +10,11 @@ use super::{
     args::{self, Format},
     print,
 };
-use crate::{control::client, core::status, log};
+use crate::{
+    control::client,
+    core::{explain::span, status},
+    log,
+};
 
 pub fn run(args: &args::Status) -> Result<(), Failure> {
     let status = client::status(&args.socket)?;
@@ -68,6 +72,7 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
             Some(due) => format!(", fails back in {}", span(due.saturating_sub(now_ms))),
             None => String::new(),
         };
+        let ordered = orders(service, now_ms);
         let damped: String = service.failback.damped.iter().map(damped).collect();
         let drains: String = service
             .endpoints
@@ -75,7 +80,7 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
             .filter_map(|endpoint| Some(drains(&endpoint.name, endpoint.drain?, now_ms)))
             .collect();
         text += &format!(
-            "\n{} ({}) {to}, {} for {}, switches {}{due}{damped}{drains}\n",
+            "\n{} ({}) {to}, {} for {}, switches {}{due}{damped}{drains}{ordered}\n",
             service.name,
             service.listeners.join(", "),
             selection.reason,
@@ -105,7 +110,7 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
                 endpoint.name.clone(),
                 endpoint.tier.to_string(),
                 endpoint.weight.to_string(),
-                endpoint.state.clone(),
+                state(endpoint),
                 ago(endpoint.since_unix_ms),
                 match (&endpoint.verdict, &endpoint.detail) {
                     (Some(verdict), Some(detail)) => format!("{verdict}: {detail}"),
@@ -160,6 +165,32 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
     text
 }
 
+/// What operators ordered of the service as a whole.
+pub(super) fn orders(service: &status::Service, now_ms: u64) -> String {
+    let by = |of: &status::Ordered| {
+        let ago = span(now_ms.saturating_sub(of.since_unix_ms));
+        format!("by {} {ago} ago", of.by)
+    };
+    let mut text = String::new();
+    if let Some(promoted) = &service.promoted {
+        text += &format!(", {} promoted {}", promoted.what, by(promoted));
+    }
+    if let Some(frozen) = &service.frozen {
+        text += &format!(", frozen {}", by(frozen));
+    }
+    text
+}
+
+/// In HAProxy's words: what operators say comes first.
+pub(super) fn state(endpoint: &status::Endpoint) -> String {
+    match (endpoint.mode.as_str(), endpoint.state.as_str()) {
+        ("maint", _) => "maint".to_owned(),
+        ("drain", "up") => "drain".to_owned(),
+        ("drain", state) => format!("drain, {state}"),
+        (_, state) => state.to_owned(),
+    }
+}
+
 /// Signs of failure, those that there were.
 fn signals(endpoint: &status::Endpoint) -> String {
     let seen: Vec<_> = endpoint
@@ -199,7 +230,7 @@ fn drains(endpoint: &str, drain: status::Drain, now_ms: u64) -> String {
     }
 }
 
-fn row(cells: &[&str]) -> Vec<String> {
+pub(super) fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
@@ -207,18 +238,20 @@ fn row(cells: &[&str]) -> Vec<String> {
 const STATE: usize = 4;
 
 /// As HAProxy's page: green is up, red is down; what no check has judged is neither.
-fn colour(state: &str) -> Option<Style> {
+pub(super) fn colour(state: &str) -> Option<Style> {
     let colour = match state {
         "up" => AnsiColor::Green,
         "down" => AnsiColor::Red,
         "unknown" => AnsiColor::Yellow,
+        "drain" => AnsiColor::Blue,
+        "maint" => AnsiColor::Magenta,
         _ => return None,
     };
     Some(colour.on_default())
 }
 
 /// Columns as wide as their widest cell; the last one as it is. Colours take no width.
-fn table(rows: &[Vec<String>], style: impl Fn(usize, &str) -> Option<Style>) -> String {
+pub(super) fn table(rows: &[Vec<String>], style: impl Fn(usize, &str) -> Option<Style>) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         let cells = rows.iter().filter_map(|row| row.get(c));
@@ -239,18 +272,6 @@ fn table(rows: &[Vec<String>], style: impl Fn(usize, &str) -> Option<Style>) -> 
         text.push('\n');
     }
     text
-}
-
-/// A span of time for people, in its two largest units.
-fn span(ms: u64) -> String {
-    let s = ms / 1000;
-    match s {
-        0 => format!("{ms}ms"),
-        1..60 => format!("{s}s"),
-        60..3600 => format!("{}m{}s", s / 60, s % 60),
-        3600..86_400 => format!("{}h{}m", s / 3600, s % 3600 / 60),
-        _ => format!("{}d{}h", s / 86_400, s % 86_400 / 3600),
-    }
 }
 
 #[cfg(test)]
@@ -297,6 +318,33 @@ mod tests {
             ..drain
         };
         assert_eq!(line(drain), format!("{head}, sen1 is drained of 12 flows"));
+    }
+
+    #[test]
+    fn people_see_what_was_ordered() {
+        let mut status = crate::control::tests::example();
+        let order = |what: &str| status::Ordered {
+            what: what.to_owned(),
+            since_unix_ms: 5001,
+            by: crate::core::order::Who {
+                uid: 1000,
+                user: Some("ada".to_owned()),
+                pid: Some(9),
+            },
+        };
+        let service = &mut status.services[0];
+        service.promoted = Some(order("sen2"));
+        service.frozen = Some(order("frozen"));
+        service.endpoints[1].mode = "maint".to_owned();
+        let text = human(&status, 10_001, false);
+        assert!(
+            text.contains(", sen2 promoted by ada (pid 9) 5s ago, frozen by ada (pid 9) 5s ago\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("   sen1      0     1       maint  "),
+            "{text}"
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use check::{
 };
 pub use error::{Error, Fault};
 pub use scalar::unsteerable;
-pub(crate) use scalar::{is_host_name, show};
+pub(crate) use scalar::{duration, is_host_name, show};
 pub use valid::{
     AllDown, Config, Connections, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback,
     Observe, Realtime, Service,

@@ -36,6 +36,8 @@ pub struct File {
     pub checking: Checking,
     #[serde(default)]
     pub resolve: Resolve,
+    #[serde(default)]
+    pub page: Page,
 }
 
 /// `interfaces`.
@@ -82,6 +84,8 @@ pub struct Timeouts {
 #[serde(deny_unknown_fields)]
 pub struct Control {
     pub socket: Option<String>,
+    pub group: Option<String>,
+    pub state: Option<String>,
 }
 
 /// `metrics`.
@@ -98,6 +102,13 @@ pub struct Checking {
     pub realtime: Option<String>,
     pub per_second: Option<String>,
     pub at_once: Option<String>,
+}
+
+/// `page`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    pub listen: Option<String>,
 }
 
 /// `resolve`.
@@ -130,6 +141,7 @@ pub struct Service {
     pub life_signs: Option<String>,
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
+    pub slow_start: Option<String>,
 }
 
 /// One of a service's `endpoints`.
@@ -142,6 +154,7 @@ pub struct Endpoint {
     pub weight: Option<String>,
     #[serde(default)]
     pub listeners: Vec<String>,
+    pub slow_start: Option<String>,
 }
 
 /// A service's `affinity`.

@@ -66,6 +66,7 @@ fn the_good_one_is_good() {
     assert_eq!(service.on_failback(), Connections::Keep);
     assert_eq!(config.socket(), Path::new(DEFAULT_SOCKET));
     assert_eq!(config.metrics(), Some("127.0.0.1:9377".parse().unwrap()));
+    assert_eq!(config.page(), None);
     assert_eq!(
         service.endpoints()[1].address(),
         &Address::Name {
@@ -331,7 +332,7 @@ fn each_bad_input_has_its_one_message() {
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
              listeners, endpoints, check, checks, failback, all_down, on_marked_down, on_failback, drain, \
-             forward, affinity, sentinel, observe, life_signs, error_limit, single_writer",
+             forward, affinity, sentinel, observe, life_signs, error_limit, single_writer, slow_start",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
@@ -777,6 +778,11 @@ fn each_bad_input_has_its_one_message() {
         ),
         (
             "services:",
+            "page: {listen: localhost:9378}\nservices:",
+            "page.listen: `localhost:9378`: not an address with a port; accepted: ADDRESS:PORT as 127.0.0.1:9378 or [::1]:9378, or off",
+        ),
+        (
+            "services:",
             "resolve: {every: 10ms}\nservices:",
             "resolve.every: `10ms`: too short; accepted: a whole number with a unit (ms, s, m, h), from 100ms to 24h",
         ),
@@ -991,6 +997,7 @@ fn the_example_says_what_the_reference_says() {
         format!("{:?}", config.datapath()) == format!("{:?}", bare.datapath()),
         config.socket() == bare.socket(),
         config.metrics() == bare.metrics(),
+        config.page() == bare.page(),
         config.resolve_every() == bare.resolve_every(),
     ] {
         assert!(same);

@@ -49,6 +49,8 @@ pub struct Config {
     node: OwnMode,
     datapath: Datapath,
     socket: PathBuf,
+    group: Option<String>,
+    state: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     services: Vec<Service>,
     suspect_self: bool,
@@ -56,6 +58,7 @@ pub struct Config {
     per_second: Option<u32>,
     at_once: Option<u32>,
     resolve_every: Duration,
+    page: Option<SocketAddr>,
 }
 
 /// Real-time priority and locked memory for checks and decisions.
@@ -112,6 +115,7 @@ pub struct Endpoint {
     tier: u8,
     weight: u16,
     listeners: Vec<Vip>,
+    slow_start: Duration,
 }
 
 /// When a service goes back to an endpoint of a lower tier.
@@ -183,9 +187,23 @@ impl Config {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+
+    /// A group whose members may use the local API, by name or number.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// The folder of what is kept over restarts, if one is named.
+    pub fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
     /// Where metrics are served, if they are.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
+    }
+    /// Where the status page is served, if it is.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.page
     }
     /// The services, at least one.
     pub fn services(&self) -> &[Service] {
@@ -234,22 +252,26 @@ impl Config {
                 "an absolute path of at most 90 bytes",
             ));
         }
-        let metrics = match raw.metrics.listen.as_deref() {
+        let group = raw.control.group.clone();
+        if group.as_ref().is_some_and(String::is_empty) {
+            return Err(Fault::new(
+                "control.group",
+                "",
+                "names nobody",
+                "a group's name or number",
+            ));
+        }
+        let state = match &raw.control.state {
+            Some(_) => Some(path("control.state", &raw.control.state, "/var/lib/probe")?),
+            None => None,
+        };
+        let metrics = match &raw.metrics.listen {
             None => Some(DEFAULT_METRICS),
-            Some("off") => None,
-            Some(text) => Some(
-                text.parse::<SocketAddr>()
-                    .ok()
-                    .filter(|address| address.port() != 0)
-                    .ok_or_else(|| {
-                        Fault::new(
-                            "metrics.listen",
-                            text,
-                            "not an address with a port",
-                            "ADDRESS:PORT as 127.0.0.1:9377 or [::]:9377, or off",
-                        )
-                    })?,
-            ),
+            Some(text) => listen("metrics.listen", text, "127.0.0.1:9377 or [::]:9377")?,
+        };
+        let page = match &raw.page.listen {
+            None => None,
+            Some(text) => listen("page.listen", text, "127.0.0.1:9378 or [::1]:9378")?,
         };
         if raw.services.is_empty() {
             return Err(Fault::absent(
@@ -277,6 +299,8 @@ impl Config {
             node,
             datapath,
             socket,
+            group,
+            state,
             metrics,
             services,
             suspect_self: word(
@@ -296,6 +320,7 @@ impl Config {
             per_second: bound("checking.per_second", &raw.checking.per_second)?,
             at_once: bound("checking.at_once", &raw.checking.at_once)?,
             resolve_every,
+            page,
         })
     }
 }
@@ -303,6 +328,23 @@ impl Config {
 fn bound(field: &str, raw: &Option<String>) -> Result<Option<u32>, Fault> {
     let number = |text: &String| number(field, text, 1..=u32::MAX);
     raw.as_ref().map(number).transpose()
+}
+
+/// Where to listen, or nothing.
+fn listen(field: &str, text: &str, samples: &str) -> Result<Option<SocketAddr>, Fault> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.filter(|address| address.port() != 0);
+    address.map(Some).ok_or_else(|| {
+        Fault::new(
+            field,
+            text,
+            "not an address with a port",
+            format!("ADDRESS:PORT as {samples}, or off"),
+        )
+    })
 }
 
 fn interfaces(raw: &raw::Interfaces, node: OwnMode) -> Result<(Vec<Pattern>, Vec<Pattern>), Fault> {
@@ -583,11 +625,18 @@ impl Service {
                 "at least one endpoint",
             ));
         }
+        let slow_start = match &raw.slow_start {
+            Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
+            None => Duration::ZERO,
+        };
         let endpoints = raw
             .endpoints
             .iter()
             .enumerate()
-            .map(|(i, endpoint)| Endpoint::parse(&format!("{field}.endpoints[{i}]"), i, endpoint))
+            .map(|(i, endpoint)| {
+                let field = format!("{field}.endpoints[{i}]");
+                Endpoint::parse(&field, i, endpoint, slow_start)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let forward = [
             ("nat", Forward::Nat),
@@ -805,8 +854,18 @@ impl Endpoint {
     pub fn listeners(&self) -> &[Vip] {
         &self.listeners
     }
+    /// Over how long its share grows to all of it after it was down; zero for at once.
+    pub fn slow_start(&self) -> Duration {
+        self.slow_start
+    }
 
-    fn parse(field: &str, position: usize, raw: &raw::Endpoint) -> Result<Self, Fault> {
+    /// The service's `slow_start` is that of endpoints without one of their own.
+    fn parse(
+        field: &str,
+        position: usize,
+        raw: &raw::Endpoint,
+        slow_start: Duration,
+    ) -> Result<Self, Fault> {
         let tier = match &raw.tier {
             Some(text) => number(&format!("{field}.tier"), text, 0..=LAST_TIER)?,
             None => u8::try_from(position)
@@ -828,6 +887,10 @@ impl Endpoint {
             tier,
             weight,
             listeners: listeners(field, &raw.listeners)?,
+            slow_start: match &raw.slow_start {
+                Some(text) => duration(&format!("{field}.slow_start"), text, Duration::ZERO)?,
+                None => slow_start,
+            },
         })
     }
 }

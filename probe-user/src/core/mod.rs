@@ -12,7 +12,10 @@
 //! A write that the kernel refuses ends the task, and with it the agent: one that
 //! cannot steer must not look alive.
 
+pub mod explain;
 mod interfaces;
+pub mod journal;
+pub mod order;
 mod services;
 pub mod status;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use crate::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
         TcWay, TellState, XdpWay,
     },
-    failover::{NoFailback, Reason},
+    failover::Reason,
     health::{
         Signal, State, Verdict,
         budget::Budget,
@@ -48,6 +51,8 @@ use crate::{
     run::realtime::Had,
 };
 use interfaces::Managed;
+use journal::Journal;
+use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
 
 /// How often verdicts that change nothing are looked at.
@@ -146,6 +151,11 @@ pub trait Observer: Send {
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId);
     /// So many interfaces of a role are attached this way.
     fn interfaces(&self, role: Role, tc: TcWay, xdp: XdpWay, attached: usize);
+    /// The service was switched away from an endpoint that went down, so long after the first
+    /// check that failed had begun.
+    fn failed_over(&self, service: &str, took: Duration);
+    /// An endpoint's place and share.
+    fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16);
 }
 
 /// Which endpoint a check is of, and of which of its addresses.
@@ -218,22 +228,6 @@ pub struct Lookup {
     pub answer: Result<Vec<IpAddr>, String>,
 }
 
-/// Why an ordered fail-back was not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// No service of that name.
-    #[error("there is no service `{0}`")]
-    NoService(String),
-    /// The service does not allow it now.
-    #[error("service {service}: {reason}")]
-    No {
-        /// The service.
-        service: String,
-        /// Why not.
-        reason: NoFailback,
-    },
-}
-
 /// Questions and orders from outside.
 #[derive(Debug)]
 pub enum Ask {
@@ -242,8 +236,34 @@ pub enum Ask {
     /// Endpoints without a first verdict, as `service/endpoint`; the answer alone shows
     /// that the core is alive.
     Pending(oneshot::Sender<Vec<String>>),
-    /// Fail back now; answers with the endpoint's name.
-    Failback(String, oneshot::Sender<Result<String, Refused>>),
+    /// An operator's order; answers with what was done, and the version of [`order::Kept`] that
+    /// has it.
+    Order(Order, oneshot::Sender<Result<(Done, u64), Refused>>),
+    /// What flows know by number.
+    Names(oneshot::Sender<Vec<Named>>),
+    /// Why a service's connections go where they go.
+    Explain(String, oneshot::Sender<Result<explain::Service, Refused>>),
+}
+
+/// A service and its endpoints, as the kernel knows them.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The service's number.
+    pub id: ServiceId,
+    /// Its name.
+    pub name: String,
+    /// Its endpoints, likewise.
+    pub endpoints: Vec<(EndpointId, String)>,
+}
+
+/// After an answer, so many times as long goes to verdicts before the next: whoever asks
+/// without end has a fifth of the core at most.
+const QUIET: u32 = 4;
+
+/// The next question, from then on. Loses none if it is dropped.
+async fn asked(asks: &mut mpsc::Receiver<Ask>, not_before: Instant) -> Option<Ask> {
+    sleep_until(not_before).await;
+    asks.recv().await
 }
 
 /// What the core listens to.
@@ -286,11 +306,20 @@ impl<D: Steering + Attach> Core<D> {
     pub fn new(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
+        orders: StandingOrders,
+        journal: Arc<Journal>,
         mut datapath: D,
         pins: String,
         observer: Box<dyn Observer>,
     ) -> Result<Self, datapath::Error> {
-        let services = Services::new(config, resolved, &mut datapath, observer.as_ref())?;
+        let services = Services::new(
+            config,
+            resolved,
+            orders,
+            journal,
+            &mut datapath,
+            observer.as_ref(),
+        )?;
         Ok(Self {
             datapath,
             services,
@@ -313,6 +342,11 @@ impl<D: Steering + Attach> Core<D> {
     ) -> Result<(), datapath::Error> {
         self.managed
             .begin(&mut self.datapath, existing, self.observer.as_ref())
+    }
+
+    /// Orders in effect, for who keeps them.
+    pub fn kept(&self) -> watch::Receiver<Kept> {
+        self.services.kept()
     }
 
     /// Whether processes of the node itself are steered.
@@ -352,6 +386,7 @@ impl<D: Steering + Attach> Core<D> {
         retry.tick().await;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut quiet_until = Instant::now();
         loop {
             let due = self.services.due();
             tokio::select! {
@@ -381,9 +416,11 @@ impl<D: Steering + Attach> Core<D> {
                     self.datapath.swept(&swept)?;
                     self.services.swept(&swept, &mut self.datapath, self.observer.as_ref())?;
                 }
-                Some(ask) = inputs.asks.recv() => {
+                Some(ask) = asked(&mut inputs.asks, quiet_until) => {
+                    let begun = Instant::now();
                     self.take_quiet(&mut inputs.quiet)?;
                     self.answer(ask)?;
+                    quiet_until = Instant::now() + begun.elapsed() * QUIET;
                 }
                 // An error means that the sender is gone: nobody is left to work for.
                 ended = inputs.shutdown.wait_for(|end| *end) => {
@@ -424,14 +461,20 @@ impl<D: Steering + Attach> Core<D> {
             Ask::Pending(reply) => {
                 let _ = reply.send(self.services.pending());
             }
-            Ask::Failback(service, reply) => {
-                let answer = self.services.order_failback(
-                    &service,
+            Ask::Order(order, reply) => {
+                let answer = self.services.order(
+                    &order,
                     Instant::now(),
                     &mut self.datapath,
                     self.observer.as_ref(),
                 )?;
                 let _ = reply.send(answer);
+            }
+            Ask::Names(reply) => {
+                let _ = reply.send(self.services.names());
+            }
+            Ask::Explain(service, reply) => {
+                let _ = reply.send(self.services.explain(&service, Instant::now()));
             }
         }
         Ok(())

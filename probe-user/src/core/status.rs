@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::order::{Given, Who};
 use crate::{
     datapath::{EndpointId, OwnState, TellState},
     health::lateness,
@@ -114,6 +115,12 @@ pub struct Service {
     pub failback: Failback,
     /// While several share the new connections, for how long a client's stay with one.
     pub affinity_ms: Option<u64>,
+    /// The endpoint that an operator chose, while that holds.
+    #[serde(default)]
+    pub promoted: Option<Ordered>,
+    /// Nothing but an order changes the selection.
+    #[serde(default)]
+    pub frozen: Option<Ordered>,
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -136,6 +143,15 @@ pub struct Selection {
     /// Changes of who serves within the selected tier; `since`, `reason` and `switches` are
     /// not about those.
     pub members_changed: u64,
+}
+
+/// What an operator ordered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The endpoint, or what it is told to be.
+    pub what: String,
+    pub since_unix_ms: u64,
+    pub by: Who,
 }
 
 /// How the service goes back.
@@ -172,6 +188,9 @@ pub struct Endpoint {
     pub tier: u8,
     /// Its share within the tier, in proportion to the others'.
     pub weight: u16,
+    /// How many percent of its weight it has, while that grows after it was down.
+    #[serde(default)]
+    pub slow_start: Option<u16>,
     /// New connections go to it, or their share of them.
     pub serving: bool,
     /// As configured.
@@ -180,6 +199,18 @@ pub struct Endpoint {
     pub resolved: Vec<String>,
     /// `unknown`, `up` or `down`.
     pub state: String,
+    /// What operators say of it, in HAProxy's words: `ready`, `drain` or `maint`.
+    #[serde(default)]
+    pub mode: String,
+    /// Since when and by whom, unless it is ready.
+    #[serde(default)]
+    pub ordered: Option<Ordered>,
+    /// Checks in a row that have spoken against the state.
+    #[serde(default)]
+    pub against: u32,
+    /// How many of them change it: `fall` while it is up, `rise` while it is down.
+    #[serde(default)]
+    pub needed: u32,
     /// The last check's verdict, one of [`crate::health::Kind`]'s words; `observed` if it
     /// was no check that took the endpoint down.
     pub verdict: Option<String>,
@@ -335,6 +366,16 @@ impl Telling {
                 TellState::Missing(reason) => Some(reason.clone()),
             },
         }
+    }
+}
+
+/// An order as it is told.
+pub fn ordered(what: &str, given: Option<&Given>) -> Ordered {
+    let given = given.cloned().unwrap_or_default();
+    Ordered {
+        what: what.to_owned(),
+        since_unix_ms: given.since_unix_ms,
+        by: given.by,
     }
 }
 

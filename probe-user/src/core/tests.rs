@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use super::*;
+use super::{order::Wish, *};
 use crate::{
     config,
     datapath::{
         AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan, TcWay,
         XdpWay,
     },
-    failover::NoFailback,
+    failover::{NoFailback, orders::Mode},
     health::{Kind, Saw, scheduler::Standing},
     interfaces::Interface,
     resolve::literal,
@@ -28,8 +28,10 @@ enum Did {
     Refuse,
     Up(u32),
     Down(u32),
+    Weigh(u32, u16),
     Drained(u32),
     Readdress(u32, String),
+    Rest(u32, bool),
     Attached(String),
     Forget(u32),
     Detach(String),
@@ -38,10 +40,12 @@ enum Did {
     /// The hold time, where it is more than the usual one of these tests.
     Holds(Duration),
     Doubts(bool),
+    /// The duration of a failover, where it is more than the usual one of these tests.
+    FailedOver(Duration),
 }
 use Did::{
-    Apply, Detach, Doubts, Down, Drained, Forget, Heard, Holds, Readdress, Refuse, Select, Spread,
-    Up,
+    Apply, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress, Refuse,
+    Rest, Select, Spread, Up, Weigh,
 };
 
 #[derive(Default)]
@@ -105,6 +109,18 @@ impl Steering for Recorder {
             Choice::Refuse => Refuse,
         });
         Ok(())
+    }
+    fn rest(
+        &mut self,
+        _: ServiceId,
+        endpoint: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), datapath::Error> {
+        self.note(Rest(endpoint.0, tier.is_none()));
+        Ok(())
+    }
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.note(Weigh(endpoint.0, weight));
     }
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), datapath::Error> {
         self.note(match mark {
@@ -170,6 +186,12 @@ impl Observer for Ears {
     fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
     fn interfaces(&self, _: Role, _: TcWay, _: XdpWay, _: usize) {}
+    fn failed_over(&self, _: &str, took: Duration) {
+        if took > Duration::from_secs(1) {
+            self.0.lock().unwrap().push(FailedOver(took));
+        }
+    }
+    fn placed(&self, _: &str, _: &str, _: u8, _: u16) {}
 }
 
 fn config(extra: &str) -> Config {
@@ -209,14 +231,29 @@ struct Bench {
     signals: mpsc::Sender<Signalled>,
     /// Of the checks that were started last, by endpoint of the first service.
     triggered: Arc<Mutex<BTreeMap<usize, Triggered>>>,
+    journal: Arc<Journal>,
+    kept: watch::Receiver<Kept>,
 }
 
 impl Bench {
     fn new(config: &Config, recorder: Recorder, existing: &[Interface]) -> Self {
+        Self::after(StandingOrders::default(), config, recorder, existing)
+    }
+
+    /// With orders that an earlier agent kept.
+    fn after(
+        standing: StandingOrders,
+        config: &Config,
+        recorder: Recorder,
+        existing: &[Interface],
+    ) -> Self {
         let did = recorder.did.clone();
         let ears = Box::new(Ears(did.clone()));
+        let journal = Arc::new(Journal::default());
+        let (at, pins) = (resolved(config), "pins".to_owned());
         let mut core =
-            Core::new(config, resolved(config), recorder, "pins".to_owned(), ears).unwrap();
+            Core::new(config, at, standing, journal.clone(), recorder, pins, ears).unwrap();
+        let kept = core.kept();
         core.attach(existing).unwrap();
         let (reports, r) = mpsc::channel(8);
         let (signals, g) = mpsc::channel(8);
@@ -261,6 +298,8 @@ impl Bench {
             started,
             signals,
             triggered,
+            journal,
+            kept,
         }
     }
 
@@ -292,13 +331,28 @@ impl Bench {
         rx.await.unwrap()
     }
 
-    async fn failback(&self, service: &str) -> Result<String, Refused> {
+    async fn order(&self, service: &str, what: Wish, dry_run: bool) -> Result<Done, Refused> {
         let (tx, rx) = oneshot::channel();
-        self.asks
-            .send(Ask::Failback(service.to_owned(), tx))
-            .await
-            .unwrap();
-        rx.await.unwrap()
+        let order = Order {
+            service: service.to_owned(),
+            what,
+            by: services::orders::somebody(),
+            dry_run,
+        };
+        self.asks.send(Ask::Order(order, tx)).await.unwrap();
+        rx.await.unwrap().map(|(done, _)| done)
+    }
+
+    async fn explain(&self) -> explain::Service {
+        let (tx, rx) = oneshot::channel();
+        let ask = Ask::Explain("sense".to_owned(), tx);
+        self.asks.send(ask).await.unwrap();
+        rx.await.unwrap().unwrap()
+    }
+
+    async fn failback(&self, service: &str) -> Result<String, Refused> {
+        let done = self.order(service, Wish::Failback, false).await?;
+        Ok(done.to.join(", "))
     }
 
     async fn check(&self, endpoint: usize, kind: Kind) {
@@ -379,6 +433,27 @@ impl Bench {
         self.shutdown.send(true).unwrap();
         self.task.await.unwrap().unwrap()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_takes_from_the_first_failed_check_to_the_write() {
+    let bench = Bench::new(&config(""), Recorder::default(), &[]);
+    bench.did().await;
+    bench.check(1, Kind::Ok).await;
+    for kind in [Kind::Ok, Kind::Refused, Kind::Ok] {
+        bench.check(0, kind).await;
+    }
+    bench.did().await;
+    // What a good check has forgiven does not count.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bench.check(0, Kind::Refused).await;
+    let did = bench.did().await;
+    let took = Duration::from_secs(3) + Duration::from_micros(400);
+    let told = [Heard(Reason::MasterDown), FailedOver(took)];
+    assert_eq!(did, [&[Select(1), Down(0)], told.as_slice()].concat());
 }
 
 #[tokio::test(start_paused = true)]
@@ -984,6 +1059,45 @@ impl Bench {
     }
 }
 
+/// The share of who was down grows; at the start, and of who serves alone, nothing is slow.
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_tier_begins_with_a_small_share() {
+    let text = tiers("  slow_start: 10s");
+    let bench = Bench::new(&text, Recorder::default(), &[]);
+    assert_eq!(bench.did().await, [Apply(1), Spread(vec![0, 1])]);
+    for i in 0..5 {
+        bench.check(i, Kind::Ok).await;
+    }
+    bench.judge(0, Kind::Refused).await;
+    let members = Heard(Reason::MembersChanged);
+    assert_eq!(bench.did().await, [Select(1), Down(0), members.clone()]);
+    bench.judge(0, Kind::Ok).await;
+    // A twentieth of 2, to all of 1.
+    assert_eq!(
+        bench.did().await,
+        [Up(0), Weigh(1, 20), Spread(vec![0, 1]), members.clone()]
+    );
+    let percent = |status: &status::Status, e: usize| status.services[0].endpoints[e].slow_start;
+    let status = bench.status().await;
+    assert_eq!((percent(&status, 0), percent(&status, 1)), (Some(5), None));
+    tokio::time::sleep(Duration::from_millis(5_010)).await;
+    let did = bench.did().await;
+    assert_eq!(did[did.len() - 2..], [Weigh(0, 20), Spread(vec![0, 1])]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let did = bench.did().await;
+    assert_eq!(
+        did[did.len() - 3..],
+        [Weigh(0, 2), Weigh(1, 1), Spread(vec![0, 1])]
+    );
+    // Nothing more, and none of it was a switch.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.did().await, []);
+    let status = bench.status().await;
+    assert_eq!(percent(&status, 0), None);
+    assert_eq!(status.services[0].selection.members_changed, 2);
+    bench.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tier_shares_and_moves_as_one() {
     let bench = Bench::new(&tiers("  failback: {hold: 5s}"), Recorder::default(), &[]);
@@ -1223,7 +1337,9 @@ async fn a_literal_interface_must_be_attached_at_the_start() {
     };
     let config = config("");
     let ears = Box::new(Ears(recorder.did.clone()));
-    let mut core = Core::new(&config, resolved(&config), recorder, String::new(), ears).unwrap();
+    let (orders, journal) = (StandingOrders::default(), Arc::default());
+    let at = resolved(&config);
+    let mut core = Core::new(&config, at, orders, journal, recorder, String::new(), ears).unwrap();
     core.attach(&[interface(7, "br0")]).unwrap_err();
 }
 
@@ -1374,4 +1490,374 @@ async fn who_is_down_is_left_to_the_grid() {
     assert!(!bench.triggered(0).await);
     assert_eq!(signals(&bench.status().await, 0, Signal::SentinelFailed), 1);
     bench.end().await;
+}
+
+fn mode(endpoint: &str, mode: Mode) -> Wish {
+    Wish::Mode {
+        endpoint: endpoint.to_owned(),
+        mode,
+        left: None,
+    }
+}
+
+fn promote(endpoint: &str, force: bool) -> Wish {
+    Wish::Promote {
+        endpoint: endpoint.to_owned(),
+        force,
+        left: Some(Some(Duration::from_secs(30))),
+    }
+}
+
+/// A bench whose master and backup are up.
+async fn both_up(extra: &str) -> Bench {
+    let bench = Bench::new(&config(extra), Recorder::default(), &[]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(1, Kind::Ok).await;
+    bench.did().await;
+    bench
+}
+
+fn kinds(bench: &Bench) -> Vec<String> {
+    let events = bench.journal.after(0, 1000).events;
+    events.iter().map(|e| e.what.kind().to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_moves_new_connections_and_goes_on_checking() {
+    let bench = both_up("").await;
+    let tried = bench
+        .order("sense", mode("master", Mode::Drain), true)
+        .await
+        .unwrap();
+    assert!(tried.changed && tried.dry_run);
+    assert_eq!(
+        (tried.from[0].as_str(), tried.to[0].as_str()),
+        ("master", "backup")
+    );
+    assert_eq!(bench.did().await, [], "a dry run does nothing");
+    let before = kinds(&bench);
+
+    let done = bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.before.as_str(), done.after.as_str()),
+        ("ready", "drain")
+    );
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Rest(0, true), Heard(Reason::Manual)]
+    );
+    assert_eq!(kinds(&bench)[before.len()..], ["switch", "order"]);
+    let status = bench.status().await;
+    let master = &status.services[0].endpoints[0];
+    assert_eq!(
+        (master.mode.as_str(), master.state.as_str()),
+        ("drain", "up")
+    );
+    assert_eq!(
+        master.ordered.as_ref().unwrap().by.user.as_deref(),
+        Some("root")
+    );
+    assert_eq!(status.services[0].failback.due_unix_ms, None);
+
+    // Its checks count, and nothing goes back to it.
+    bench.check(0, Kind::Refused).await;
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(bench.did().await, [Down(0)]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(0, Kind::Ok).await;
+    assert_eq!(bench.did().await, [Up(0)]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.did().await, []);
+
+    let again = bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
+    assert!(!again.changed);
+    assert_eq!(kinds(&bench).last().unwrap(), "state");
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
+    assert_eq!(bench.did().await, [Rest(0, false)]);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(bench.did().await, [Select(0), Heard(Reason::Failback)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn maint_ends_the_checks_and_ready_begins_them() {
+    let bench = both_up("").await;
+    bench.started.lock().unwrap().clear();
+    bench
+        .order("sense", mode("master", Mode::Maint), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Rest(0, true), Down(0), Heard(Reason::Manual)]
+    );
+    // A check that was on its way says nothing any more.
+    bench.check(0, Kind::Ok).await;
+    assert_eq!(bench.did().await, []);
+    assert!(
+        bench.pending().await.is_empty(),
+        "nobody waits for its verdict"
+    );
+    let status = bench.status().await;
+    let master = &status.services[0].endpoints[0];
+    assert_eq!(
+        (master.mode.as_str(), master.state.as_str()),
+        ("maint", "unknown")
+    );
+    // Nor does a new address begin any.
+    bench.lookup(Ok(&["10.0.0.7"])).await;
+    bench.did().await;
+    assert!(bench.started.lock().unwrap().is_empty());
+
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
+    let started = bench.started.lock().unwrap().clone();
+    assert_eq!(started.len(), 1);
+    bench.did().await;
+    bench.check_of(0, started[0].generation, Kind::Ok).await;
+    bench.did().await;
+    assert_eq!(bench.status().await.services[0].endpoints[0].state, "up");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(bench.did().await.last(), Some(&Heard(Reason::Failback)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_in_maint_are_a_recreate_update() {
+    let bench = both_up("").await;
+    bench
+        .order("sense", mode("master", Mode::Maint), false)
+        .await
+        .unwrap();
+    let done = bench
+        .order("sense", mode("backup", Mode::Maint), false)
+        .await
+        .unwrap();
+    assert_eq!(done.from, done.to);
+    assert!(done.notes[0].contains("all_down: keep"), "{:?}", done.notes);
+    bench.did().await;
+    // Nothing is known of it, which is better than what is known of the other.
+    bench
+        .order("sense", mode("master", Mode::Ready), false)
+        .await
+        .unwrap();
+    let did = bench.did().await;
+    assert_eq!(
+        did,
+        [
+            Up(0),
+            Rest(0, false),
+            Select(0),
+            Rest(1, true),
+            Down(1),
+            Heard(Reason::Manual)
+        ]
+    );
+    let last = bench.started.lock().unwrap().last().copied().unwrap();
+    bench.check_of(0, last.generation, Kind::Ok).await;
+    assert_eq!(bench.did().await, []);
+    assert_eq!(
+        bench.status().await.services[0]
+            .selection
+            .endpoint
+            .as_deref(),
+        Some("master")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promotion_holds_until_its_endpoint_is_down() {
+    let bench = both_up("").await;
+    let done = bench
+        .order("sense", promote("backup", false), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.before.as_str(), done.after.as_str()),
+        ("master", "backup (promoted)")
+    );
+    assert_eq!(bench.did().await, [Select(1), Heard(Reason::Manual)]);
+    assert_eq!(bench.kept.borrow().version, 1);
+    let status = bench.status().await;
+    assert_eq!(status.services[0].promoted.as_ref().unwrap().what, "backup");
+    assert_eq!(status.services[0].failback.due_unix_ms, None);
+    // Those of the master have the time that was given.
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(bench.did().await, [Drained(0)]);
+    bench.check(1, Kind::Refused).await;
+    bench.check(1, Kind::Refused).await;
+    let did = bench.did().await;
+    assert_eq!(did, [Up(0), Select(0), Down(1), Heard(Reason::MasterDown)]);
+    assert!(kinds(&bench).contains(&"promotion-over".to_owned()));
+    assert_eq!(*bench.kept.borrow().standing, StandingOrders::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_down_is_promoted_by_force_only() {
+    let bench = both_up("").await;
+    bench.check(1, Kind::Refused).await;
+    bench.check(1, Kind::Refused).await;
+    bench.did().await;
+    let refused = bench.order("sense", promote("backup", false), false).await;
+    let refused = refused.unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "service sense: backup is not promoted: it is down, and clients would fail; --force \
+         promotes it all the same"
+    );
+    bench
+        .order("sense", promote("backup", true), false)
+        .await
+        .unwrap();
+    assert_eq!(bench.did().await, [Up(1), Select(1), Heard(Reason::Manual)]);
+    bench.check(1, Kind::Refused).await;
+    assert_eq!(bench.did().await, [], "it was known to be down");
+    assert_eq!(bench.failback("sense").await, Ok("master".to_owned()));
+    assert_eq!(
+        bench.did().await,
+        [Select(0), Down(1), Heard(Reason::Manual)]
+    );
+    for (endpoint, why) in [("nobody", "it has master, backup"), ("", "no endpoint ``")] {
+        let refused = bench.order("sense", promote(endpoint, true), false).await;
+        assert!(refused.unwrap_err().to_string().contains(why));
+    }
+    let refused = bench.order("nosuch", Wish::Freeze(true), false).await;
+    assert_eq!(refused, Err(Refused::NoService("nosuch".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_service_stays_and_obeys_orders() {
+    let bench = both_up("").await;
+    bench
+        .order("sense", Wish::Freeze(true), false)
+        .await
+        .unwrap();
+    bench.check(0, Kind::Refused).await;
+    bench.check(0, Kind::Refused).await;
+    assert_eq!(
+        bench.did().await,
+        [],
+        "the selected endpoint is never marked down"
+    );
+    assert_eq!(bench.status().await.services[0].endpoints[0].state, "down");
+    let tried = bench
+        .order("sense", Wish::Freeze(false), true)
+        .await
+        .unwrap();
+    assert_eq!(tried.to, ["backup"]);
+    bench
+        .order("sense", promote("backup", false), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::Manual)]
+    );
+    bench
+        .order("sense", Wish::Freeze(false), false)
+        .await
+        .unwrap();
+    assert_eq!(bench.did().await, []);
+    let explained = bench.explain().await;
+    assert!(
+        explained.because[0].contains("backup was promoted by root"),
+        "{explained:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_survive_a_restart() {
+    let bench = both_up("").await;
+    bench
+        .order("sense", mode("master", Mode::Drain), false)
+        .await
+        .unwrap();
+    bench
+        .order("sense", Wish::Freeze(true), false)
+        .await
+        .unwrap();
+    let mut standing = StandingOrders::clone(&bench.kept.borrow().standing);
+    // Of a configuration that had more.
+    let more = standing.services["sense"].clone();
+    standing.services.insert("gone".to_owned(), more.clone());
+    let drained = more.endpoints["master"].clone();
+    let sense = standing.services.get_mut("sense").unwrap();
+    sense.endpoints.insert("third".to_owned(), drained);
+
+    let recorder = Recorder {
+        inherited: Some(Choice::Endpoint(EndpointId(1))),
+        inherited_marks: vec![Mark::Up, Mark::Up],
+        ..Recorder::default()
+    };
+    let bench = Bench::after(standing.clone(), &config(""), recorder, &[]);
+    assert_eq!(bench.did().await, [Apply(1), Select(1), Rest(0, true)]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(1, Kind::Refused).await;
+    bench.check(1, Kind::Refused).await;
+    assert_eq!(bench.did().await, [], "frozen");
+    let status = bench.status().await;
+    assert_eq!(status.services[0].endpoints[0].mode, "drain");
+    assert!(status.services[0].frozen.is_some());
+    // Nothing of what names nobody is lost with the next order.
+    bench
+        .order("sense", Wish::Freeze(false), false)
+        .await
+        .unwrap();
+    let kept = bench.kept.borrow().standing.clone();
+    assert_eq!(kept.services["gone"], standing.services["gone"]);
+    let sense = &kept.services["sense"];
+    assert!(sense.frozen.is_none());
+    assert_eq!(
+        sense.endpoints.keys().collect::<Vec<_>>(),
+        ["master", "third"]
+    );
+}
+
+/// Somebody who asks without end has a share of the core, no more: a verdict that takes the
+/// master down is not kept waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn questions_do_not_delay_a_switch() {
+    let bench = both_up("").await;
+    let mut askers = Vec::new();
+    for _ in 0..32 {
+        let asks = bench.asks.clone();
+        askers.push(tokio::spawn(async move {
+            loop {
+                let (tx, rx) = oneshot::channel();
+                if asks.send(Ask::Status(tx)).await.is_err() || rx.await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+    let mut took = Vec::new();
+    for round in 0..100 {
+        let (from, to) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
+        bench.check(from, Kind::Refused).await;
+        let begun = std::time::Instant::now();
+        bench.check(from, Kind::Refused).await;
+        while !bench.did.lock().unwrap().contains(&Select(to)) {
+            tokio::task::yield_now().await;
+        }
+        took.push(begun.elapsed());
+        bench.check(from as usize, Kind::Ok).await;
+        bench.check(from as usize, Kind::Ok).await;
+        bench.did().await;
+    }
+    askers.iter().for_each(tokio::task::JoinHandle::abort);
+    took.sort();
+    println!(
+        "verdict to write beside 32 askers: median {:?}, worst {:?}",
+        took[50], took[99]
+    );
+    assert!(took[50] < Duration::from_millis(50), "{took:?}");
 }

@@ -16,7 +16,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
-    programs::{SchedClassifier, Xdp},
+    programs::{Program, Xdp},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use probe_ebpf::{
@@ -59,6 +59,8 @@ pub struct Options {
     pub learn: Duration,
     /// How long flows may be idle.
     pub timeouts: Limits,
+    /// May there be uplinks? Otherwise their programs are loaded when there is one.
+    pub uplinks: bool,
     /// Source of [`super::Forward::FullNat`] in IPv4.
     pub source_v4: Option<Ipv4Addr>,
     /// Source of [`super::Forward::FullNat`] in IPv6.
@@ -85,9 +87,8 @@ pub struct Datapath {
     marked: Arc<Notify>,
     /// Interfaces that XDP programs of others may send by.
     senders: HashMap<MapData, u32, u32>,
-    /// The XDP program that loaded, and a word for the log if it is not the best.
-    xdp: Option<&'static str>,
-    xdp_degraded: Option<String>,
+    /// What uplinks need, once it is loaded.
+    xdp: Option<UplinkXdp>,
     /// Nothing was pinned before, and the start is not yet complete.
     undo: bool,
     /// Uplinks whose other end may not take what XDP programs send.
@@ -108,7 +109,14 @@ impl Datapath {
         let undo = UndoPins(fresh.then(|| options.bpffs.clone()));
         pins.check_shapes(options.flows)?;
         let mut ebpf = load(&pins, options)?;
-        let (xdp, xdp_degraded) = load_programs(&mut ebpf, options.xdp)?;
+        // Here, where a failure leaves everything as it was.
+        for name in [names::PROGRAM_TC_FORWARD, names::PROGRAM_TC_REVERSE] {
+            attach::classifier(&mut ebpf, name)?;
+        }
+        let xdp = match options.uplinks {
+            true => Some(UplinkXdp::load(&mut ebpf, options.xdp)?),
+            false => None,
+        };
         let loaded = own::load(&mut ebpf, options.own);
         let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
         let tables = Tables::take(&mut ebpf, learned)?;
@@ -134,7 +142,6 @@ impl Datapath {
             own,
             marked: Arc::default(),
             xdp,
-            xdp_degraded,
             undo: fresh,
             deaf: HashSet::new(),
             _lock: lock,
@@ -150,7 +157,12 @@ impl Datapath {
     pub fn attach(&mut self, ifindex: u32, name: &str, role: Role) -> Result<Attached, Error> {
         let xdp = match role {
             Role::Edge => None,
-            Role::Uplink => self.xdp,
+            Role::Uplink => {
+                if self.xdp.is_none() {
+                    self.xdp = Some(UplinkXdp::load(&mut self.ebpf, self.options.xdp)?);
+                }
+                self.xdp.clone()
+            }
         };
         let mut attached = attach::attach(
             &mut self.ebpf,
@@ -158,7 +170,9 @@ impl Datapath {
             &mut self.tables,
             Interface { ifindex, name },
             role,
-            xdp.map(|program| (program, self.options.xdp)),
+            xdp.as_ref()
+                .and_then(|loaded| loaded.program)
+                .map(|program| (program, self.options.xdp)),
             self.options.tc,
         )?;
         if attached.xdp == XdpWay::Native && is_virtual(name) {
@@ -172,7 +186,9 @@ impl Datapath {
             attached.degraded.push(error.to_string());
         }
         if attached.xdp != XdpWay::None {
-            attached.degraded.extend(self.xdp_degraded.clone());
+            attached
+                .degraded
+                .extend(xdp.and_then(|loaded| loaded.degraded));
         }
         Ok(attached)
     }
@@ -276,6 +292,26 @@ impl Datapath {
         Sweeper::open(&self.pins, gauge, node, flows, timeouts)
     }
 
+    /// For who asks what becomes of a packet.
+    pub fn trial(&self) -> Result<super::Trial, Error> {
+        let fd = |name: &str| {
+            let program = match self.ebpf.program(name) {
+                Some(Program::SchedClassifier(program)) => program.fd(),
+                Some(Program::Xdp(program)) => program.fd(),
+                _ => return Err(Error::failed(format!("finding {name}"), "it is not loaded")),
+            };
+            program.map_err(|e| Error::failed(format!("finding {name}"), e))
+        };
+        let loaded = self.xdp.as_ref().and_then(|loaded| loaded.program);
+        let xdp = loaded.map(fd).transpose()?;
+        super::Trial::of(fd(names::PROGRAM_TC_FORWARD)?, xdp)
+    }
+
+    /// For who asks which flows there are.
+    pub fn flows(&self) -> Result<super::Flows, Error> {
+        super::Flows::open(&self.pins)
+    }
+
     /// What the agent tells all programs: somebody must [`Node::tick`].
     pub fn node(&self) -> Node {
         self.node.clone()
@@ -346,6 +382,19 @@ impl Steering for Datapath {
         self.tables.select(service, choice)
     }
 
+    fn rest(
+        &mut self,
+        service: ServiceId,
+        endpoint: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), Error> {
+        self.tables.rest(service, endpoint, tier)
+    }
+
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
+        self.tables.weigh(endpoint, weight);
+    }
+
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {
         self.tables.mark(endpoint, mark)?;
         self.marked.notify_one();
@@ -389,37 +438,45 @@ fn load(pins: &Pins, options: &Options) -> Result<Ebpf, Error> {
         .map_err(|e| Error::failed("loading the datapath's maps", e))
 }
 
-/// Loads the programs. Answers which XDP program loaded, and what is lost with it.
-fn load_programs(
-    ebpf: &mut Ebpf,
-    mode: XdpMode,
-) -> Result<(Option<&'static str>, Option<String>), Error> {
-    for name in [
-        names::PROGRAM_TC_FORWARD,
-        names::PROGRAM_TC_REVERSE,
-        names::PROGRAM_TC_RELAY,
-    ] {
-        attach::program::<SchedClassifier>(ebpf, name)
+/// The XDP program for uplinks.
+#[derive(Clone)]
+struct UplinkXdp {
+    /// The one that loaded; none if none is wanted.
+    program: Option<&'static str>,
+    /// A word for the log if it is not the best.
+    degraded: Option<String>,
+}
+
+impl UplinkXdp {
+    /// Loads the one that knows packets of several buffers, where the kernel has that, or
+    /// else the plain one.
+    fn load(ebpf: &mut Ebpf, mode: XdpMode) -> Result<Self, Error> {
+        if mode == XdpMode::Off {
+            return Ok(Self {
+                program: None,
+                degraded: None,
+            });
+        }
+        let frags = names::PROGRAM_XDP_FORWARD_FRAGS;
+        let Err(error) = attach::program::<Xdp>(ebpf, frags).load() else {
+            return Ok(Self {
+                program: Some(frags),
+                degraded: None,
+            });
+        };
+        let plain = names::PROGRAM_XDP_FORWARD;
+        attach::program::<Xdp>(ebpf, plain)
             .load()
-            .map_err(|e| Error::failed(format!("loading program {name}"), e))?;
+            .map_err(|e| Error::failed(format!("loading program {plain}"), e))?;
+        Ok(Self {
+            program: Some(plain),
+            degraded: Some(format!(
+                "XDP without multi-buffer packets ({}): native mode is refused on interfaces with \
+                 a large MTU (Linux 5.18 and later have it)",
+                first_line(&error)
+            )),
+        })
     }
-    if mode == XdpMode::Off {
-        return Ok((None, None));
-    }
-    let frags = names::PROGRAM_XDP_FORWARD_FRAGS;
-    let Err(error) = attach::program::<Xdp>(ebpf, frags).load() else {
-        return Ok((Some(frags), None));
-    };
-    let plain = names::PROGRAM_XDP_FORWARD;
-    attach::program::<Xdp>(ebpf, plain)
-        .load()
-        .map_err(|e| Error::failed(format!("loading program {plain}"), e))?;
-    let word = format!(
-        "XDP without multi-buffer packets ({}): native mode is refused on interfaces with a large \
-         MTU (Linux 5.18 and later have it)",
-        first_line(&error)
-    );
-    Ok((Some(plain), Some(word)))
 }
 
 /// An endpoint's address as an earlier agent pinned it.

@@ -13,6 +13,7 @@ mod batch;
 mod bpf;
 pub mod detach;
 mod events;
+mod flows;
 mod forge;
 pub mod kernel;
 mod mapping;
@@ -26,10 +27,12 @@ mod reader;
 mod ring;
 mod rings;
 mod selections;
+mod sieve;
 mod sockets;
 mod sweep;
 mod tables;
 mod tell;
+mod trial;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -39,6 +42,7 @@ use std::{
 use serde::Deserialize;
 
 pub use events::{Events, KernelLog};
+pub use flows::{Flow, Flows, Stage};
 pub use forge::Segment;
 pub use node::{Node, TICK};
 pub use own::{Ended, Ender, OwnMode, OwnState};
@@ -47,6 +51,7 @@ pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
 pub use sweep::{Limits, Sweeper, Swept};
 pub use tell::{TellCounts, TellState, Teller, Telling, Told};
+pub use trial::{Ends, Outcome, Program, Trial};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -386,6 +391,18 @@ pub trait Steering {
 
     /// The switch, and every change within a tier: one word.
     fn select(&mut self, service: ServiceId, choice: Choice) -> Result<(), Error>;
+
+    /// An endpoint takes no new connections, not even those that others refuse, or again those of
+    /// its tier. Its flows go on. What is selected takes them all the same.
+    fn rest(
+        &mut self,
+        service: ServiceId,
+        endpoint: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), Error>;
+
+    /// What an endpoint weighs in rings that are built from now on.
+    fn weigh(&mut self, endpoint: EndpointId, weight: u16);
 
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;

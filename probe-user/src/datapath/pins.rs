@@ -21,7 +21,8 @@ use probe_ebpf::{
         ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL, Listener, ListenerKey,
         MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_OWN_SENDERS,
         MAX_OWN_SOCKETS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SERVICES, MoreSet, Name, Node, Own,
-        OwnSender, OwnSocket, PortLine, RecentSet, ReverseFlow, Ring, Selection, SynSet, V4, V6,
+        OwnSender, OwnSocket, PortLine, RecentSet, ReverseFlow, Ring, Selection, Sieve, SynSet, V4,
+        V6,
     },
     names,
 };
@@ -105,6 +106,7 @@ pub fn shape(name: &str, flows: u32) -> Shape {
     match name {
         names::MAP_LISTENERS_V4 => hash::<ListenerKey<V4>, Listener>(MAX_LISTENERS),
         names::MAP_LISTENERS_V6 => hash::<ListenerKey<V6>, Listener>(MAX_LISTENERS),
+        names::MAP_SIEVE => array::<Sieve>(1, BPF_F_MMAPABLE),
         names::MAP_SELECTIONS => array::<Selection>(MAX_SERVICES, BPF_F_MMAPABLE),
         names::MAP_RINGS => array::<Ring>(MAX_RINGS, BPF_F_MMAPABLE),
         names::MAP_AFFINITY_V4 => lru::<AffinityKey<V4>, Affinity>(MAX_AFFINITIES),

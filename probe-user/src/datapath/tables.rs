@@ -37,6 +37,7 @@ use super::{
     ring::{self, Member},
     rings::Rings,
     selections::{Selections, Stamp},
+    sieve::Sieve,
 };
 
 /// An endpoint id in use.
@@ -54,6 +55,7 @@ struct Known {
 pub struct Tables {
     selections: Selections,
     rings: Rings,
+    sieve: Sieve,
     listeners_v4: HashMap<MapData, Image<ListenerKey<V4>>, Image<Listener>>,
     listeners_v6: HashMap<MapData, Image<ListenerKey<V6>>, Image<Listener>>,
     endpoint_map: Array<MapData, Image<Endpoint>>,
@@ -117,6 +119,7 @@ impl Tables {
         let mut tables = Self {
             selections: take_mapped(ebpf, names::MAP_SELECTIONS, |fd| Selections::map(fd))?,
             rings: take_mapped(ebpf, names::MAP_RINGS, |fd| Rings::map(fd))?,
+            sieve: take_mapped(ebpf, names::MAP_SIEVE, |fd| Sieve::map(fd))?,
             listeners_v4: take(ebpf, names::MAP_LISTENERS_V4)?,
             listeners_v6: take(ebpf, names::MAP_LISTENERS_V6)?,
             endpoint_map: take(ebpf, names::MAP_ENDPOINTS)?,
@@ -132,6 +135,10 @@ impl Tables {
             learned,
         };
         tables.read()?;
+        // Pins of an agent that had no sieve come with an empty one.
+        for address in tables.present()? {
+            tables.sieve.add(bit(&address));
+        }
         Ok(tables)
     }
 
@@ -360,6 +367,28 @@ impl Tables {
         Ok((id, before.map(|(old, _)| old)))
     }
 
+    /// Takes an endpoint out of its tier or puts it back, see [`super::Steering::rest`].
+    pub fn rest(
+        &mut self,
+        service: ServiceId,
+        id: EndpointId,
+        tier: Option<u8>,
+    ) -> Result<(), Error> {
+        let Some(known) = self.endpoints.get(&id) else {
+            return Ok(());
+        };
+        let tier = tier.filter(|_| known.weight > 0).unwrap_or(NO_TIER);
+        if known.value.tier != tier {
+            let value = Endpoint {
+                tier,
+                ..known.value
+            };
+            self.write_endpoint(id, value)?;
+            self.link(service)?;
+        }
+        Ok(())
+    }
+
     /// Gives an endpoint a new id with new addresses.
     pub fn readdress(
         &mut self,
@@ -497,6 +526,13 @@ impl Tables {
             ..known.value
         };
         self.write_endpoint(id, value)
+    }
+
+    /// What an endpoint weighs in the rings that are built from now on.
+    pub fn weigh(&mut self, id: EndpointId, weight: u16) {
+        if let Some(known) = self.endpoints.get_mut(&id) {
+            known.weight = weight;
+        }
     }
 
     /// The switch. A ring is complete before the decision names it.
@@ -779,6 +815,20 @@ impl Tables {
 
     /// Adds and changes what is wanted, removes the rest.
     fn write_listeners(&mut self, wanted: &Map<Vip, Listener>) -> Result<(), Error> {
+        for address in self.present()? {
+            if !wanted.contains_key(&address) {
+                self.remove_listener(address)?;
+            }
+        }
+        for (address, listener) in wanted {
+            self.write_listener(*address, *listener)?;
+        }
+        self.sieve.keep(wanted.keys().map(bit));
+        Ok(())
+    }
+
+    /// Where there are listeners now.
+    fn present(&self) -> Result<Vec<Vip>, Error> {
         let failed = |e| Error::failed("reading the listeners", e);
         let mut present = Vec::new();
         for key in self.listeners_v4.keys() {
@@ -789,18 +839,11 @@ impl Tables {
             let Image(key) = key.map_err(failed)?;
             present.extend(vip(key.addr_be.bytes().into(), key.port_be, key.protocol));
         }
-        for address in present {
-            if !wanted.contains_key(&address) {
-                self.remove_listener(address)?;
-            }
-        }
-        for (address, listener) in wanted {
-            self.write_listener(*address, *listener)?;
-        }
-        Ok(())
+        Ok(present)
     }
 
     fn write_listener(&mut self, address: Vip, listener: Listener) -> Result<(), Error> {
+        self.sieve.add(bit(&address));
         let written = match address.address.ip() {
             IpAddr::V4(ip) => {
                 let key = key(V4::from_bytes(ip.octets()), address);
@@ -898,6 +941,14 @@ fn key<A>(addr_be: A, vip: Vip) -> ListenerKey<A> {
         port_be: vip.address.port().to_be(),
         protocol: vip.protocol.number(),
         pad: 0,
+    }
+}
+
+/// A listener's bit in the sieve.
+fn bit(vip: &Vip) -> u32 {
+    match vip.address.ip() {
+        IpAddr::V4(ip) => key(V4::from_bytes(ip.octets()), *vip).bit(),
+        IpAddr::V6(ip) => key(V6::from_bytes(ip.octets()), *vip).bit(),
     }
 }
 

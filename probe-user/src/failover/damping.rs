@@ -113,6 +113,15 @@ impl Damping {
         of.relapses = of.relapses.saturating_add(1);
     }
 
+    /// An operator took a tier out of service: that is no relapse, and proves nothing.
+    pub fn rest(&mut self, tier: u8, now: Instant) {
+        self.tick(now);
+        if let Some(selected) = self.selected.as_mut().filter(|of| of.tier == tier) {
+            selected.up = None;
+            selected.back = false;
+        }
+    }
+
     /// When [`Damping::tick`] has something to do.
     pub fn due(&self) -> Option<Instant> {
         let selected = self.selected?;

@@ -63,7 +63,12 @@ impl Draining {
 pub struct Drains {
     limits: Limits,
     stages: Vec<Stage>,
+    /// What operators allow instead of [`Limits::left`], see [`Drains::allow`].
+    allowed: Vec<Option<Left>>,
 }
+
+/// For how long flows may go on with an endpoint that was left; nothing if as long as they like.
+pub type Left = Option<Duration>;
 
 /// How long flows may go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +96,31 @@ impl Drains {
         Self {
             limits,
             stages: vec![Stage::Idle; endpoints],
+            allowed: vec![None; endpoints],
         }
+    }
+
+    /// An operator decides how long this endpoint's flows may go on when it is left, or now if
+    /// it was, until it is selected again; nothing if the service's policy does.
+    pub fn allow(&mut self, endpoint: usize, left: Option<Left>, now: Instant) {
+        if self.allowed[endpoint] == left {
+            return;
+        }
+        self.allowed[endpoint] = left;
+        if let (Some(left), Stage::Draining(draining)) = (left, &mut self.stages[endpoint])
+            && !draining.down
+        {
+            draining.until = left.map(|left| now + left);
+        }
+    }
+
+    /// What an operator decided for each endpoint.
+    pub fn allowed(&self, endpoint: usize) -> Option<Left> {
+        self.allowed[endpoint]
+    }
+
+    fn left(&self, endpoint: usize) -> Left {
+        self.allowed[endpoint].unwrap_or(self.limits.left)
     }
 
     /// An earlier agent left this endpoint so long ago, if it ever selected it: whether
@@ -102,7 +131,7 @@ impl Drains {
         let limit = if down {
             self.limits.down
         } else {
-            self.limits.left
+            self.left(endpoint)
         };
         let draining = Draining {
             flows: Some(0),
@@ -122,13 +151,15 @@ impl Drains {
         is_down: impl Fn(usize) -> bool,
         now: Instant,
     ) {
-        for (i, stage) in self.stages.iter_mut().enumerate() {
-            *stage = if is_selected(i) {
+        for i in 0..self.stages.len() {
+            let stage = self.stages[i];
+            self.stages[i] = if is_selected(i) {
+                self.allowed[i] = None;
                 Stage::Selected
             } else if is_down(i) {
                 stage.while_down(self.limits.down, now)
             } else {
-                stage.while_up(self.limits.left, now)
+                stage.while_up(self.left(i), now)
             };
         }
     }

@@ -18,10 +18,16 @@
 //!
 //! A tier that is down is never newly selected. At start the selection is the
 //! one an earlier agent left, or else the lowest tier.
+//!
+//! What operators order comes before these rules, see [`orders`]: an endpoint in `drain` or
+//! `maint` counts as down; one that was promoted is selected until it is down; and while the
+//! service is frozen nothing but an order changes the selection.
 
 pub mod damping;
 pub mod distrust;
 pub mod drain;
+pub mod orders;
+pub mod slow_start;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +40,7 @@ use crate::{
     health::State,
 };
 use damping::{Damped, Damping};
+use orders::{Mode, Promotion};
 
 /// Where new connections go. Endpoints are numbered as the service lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +62,7 @@ pub enum Reason {
     MasterDown,
     /// Back to a lower tier by itself, or to any tier from refusing.
     Failback,
-    /// Back to a lower tier by order.
+    /// By order of an operator.
     Manual,
     /// No endpoint is up, and the service refuses.
     AllDown,
@@ -125,6 +132,27 @@ pub struct Member {
     pub weighs: bool,
     /// What its checks say.
     pub state: State,
+    /// What operators say.
+    pub mode: Mode,
+}
+
+impl Member {
+    /// Its state, as far as new connections are concerned.
+    fn fit(&self) -> State {
+        match self.mode {
+            Mode::Ready => self.state,
+            Mode::Drain | Mode::Maint => State::Down,
+        }
+    }
+}
+
+/// Who asks for a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// A check or a timer.
+    Itself,
+    /// An operator.
+    Order,
 }
 
 /// One service's state machine.
@@ -137,6 +165,8 @@ pub struct Failover {
     /// The tiers that are up, each with the time since when it has been without a break.
     up: BTreeMap<u8, Instant>,
     selected: Target,
+    promoted: Option<Promotion>,
+    frozen: bool,
 }
 
 impl Failover {
@@ -156,7 +186,7 @@ impl Failover {
             let all: Vec<_> = (0..members.len())
                 .filter(|i| of.contains(i) && members[*i].tier == tier)
                 .collect();
-            let not_down = all.iter().filter(|i| members[**i].state != State::Down);
+            let not_down = all.iter().filter(|i| members[**i].fit() != State::Down);
             let not_down: Vec<_> = not_down.copied().collect();
             Some(Target::Endpoints(if not_down.is_empty() {
                 all
@@ -180,9 +210,11 @@ impl Failover {
             selected: inherited
                 .or_else(|| lowest((0..members.len()).collect()))
                 .unwrap_or(Target::Refuse),
+            promoted: None,
+            frozen: false,
         };
         for member in members {
-            failover.reckon(member.tier, now);
+            failover.reckon(member.tier, By::Itself, now);
         }
         failover.tell_damping(false, now);
         failover
@@ -211,17 +243,20 @@ impl Failover {
         let member = self.members.get_mut(endpoint)?;
         member.state = state;
         let tier = member.tier;
-        self.reckon(tier, now);
-        self.decide(now)
+        self.reckon(tier, By::Itself, now);
+        self.decide(By::Itself, now)
     }
 
     /// Time passed; see [`Failover::due`].
     pub fn tick(&mut self, now: Instant) -> Option<Switch> {
-        self.decide(now)
+        self.decide(By::Itself, now)
     }
 
     /// When [`Failover::tick`] will fail back if nothing happens before.
     pub fn due(&self) -> Option<Instant> {
+        if self.frozen || self.promoted.is_some() {
+            return None;
+        }
         let damping = self.damping.as_ref()?;
         // Each lower tier has its own time; the first to come decides.
         let due = |(tier, since)| since + damping.hold(tier);
@@ -240,20 +275,8 @@ impl Failover {
         damping.map_or_else(Vec::new, |damping| damping.damped().collect())
     }
 
-    /// Somebody orders to go back to the lowest tier that is up, without hold time.
-    pub fn order_failback(&mut self, now: Instant) -> Result<Switch, NoFailback> {
-        if let Some(tier) = self.tier()
-            && self.weighing().all(|(_, member)| member.tier >= tier)
-        {
-            return Err(NoFailback::Lowest);
-        }
-        let best = self.lower_up().map(|(tier, _)| tier).min();
-        let best = best.ok_or(NoFailback::NoneUp)?;
-        Ok(self.switch(self.of(best, State::Up), Reason::Manual, now))
-    }
-
     /// Sets down since when a tier has been up.
-    fn reckon(&mut self, tier: u8, now: Instant) {
+    fn reckon(&mut self, tier: u8, by: By, now: Instant) {
         let (was, is) = (
             self.up.contains_key(&tier),
             !self.of(tier, State::Up).is_empty(),
@@ -261,8 +284,11 @@ impl Failover {
         match (was, is) {
             (true, false) => {
                 self.up.remove(&tier);
-                if let Some(damping) = &mut self.damping {
-                    damping.down(tier, now);
+                match &mut self.damping {
+                    Some(damping) if by == By::Itself => damping.down(tier, now),
+                    // Who is taken out of service has not failed.
+                    Some(damping) => damping.rest(tier, now),
+                    None => {}
                 }
             }
             (false, true) => {
@@ -284,9 +310,17 @@ impl Failover {
         }
     }
 
-    fn decide(&mut self, now: Instant) -> Option<Switch> {
+    fn decide(&mut self, by: By, now: Instant) -> Option<Switch> {
         if let Some(damping) = &mut self.damping {
             damping.tick(now);
+        }
+        if self.frozen && by == By::Itself {
+            return None;
+        }
+        self.settle_promotion();
+        if let Some(promoted) = self.promoted {
+            let to = Target::Endpoints(vec![promoted.endpoint]);
+            return (self.selected != to).then(|| self.switch_to(to, Reason::Manual, now));
         }
         let Target::Endpoints(serving) = &self.selected else {
             let best = self.lowest(State::Up)?;
@@ -295,7 +329,7 @@ impl Failover {
         let tier = self.tier()?;
         let stay: Vec<_> = self
             .weighing()
-            .filter(|(i, member)| match member.state {
+            .filter(|(i, member)| match member.fit() {
                 State::Up => member.tier == tier,
                 State::Unknown => serving.contains(i),
                 State::Down => false,
@@ -305,10 +339,10 @@ impl Failover {
         if stay.is_empty() {
             for state in [State::Up, State::Unknown] {
                 if let Some(best) = self.lowest(state) {
-                    let reason = if best == tier {
-                        Reason::MembersChanged
-                    } else {
-                        Reason::MasterDown
+                    let reason = match by {
+                        _ if best == tier => Reason::MembersChanged,
+                        By::Itself => Reason::MasterDown,
+                        By::Order => Reason::Manual,
                     };
                     return Some(self.switch(self.of(best, state), reason, now));
                 }
@@ -336,14 +370,14 @@ impl Failover {
     /// Endpoints of a tier in this state.
     fn of(&self, tier: u8, state: State) -> Vec<usize> {
         self.weighing()
-            .filter(|(_, member)| member.tier == tier && member.state == state)
+            .filter(|(_, member)| member.tier == tier && member.fit() == state)
             .map(|(i, _)| i)
             .collect()
     }
 
     /// The lowest tier with an endpoint in this state.
     fn lowest(&self, state: State) -> Option<u8> {
-        let such = self.weighing().filter(|(_, member)| member.state == state);
+        let such = self.weighing().filter(|(_, member)| member.fit() == state);
         such.map(|(_, member)| member.tier).min()
     }
 
@@ -362,7 +396,11 @@ impl Failover {
         let from = std::mem::replace(&mut self.selected, to.clone());
         if self.tier() != before {
             // From refusing is no way back that had to be waited for.
-            let back = matches!(reason, Reason::Failback | Reason::Manual) && before.is_some();
+            let lower = self
+                .tier()
+                .zip(before)
+                .is_some_and(|(now, then)| now < then);
+            let back = matches!(reason, Reason::Failback | Reason::Manual) && lower;
             self.tell_damping(back, now);
         }
         Switch { from, to, reason }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{orders::NoPromotion, *};
 
 const HOLD: Duration = Duration::from_secs(5);
 const MAX_HOLD: Duration = Duration::from_secs(45);
@@ -18,6 +18,7 @@ fn member(tier: u8, state: State) -> Member {
         tier,
         weighs: true,
         state,
+        mode: Mode::Ready,
     }
 }
 
@@ -431,7 +432,7 @@ fn the_last_to_serve_are_kept_when_all_are_down() {
     assert_eq!(f.order_failback(start).unwrap().to, at(&[1, 2]));
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Happening {
     State(usize, State),
     Passed(u64),
@@ -463,7 +464,7 @@ proptest! {
         let count = shape.len();
         let members: Vec<_> = shape
             .iter()
-            .map(|(tier, weighs)| Member { tier: *tier, weighs: *weighs, state: State::Unknown })
+            .map(|(tier, weighs)| Member { tier: *tier, weighs: *weighs, ..member(0, State::Unknown) })
             .collect();
         let inherited = inherited.map(|of| match of.as_slice() {
             [] => Target::Refuse,
@@ -601,6 +602,155 @@ proptest! {
                 }
             }
             prop_assert!(f.steady_due().is_none_or(|steady| steady > now));
+        }
+    }
+}
+
+#[test]
+fn drain_and_maint_count_as_down() {
+    let start = Instant::now();
+    for mode in [Mode::Drain, Mode::Maint] {
+        for (all_down, last) in [
+            (AllDown::Keep, None),
+            (AllDown::Refuse, Some((Target::Refuse, Reason::AllDown))),
+        ] {
+            let mut f = two(AUTO, all_down, start);
+            f.observe(0, State::Up, start);
+            f.observe(1, State::Up, start);
+            let switch = f.order_mode(0, mode, start);
+            assert_eq!(to(switch), Some((at(&[1]), Reason::Manual)));
+            assert_eq!(f.due(), None);
+            assert_eq!(to(f.order_mode(1, mode, start)), last, "{mode:?}");
+            // Whoever is ready again takes over from nobody.
+            let known = f.order_mode(0, Mode::Ready, start);
+            let known = known.or_else(|| f.observe(0, State::Up, start));
+            assert!(known.is_some());
+            assert_eq!(f.selected(), &at(&[0]));
+        }
+    }
+}
+
+/// Taken out of service soon after a fail-back, a master has not relapsed.
+#[test]
+fn an_order_is_no_relapse() {
+    let start = Instant::now();
+    let mut f = two(AUTO, AllDown::Keep, start);
+    f.observe(0, State::Up, start);
+    f.observe(1, State::Up, start);
+    f.observe(0, State::Down, start);
+    f.observe(0, State::Up, start);
+    let back = start + HOLD;
+    assert_eq!(to(f.tick(back)), Some((at(&[0]), Reason::Failback)));
+    f.order_mode(0, Mode::Maint, back);
+    assert_eq!(f.damped(), []);
+    f.order_mode(0, Mode::Ready, back);
+    assert_eq!(f.observe(0, State::Up, back), None);
+    assert_eq!(f.due(), Some(back + HOLD));
+}
+
+#[test]
+fn promotions() {
+    let start = Instant::now();
+    let mut f = two(AUTO, AllDown::Keep, start);
+    let unknown = NoPromotion::NotUp(State::Unknown);
+    assert_eq!(f.order_promotion(1, false, start), Err(unknown));
+    f.observe(0, State::Up, start);
+    f.observe(1, State::Up, start);
+    let switch = f.order_promotion(1, false, start).unwrap();
+    assert_eq!(to(switch), Some((at(&[1]), Reason::Manual)));
+    assert_eq!(f.order_promotion(1, false, start), Ok(None));
+    assert_eq!((f.due(), f.tick(start + 10 * HOLD)), (None, None));
+    assert_eq!(f.order_failback(start).unwrap().to, at(&[0]));
+    f.order_mode(1, Mode::Drain, start);
+    let out = NoPromotion::OutOfService(Mode::Drain);
+    assert_eq!(f.order_promotion(1, true, start), Err(out));
+    f.order_mode(1, Mode::Ready, start);
+    // By force it holds until it was up and is down again.
+    f.observe(1, State::Down, start);
+    f.order_promotion(1, true, start).unwrap();
+    assert_eq!(f.observe(1, State::Down, start), None);
+    assert_eq!(f.observe(1, State::Up, start), None);
+    let switch = f.observe(1, State::Down, start);
+    assert_eq!(to(switch), Some((at(&[0]), Reason::MasterDown)));
+    assert_eq!(f.promoted(), None);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ordered {
+    By(Happening),
+    Mode(usize, Mode),
+    Promote(usize, bool),
+    Freeze(bool),
+}
+
+fn ordered() -> impl Strategy<Value = Ordered> {
+    prop_oneof![
+        4 => happening().prop_map(Ordered::By),
+        1 => (0usize..4, 0usize..3).prop_map(|(i, mode)| Ordered::Mode(i, Mode::ALL[mode])),
+        1 => (0usize..4, any::<bool>()).prop_map(|(i, force)| Ordered::Promote(i, force)),
+        1 => any::<bool>().prop_map(Ordered::Freeze),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn orders_bend_the_rules_and_nothing_else_does(
+        refuse in any::<bool>(),
+        tiers in prop::collection::vec(0u8..3, 1..5),
+        history in prop::collection::vec(ordered(), 0..80),
+    ) {
+        let all_down = if refuse { AllDown::Refuse } else { AllDown::Keep };
+        let mut now = Instant::now();
+        let members: Vec<_> = tiers.iter().map(|tier| member(*tier, State::Unknown)).collect();
+        let mut f = Failover::new(AUTO, all_down, &members, None, now);
+        for event in history {
+            let before = f.selected().clone();
+            let frozen = f.frozen();
+            let mut by_itself = false;
+            let switch = match event {
+                Ordered::By(Happening::State(i, state)) => {
+                    by_itself = true;
+                    // As the core does: who is in maintenance is not checked.
+                    if f.mode(i) == Mode::Maint { None } else { f.observe(i, state, now) }
+                }
+                Ordered::By(Happening::Passed(ms)) => {
+                    by_itself = true;
+                    now += Duration::from_millis(ms);
+                    f.tick(now)
+                }
+                Ordered::By(Happening::Order) => f.order_failback(now).ok(),
+                Ordered::Mode(i, mode) if i < tiers.len() && f.mode(i) != mode => {
+                    f.order_mode(i, mode, now)
+                }
+                Ordered::Mode(..) => None,
+                Ordered::Promote(i, force) => f.order_promotion(i, force, now).unwrap_or(None),
+                Ordered::Freeze(frozen) => f.order_freeze(frozen, now),
+            };
+            match &switch {
+                None => prop_assert_eq!(f.selected(), &before),
+                Some(switch) => {
+                    prop_assert_eq!((&switch.from, &switch.to), (&before, f.selected()));
+                    prop_assert!(!by_itself || switch.reason != Reason::Manual);
+                    prop_assert!(!(by_itself && frozen), "{switch:?} of a frozen service");
+                }
+            }
+            if f.frozen() {
+                continue;
+            }
+            if let Some(promoted) = f.promoted() {
+                prop_assert_eq!(f.selected(), &at(&[promoted.endpoint]));
+                prop_assert_eq!(f.mode(promoted.endpoint), Mode::Ready);
+                let state = f.members[promoted.endpoint].state;
+                prop_assert!(state != State::Down || promoted.forced);
+                continue;
+            }
+            let all_are_down = f.members.iter().all(|of| of.fit() == State::Down);
+            match f.selected() {
+                Target::Endpoints(serving) => for i in serving {
+                    prop_assert!(f.members[*i].fit() != State::Down || (all_are_down && !refuse));
+                },
+                Target::Refuse => prop_assert!(refuse && f.lowest(State::Up).is_none()),
+            }
         }
     }
 }

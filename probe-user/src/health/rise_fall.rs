@@ -64,6 +64,20 @@ impl RiseFall {
         self.against > 0
     }
 
+    /// Checks in a row that spoke against the state.
+    pub fn against(&self) -> u32 {
+        self.against
+    }
+
+    /// So many of those change it.
+    pub fn needed(&self) -> u32 {
+        match self.state {
+            State::Unknown => 1,
+            State::Up => self.fall,
+            State::Down => self.rise,
+        }
+    }
+
     /// Something else than a check took the endpoint down; the new state if it changed.
     /// It comes up by `rise` good checks, as from any other failure.
     pub fn take_down(&mut self) -> Option<State> {

@@ -257,8 +257,12 @@ impl Writer<'_> {
                 None => text.comment(4, "listeners: [\"<VIP>:PORT\"]"),
             }
         }
-        if let Some(slowstart) = &endpoint.slowstart {
-            self.can(Feature::Slowstart, slowstart.line, "slowstart");
+        if let Some(slowstart) = &endpoint.slowstart
+            && self.can(Feature::Slowstart, slowstart.line, "slowstart")
+        {
+            text.line(4, &format!("slow_start: {}", show(slowstart.value)));
+            self.report
+                .note(slowstart.line, Note::carried("slowstart", ""));
         }
         if let Some(agent) = &endpoint.agent {
             self.can(Feature::Agent, agent.line, "agent-check");

@@ -118,7 +118,7 @@ const FEATURES: &[(Feature, Option<&str>, &str)] = &[
     ),
     (
         Feature::Slowstart,
-        None,
+        Some("check: {http: {}}\n  slow_start: 30s"),
         "an endpoint gets its whole share at once; failback's hold waits before",
     ),
     (

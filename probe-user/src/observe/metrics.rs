@@ -19,6 +19,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::{
+    exposition::{self, Format},
+    page::Feed,
+    process::Process,
+};
 use crate::{
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
@@ -30,6 +35,11 @@ use crate::{
 const BUCKETS: [f64; 15] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0,
+];
+
+/// From a burst of checks to `fall` timeouts of a slow rhythm.
+const FAILOVER_BUCKETS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -133,6 +143,8 @@ type Meters = Arc<Mutex<BTreeMap<String, BTreeMap<String, Meter>>>>;
 /// All of them.
 pub struct Metrics {
     registry: Registry,
+    /// What is not named after this program.
+    process: Registry,
     recorder: Recorder,
 }
 
@@ -165,9 +177,14 @@ pub struct Recorder {
     released: Family<OfEndpoint, Counter>,
     told: Family<OfEndpoint, Counter>,
     not_told: Family<OfEndpoint, Counter>,
+    failovers: Family<OfService, Histogram, fn() -> Histogram>,
+    tiers: Family<OfEndpoint, Gauge>,
+    weights: Family<OfEndpoint, Gauge>,
+    flows_max: Gauge,
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
+    feed: Feed,
 }
 
 impl Metrics {
@@ -200,9 +217,14 @@ impl Metrics {
             released: Family::default(),
             told: Family::default(),
             not_told: Family::default(),
+            failovers: Family::new_with_constructor(|| Histogram::new(FAILOVER_BUCKETS)),
+            tiers: Family::default(),
+            weights: Family::default(),
+            flows_max: Gauge::default(),
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
+            feed: Feed::default(),
         };
         for kind in EventKind::ALL {
             drop(
@@ -345,6 +367,26 @@ impl Metrics {
             r.not_told.clone(),
         );
         registry.register(
+            "failover_duration_seconds",
+            "Time from the beginning of the first failed check to the switch away from the endpoint",
+            r.failovers.clone(),
+        );
+        registry.register(
+            "endpoint_tier",
+            "The endpoint's place: 0 is the master, 1 and up are backups",
+            r.tiers.clone(),
+        );
+        registry.register(
+            "endpoint_weight",
+            "The endpoint's share of its tier's connections, in proportion to the others'",
+            r.weights.clone(),
+        );
+        registry.register(
+            "datapath_flows_max",
+            "Connections that the flow table of one address family holds",
+            r.flows_max.clone(),
+        );
+        registry.register(
             "build",
             "The agent's version and the version of its kernel ABI",
             Info::new(vec![
@@ -357,7 +399,13 @@ impl Metrics {
             ids: recorder.ids.clone(),
             services: recorder.services.clone(),
         }));
-        Self { registry, recorder }
+        let mut process = Registry::default();
+        process.register_collector(Box::new(Process::new()));
+        Self {
+            registry,
+            process,
+            recorder,
+        }
     }
 
     /// The part that is written to.
@@ -365,11 +413,20 @@ impl Metrics {
         self.recorder.clone()
     }
 
-    /// Everything, in the OpenMetrics text format.
-    pub fn render(&self) -> Result<String, fmt::Error> {
-        let mut text = String::with_capacity(16 * 1024);
-        text::encode(&mut text, &self.registry)?;
-        Ok(text)
+    /// What happens, for the status page.
+    pub fn feed(&self) -> Feed {
+        self.recorder.feed.clone()
+    }
+
+    /// Everything.
+    pub fn render(&self, format: Format) -> Result<String, fmt::Error> {
+        let mut open = String::with_capacity(16 * 1024);
+        text::encode_registry(&mut open, &self.process)?;
+        text::encode(&mut open, &self.registry)?;
+        Ok(match format {
+            Format::OpenMetrics => open,
+            Format::Text => exposition::text(&open),
+        })
     }
 }
 
@@ -435,6 +492,11 @@ impl Recorder {
             self.told.get_or_create(&of).inc_by(counts.told);
             self.not_told.get_or_create(&of).inc_by(counts.given_up);
         }
+    }
+
+    /// So many connections fit into a flow table.
+    pub fn flows_max(&self, flows: u32) {
+        self.flows_max.set(flows.into());
     }
 
     /// The datapath told of an event, and of some that it held back.
@@ -510,6 +572,7 @@ impl Observer for Recorder {
     }
 
     fn state(&self, service: &str, endpoint: &str, state: State) {
+        self.feed.state(service, endpoint, state);
         for each in [State::Unknown, State::Up, State::Down] {
             self.state
                 .get_or_create(&OfState {
@@ -522,6 +585,7 @@ impl Observer for Recorder {
     }
 
     fn selected(&self, service: &str, selected: &[&str]) {
+        self.feed.selected(service, selected);
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         for (of, endpoint) in ids.keys().filter(|(of, _)| of == service) {
             self.selected
@@ -536,6 +600,7 @@ impl Observer for Recorder {
     }
 
     fn switched(&self, service: &str, reason: Reason) {
+        self.feed.switched(service, reason);
         if reason == Reason::MembersChanged {
             self.members_changed
                 .get_or_create(&OfService {
@@ -627,9 +692,11 @@ impl Observer for Recorder {
                 }));
             }
         }
-        drop(self.members_changed.get_or_create(&OfService {
+        let of_service = OfService {
             service: of.service.clone(),
-        }));
+        };
+        drop(self.members_changed.get_or_create(&of_service));
+        drop(self.failovers.get_or_create(&of_service));
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.insert((of.service, of.endpoint), id);
     }
@@ -646,6 +713,20 @@ impl Observer for Recorder {
                 xdp: xdp.label(),
             })
             .set(i64::try_from(attached).unwrap_or(i64::MAX));
+    }
+
+    fn failed_over(&self, service: &str, took: Duration) {
+        self.failovers
+            .get_or_create(&OfService {
+                service: service.to_owned(),
+            })
+            .observe(took.as_secs_f64());
+    }
+
+    fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16) {
+        let of = of_endpoint(service, endpoint);
+        self.tiers.get_or_create(&of).set(tier.into());
+        self.weights.get_or_create(&of).set(weight.into());
     }
 }
 

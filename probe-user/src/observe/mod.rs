@@ -1,11 +1,14 @@
-//! What monitoring sees: `/metrics` and `/healthz`, over TCP.
+//! What monitoring sees: `/metrics` and `/healthz`, over TCP; and the status page for people.
 //!
 //! `/healthz` answers 200 when the core answers and every endpoint has had its
 //! first verdict; before that the agent steers by what it inherited or by default,
 //! which is no reason to restart it but one not to call it ready. Otherwise it
 //! answers 503 and says why.
 
+mod exposition;
 mod metrics;
+pub mod page;
+mod process;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,7 +16,7 @@ use anyhow::Context as _;
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
@@ -21,6 +24,7 @@ use tokio::{net::TcpListener, time::timeout};
 
 use crate::{control::Sources, core::Ask};
 
+use exposition::Format;
 pub use metrics::{Metrics, Recorder};
 
 /// The core answers in microseconds unless it hangs.
@@ -34,11 +38,11 @@ struct Shared {
     sources: Sources,
 }
 
-/// Opens the listening socket.
-pub async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Opens a listening socket: for what, and what field of the configuration said where.
+pub async fn bind(listen: SocketAddr, what: &str, field: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen)
         .await
-        .with_context(|| format!("listen for metrics at {listen} (metrics.listen)"))
+        .with_context(|| format!("listen for {what} at {listen} ({field})"))
 }
 
 /// Serves until the task is ended.
@@ -57,10 +61,15 @@ fn router(metrics: Arc<Metrics>, sources: Sources) -> Router {
         .with_state(Shared { metrics, sources })
 }
 
-async fn render(State(shared): State<Shared>) -> impl IntoResponse {
-    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match shared.metrics.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, TYPE)], text).into_response(),
+async fn render(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get_all(header::ACCEPT).into_iter();
+    let format = Format::accepted(accept.filter_map(|value| value.to_str().ok()));
+    let headers = [
+        (header::CONTENT_TYPE, format.content_type()),
+        (header::VARY, "Accept"),
+    ];
+    match shared.metrics.render(format) {
+        Ok(text) => (headers, text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -82,5 +91,7 @@ async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {
     }
 }
 
+#[cfg(test)]
+mod deploy_tests;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use crate::{
     http1::{Decoder, Limits, Progress},
 };
 
-struct Fixed;
+pub(super) struct Fixed;
 
 impl Counters for Fixed {
     fn endpoint(&self, id: EndpointId) -> Result<EndpointCounters, datapath::Error> {
@@ -39,7 +39,12 @@ impl Counters for Fixed {
         })
     }
     fn reasons(&self) -> Result<Vec<(Packet, u64)>, datapath::Error> {
-        Ok(vec![(Packet::NotListener, 7), (Packet::Refused, 1)])
+        let count = |reason: &Packet| match reason {
+            Packet::NotListener => 7,
+            Packet::Refused => 1,
+            _ => 0,
+        };
+        Ok(Packet::ALL.iter().map(|r| (*r, count(r))).collect())
     }
     fn flows(&self) -> FlowCounts {
         FlowCounts {
@@ -53,13 +58,14 @@ impl Counters for Fixed {
     }
 }
 
-#[test]
-fn what_is_scraped() {
+/// Metrics of an agent to which everything has happened that is counted.
+pub(super) fn eventful() -> Metrics {
     let metrics = Metrics::new(Arc::new(Fixed));
     let recorder = metrics.recorder();
     recorder.identified("sense", "sen2", EndpointId(0));
     recorder.identified("sense", "sen1", EndpointId(9));
     recorder.served("sense", ServiceId(5));
+    recorder.identified("other", "one", EndpointId(1));
     recorder.served("other", ServiceId(6));
     recorder.distrusts(true);
     recorder.holds("sense", Duration::from_secs(10));
@@ -101,7 +107,16 @@ fn what_is_scraped() {
         .into(),
         ..Told::default()
     });
-    let text = metrics.render().unwrap();
+    recorder.failed_over("sense", Duration::from_millis(20));
+    recorder.placed("sense", "sen2", 0, 1);
+    recorder.placed("sense", "sen1", 1, 256);
+    recorder.flows_max(131_072);
+    metrics
+}
+
+#[test]
+fn what_is_scraped() {
+    let text = eventful().render(Format::OpenMetrics).unwrap();
     for line in [
         "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"refused\"} 1",
         "probe_checks_total{service=\"sense\",endpoint=\"sen2\",verdict=\"ok\"} 0",
@@ -147,9 +162,29 @@ fn what_is_scraped() {
         "probe_flows_not_told_total{service=\"sense\",endpoint=\"sen2\"} 1",
         "probe_flows_told_total{service=\"sense\",endpoint=\"sen1\"} 0",
         "# TYPE probe_checks counter",
+        "probe_failover_duration_seconds_bucket{le=\"0.01\",service=\"sense\"} 0",
+        "probe_failover_duration_seconds_bucket{le=\"0.025\",service=\"sense\"} 1",
+        "probe_failover_duration_seconds_count{service=\"other\"} 0",
+        "probe_endpoint_tier{service=\"sense\",endpoint=\"sen1\"} 1",
+        "probe_endpoint_weight{service=\"sense\",endpoint=\"sen1\"} 256",
+        "probe_datapath_flows_max 131072",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }
+    // As of every process.
+    for name in [
+        "resident_memory_bytes",
+        "open_fds",
+        "max_fds",
+        "start_time_seconds",
+    ] {
+        let line = text
+            .lines()
+            .find(|l| l.starts_with(&format!("process_{name} ")));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        assert!(value.is_some_and(|value| value > 0.0), "{name}\n{text}");
+    }
+    assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
     assert!(text.contains("probe_build_info{version=\""), "{text}");
     assert!(text.ends_with("# EOF\n"));
     // What the kernel does not tell is absent, not zero.
@@ -186,7 +221,9 @@ async fn the_health_page() {
         asks,
         counters: Arc::new(Fixed),
     };
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap(), "metrics", "metrics.listen")
+        .await
+        .unwrap();
     let at = listener.local_addr().unwrap();
     let metrics = Arc::new(Metrics::new(Arc::new(Fixed)));
     let task = tokio::spawn(serve(listener, metrics, sources));
@@ -212,9 +249,18 @@ async fn the_health_page() {
         get(at, "/healthz").await,
         (503, "the agent's core does not answer\n".to_owned())
     );
-    assert_eq!(get(at, "/metrics").await.0, 200);
+    let (code, text) = get(at, "/metrics").await;
+    assert_eq!(code, 200);
+    assert!(
+        text.contains("# TYPE probe_events_total counter\n"),
+        "{text}"
+    );
+    assert!(!text.contains("# EOF"), "{text}");
     assert_eq!(get(at, "/else").await.0, 404);
-    let error = bind(at).await.unwrap_err().to_string();
+    let error = bind(at, "metrics", "metrics.listen")
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("metrics.listen"), "{error}");
     task.abort();
 }

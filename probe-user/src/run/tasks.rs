@@ -19,7 +19,10 @@ use tracing::{debug, info, warn};
 
 use super::Named;
 use crate::{
-    core::{Lookup, Signalled, Whose},
+    core::{
+        Lookup, Signalled, Whose,
+        journal::{Journal, What},
+    },
     datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK, Teller},
     health::{Signal, budget::Budget},
     log::HeldBack,
@@ -213,6 +216,7 @@ pub async fn tell_flows(
     mut teller: Teller,
     marked: Arc<Notify>,
     recorder: Recorder,
+    journal: Arc<Journal>,
 ) -> anyhow::Result<()> {
     let _halt = Halt(teller.halt());
     let mut told = false;
@@ -238,6 +242,10 @@ pub async fn tell_flows(
                         took_ms = u64::try_from(over.took.as_millis()).unwrap_or(u64::MAX),
                         "clients of lost endpoints were told that their connection is over"
                     );
+                    journal.tell(What::Told {
+                        told: over.told,
+                        not_told: over.given_up,
+                    });
                 }
                 if let Some(error) = passed.sent.error
                     && !std::mem::replace(&mut told, true)

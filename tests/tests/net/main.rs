@@ -16,6 +16,7 @@ mod lab;
 mod life;
 mod names;
 mod narrow;
+mod operate;
 mod own;
 mod primaries;
 mod protocols;

@@ -16,6 +16,7 @@ use lab::{
         BACKUP_V4, BACKUP_V6, CLIENT_V4, CLIENT_V6, MASTER_V4, MASTER_V6, VIP_BACKUP_V4,
         VIP_BACKUP_V6, VIP_MASTER_V4, VIP_MASTER_V6, VIP_V4, VIP_V6,
     },
+    wait::until,
 };
 use serde_json::json;
 
@@ -179,7 +180,12 @@ fn metrics_are_served() {
         let rig = Rig::new(Way::Edge)?;
         get(&rig.lab.client, VIP_V4, "/")?.expect("the VIP answers");
         let page = rig.agent.metrics_page("/metrics")?;
-        for part in ["# TYPE probe_", "sense", "master", "backup", "# EOF"] {
+        for part in [
+            "# TYPE probe_checks_total counter",
+            "sense",
+            "master",
+            "backup",
+        ] {
             ensure!(page.contains(part), "no {part:?} in\n{page}");
         }
         let human = rig.agent.order(&["status"])?;
@@ -190,5 +196,29 @@ fn metrics_are_served() {
         let json: serde_json::Value = serde_json::from_str(&json)?;
         ensure!(json["services"][0]["selection"]["endpoint"] == "master");
         Ok(())
+    });
+}
+
+#[test]
+fn the_status_page_tells_of_a_switch() {
+    privileged(|| {
+        let page = "127.0.0.1:9378";
+        let mut rig = Rig::with(Way::Edge, |config| {
+            config["page"] = json!({"listen": page});
+        })?;
+        let node = rig.lab.node.clone();
+        let document = node.ask("curl", &["-sS", page])?;
+        ensure!(document.contains("</html>"), "{document}");
+        rig.master.kill()?;
+        rig.agent.wait_selected("backup")?;
+        // It goes on until it is told to stop.
+        let events = format!("{page}/events");
+        until("the switch in the page's events", || {
+            let told = node.output("curl", &["-sS", "--max-time", "1", &events])?;
+            let told = String::from_utf8_lossy(&told.stdout).into_owned();
+            let switch = r#""from":["master"],"to":["backup"],"reason":"master-down""#;
+            ensure!(told.contains(switch), "{told}");
+            Ok(())
+        })
     });
 }

@@ -407,6 +407,34 @@ fn two_clients(way: Way) -> Result<()> {
     })
 }
 
+/// Who comes back gets a twentieth of its share for half a minute; at the start nobody is slow.
+fn comes_back_slowly() -> Result<()> {
+    let mut tiers = Tiers::new(Way::Edge, |config| {
+        config["services"][0]["slow_start"] = json!("10m");
+    })?;
+    tiers.share(&[("master", 2), ("m2", 1), ("m3", 1)])?;
+    tiers.kill("m2")?;
+    tiers.wait_serving(&["master", "m3"])?;
+    tiers.restart("m2")?;
+    tiers.wait_serving(&MASTERS)?;
+    let status = tiers.agent.status()?;
+    ensure!(agent::find_endpoint(&status, "m2")?["slow_start"] == 5);
+    let samples = tiers.samples()?;
+    let got = samples.iter().filter(|s| s.answered_by("m2")).count();
+    // A sixtieth, where its whole share is a quarter.
+    ensure!(
+        got * 10 < samples.len(),
+        "m2 got {got} of {}",
+        samples.len()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_share_grows_slowly_after_a_recovery() {
+    privileged(comes_back_slowly);
+}
+
 #[test]
 fn clients_keep_their_endpoint_among_pods() {
     privileged(|| two_clients(Way::EdgeAmongPods));

@@ -21,7 +21,8 @@ use probe_ebpf::{
         FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT, FlowKey, ForwardFlow,
         LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
         ListenerKey, NO_ENDPOINT, Node, PREVIOUS_RING, Plain, PortLine, RING_SIZE, Reason,
-        ReverseFlow, Ring, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, V4, V6, place,
+        ReverseFlow, Ring, SIEVE_WORDS, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Sieve, V4, V6,
+        place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -290,11 +291,20 @@ impl Programs {
                 _ => 0,
             },
         });
+        let v4_key = key(V4::from_bytes(v4), port, protocol);
+        let v6_key = key(V6::from_bytes(v6), port, protocol);
+        let mut sieve = self.array::<[u64; SIEVE_WORDS]>(names::MAP_SIEVE);
+        let mut words = sieve.get(&0, 0).expect("in range");
+        for bit in [v4_key.0.bit(), v6_key.0.bit()] {
+            let (word, mask) = Sieve::place(bit);
+            words[word] |= mask;
+        }
+        sieve.set(0, words, 0).expect("in range");
         self.hash(names::MAP_LISTENERS_V4)
-            .insert(key(V4::from_bytes(v4), port, protocol), listener, 0)
+            .insert(v4_key, listener, 0)
             .expect("room");
         self.hash(names::MAP_LISTENERS_V6)
-            .insert(key(V6::from_bytes(v6), port, protocol), listener, 0)
+            .insert(v6_key, listener, 0)
             .expect("room");
     }
 

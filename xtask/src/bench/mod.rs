@@ -29,6 +29,8 @@ enum What {
     Datapath(Datapath),
     /// What clients see of an outage, by probe, HAProxy and a plain rule
     Failover(Failover),
+    /// What checks cost and when they come, by probe and HAProxy
+    Probes(Probes),
 }
 
 #[derive(Args)]
@@ -60,6 +62,19 @@ struct Failover {
     plot: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Probes {
+    /// Tables to read, or one JSON object
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+    /// Fewer and shorter runs: a minute and a half instead of eight
+    #[arg(long)]
+    quick: bool,
+    /// One part only
+    #[arg(long, value_enum)]
+    only: Option<Checks>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Human,
@@ -84,6 +99,18 @@ enum Outage {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Checks {
+    /// CPU per check, by kind
+    Costs,
+    /// Achieved period, lateness, memory
+    Periods,
+    /// From a fault to the verdict
+    Detection,
+    /// False alarms beside other work
+    Saturated,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Part {
     Programs,
     Throughput,
@@ -97,6 +124,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.what {
         What::Datapath(options) => datapath(options),
         What::Failover(options) => failover(options),
+        What::Probes(options) => probes(options),
     }
 }
 
@@ -151,6 +179,31 @@ fn failover(options: &Failover) -> Result<ExitCode> {
         command.args([OsStr::new("--plot"), here.join(file).as_os_str()]);
     }
     command.env("PROBE_BIN", probe).env("LAB_SERVER", server);
+    become_it(command, &bench)
+}
+
+fn probes(options: &Probes) -> Result<ExitCode> {
+    toolchain::need_programs(toolchain::PROBES)?;
+    build_ebpf::build()?;
+    eprintln!("xtask: building in release");
+    let [bench, probe] = build_release(["lab-probes", "probe"])?;
+    let mut command = Command::new(&bench);
+    command.args(["--format", options.format.word()]);
+    if options.quick {
+        command.arg("--quick");
+    }
+    if let Some(part) = options.only {
+        command.args([
+            "--only",
+            match part {
+                Checks::Costs => "costs",
+                Checks::Periods => "periods",
+                Checks::Detection => "detection",
+                Checks::Saturated => "saturated",
+            },
+        ]);
+    }
+    command.env("PROBE_BIN", probe);
     become_it(command, &bench)
 }
 

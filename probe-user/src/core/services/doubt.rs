@@ -8,7 +8,7 @@
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Endpoint, Result, Service, Services};
+use super::{Endpoint, Result, Service, Services, What};
 use crate::{
     core::Observer,
     datapath::Steering,
@@ -41,6 +41,7 @@ impl Services {
         let doubts = self.distrust.doubts(kind, witnesses.chain([itself]), now);
         if doubts && before.is_none() {
             observer.distrusts(true);
+            self.journal.tell(What::Distrust { doubts: true });
             warn!(
                 longest_ms = u64::try_from(distrust::LONGEST.as_millis()).unwrap_or(u64::MAX),
                 "endpoints of all hosts have fallen silent together: perhaps it is this node; \
@@ -53,6 +54,7 @@ impl Services {
     /// Somebody said a word: the others are asked.
     pub(super) fn ask_again(&self, observer: &dyn Observer) {
         observer.distrusts(false);
+        self.journal.tell(What::Distrust { doubts: false });
         info!("an endpoint says a word: it is not this node; all are judged by their next check");
         let all = self.all.iter().flat_map(|service| &service.endpoints);
         for endpoint in all.filter(|endpoint| endpoint.withheld) {

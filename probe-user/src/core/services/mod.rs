@@ -1,8 +1,11 @@
 //! The services: from verdicts to map writes.
 
 mod doubt;
+mod explain;
+pub mod orders;
 mod signals;
 mod telling;
+mod weights;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -10,10 +13,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
-use super::{CheckKey, CheckPlan, Lookup, Observer, Refused, Running, StartChecks, status};
+use super::{
+    CheckKey, CheckPlan, Lookup, Named, Observer, Running, StartChecks,
+    journal::{Journal, What},
+    order::{Given, Kept, Standing as StandingOrders},
+    status,
+};
 use crate::{
     config::{self, Config, Connections, Observe},
     datapath::{
@@ -25,6 +33,8 @@ use crate::{
         damping::Damped,
         distrust::Distrust,
         drain::{Before, Drains, Limits},
+        orders::{Mode, Promotion},
+        slow_start::SlowStart,
     },
     health::{
         RiseFall, State, Verdict,
@@ -36,6 +46,8 @@ use crate::{
     },
     resolve::{Families, Resolved, choose},
 };
+use explain::History;
+use orders::{Ordered, Restored};
 
 type Result<T = ()> = std::result::Result<T, datapath::Error>;
 
@@ -53,7 +65,15 @@ struct Service {
     switches: u64,
     /// Changes within the selected tier, which are no switches.
     members_changed: u64,
+    slow_start: SlowStart,
     endpoints: Vec<Endpoint>,
+    /// What operators said of each endpoint last.
+    ordered: Vec<Ordered>,
+    promoted_by: Option<Given>,
+    /// What the journal and the keeper of the orders know.
+    promoted_told: Option<Promotion>,
+    frozen_by: Option<Given>,
+    journal: Arc<Journal>,
 }
 
 struct Endpoint {
@@ -63,11 +83,18 @@ struct Endpoint {
     health: RiseFall,
     /// When it went down after it had been up.
     fell: Option<Instant>,
+    /// When the first of the failures in a row began, checks' and counted clients'.
+    failing: Option<Instant>,
     /// It is down, and the failover was not told.
     withheld: bool,
     since: SystemTime,
     /// What the kernel holds.
     mark: Mark,
+    /// The kernel sends no new connections here, whoever refuses them elsewhere.
+    resting: bool,
+    history: History,
+    /// What the datapath takes its weight for.
+    weight: u16,
     verdict: Option<Verdict>,
     /// Since when verdicts are of its kind.
     verdict_since: SystemTime,
@@ -114,6 +141,10 @@ pub struct Services {
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
     due: Option<Instant>,
+    journal: Arc<Journal>,
+    /// Orders for who is not in the configuration.
+    unclaimed: StandingOrders,
+    published: watch::Sender<Kept>,
 }
 
 impl Services {
@@ -121,6 +152,8 @@ impl Services {
     pub fn new<D: Steering>(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
+        standing: StandingOrders,
+        journal: Arc<Journal>,
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result<Self> {
@@ -131,14 +164,38 @@ impl Services {
             .map(|(service, at)| service_plan(service, at))
             .collect();
         let applied = datapath.apply(&plan)?;
+        let published = watch::Sender::new(orders::first_version(&standing));
+        let mut unclaimed = standing;
         let all = config
             .services()
             .iter()
             .zip(resolved)
             .zip(applied)
-            .map(|((config, at), applied)| Service::new(config, at, applied, Instant::now()))
+            .map(|((config, at), applied)| {
+                let restored = Restored::take(config, &mut unclaimed);
+                Service::new(
+                    config,
+                    at,
+                    applied,
+                    restored,
+                    journal.clone(),
+                    Instant::now(),
+                )
+            })
             .collect();
+        for service in unclaimed.services.keys() {
+            if !config.services().iter().any(|s| s.name() == service) {
+                warn!(
+                    service,
+                    "there are orders for a service that is not in the configuration; they are \
+                     kept for its return"
+                );
+            }
+        }
         let mut services = Self {
+            journal,
+            unclaimed,
+            published,
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
@@ -147,6 +204,7 @@ impl Services {
             due: None,
         };
         for service in &mut services.all {
+            service.promoted_told = service.failover.promoted();
             service.write_selection(datapath)?;
             service.write_marks(datapath)?;
             service.tell(observer);
@@ -220,16 +278,21 @@ impl Services {
         if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
             errors.good_check();
         }
-        let (kind, was_up) = (verdict.kind, endpoint.health.state() == State::Up);
+        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
+        match success {
+            Some(true) => endpoint.failing = None,
+            Some(false) => _ = endpoint.failing.get_or_insert(begun),
+            None => {}
+        }
+        let (kind, before) = (verdict.kind, endpoint.health.state());
         let changed = success.and_then(|success| endpoint.health.observe(success));
         if changed.is_some() {
-            let fell = was_up.then_some(now);
+            let fell = (before == State::Up).then_some(now);
             endpoint.fell = fell;
             let withheld =
                 fell.is_some() && self.withholds(key.service, key.endpoint, kind, now, observer);
             self.all[key.service].endpoints[key.endpoint].withheld = withheld;
         }
-        let begun = now.checked_sub(verdict.latency).unwrap_or(now);
         let believed = success == Some(false) && self.distrust.believes(begun);
         let service = &mut self.all[key.service];
         let endpoint = &mut service.endpoints[key.endpoint];
@@ -237,6 +300,11 @@ impl Services {
         let tells = changed.filter(|_| !endpoint.withheld);
         let mut switch = None;
         if let Some(state) = tells.or(told.then_some(State::Down)) {
+            match state {
+                State::Up if before == State::Down => service.slow_start.up(key.endpoint, now),
+                State::Down => service.slow_start.down(key.endpoint),
+                State::Up | State::Unknown => {}
+            }
             switch = service.failover.observe(key.endpoint, state, now);
             service.carry_out(switch.as_ref(), now, datapath)?;
         }
@@ -269,6 +337,7 @@ impl Services {
                 service.tell_switch(switch, observer);
                 service.tell_damping(observer);
             }
+            service.grow(now, datapath)?;
             if service.drains.due().is_some_and(|due| due <= now) {
                 let over = service.drains.tick(now);
                 service.write_marks(datapath)?;
@@ -279,6 +348,7 @@ impl Services {
         if self.distrust.tick(now) {
             if doubted {
                 observer.distrusts(false);
+                self.journal.tell(What::Distrust { doubts: false });
             }
             self.believe(now, datapath, observer)?;
         }
@@ -292,30 +362,9 @@ impl Services {
         Some(status::unix_ms(telling::wall_clock(since, now)))
     }
 
-    /// Somebody orders a fail-back.
-    pub fn order_failback<D: Steering>(
-        &mut self,
-        name: &str,
-        now: Instant,
-        datapath: &mut D,
-        observer: &dyn Observer,
-    ) -> Result<std::result::Result<String, Refused>> {
-        let Some(service) = self.all.iter_mut().find(|s| s.config.name() == name) else {
-            return Ok(Err(Refused::NoService(name.to_owned())));
-        };
-        let switch = match service.failover.order_failback(now) {
-            Ok(switch) => Some(switch),
-            Err(reason) => {
-                let service = name.to_owned();
-                return Ok(Err(Refused::No { service, reason }));
-            }
-        };
-        service.carry_out(switch.as_ref(), now, datapath)?;
-        service.tell_switch(switch, observer);
-        service.tell_damping(observer);
-        let name = service.target_name(service.failover.selected());
-        self.reckon();
-        Ok(Ok(name))
+    /// Orders in effect, as they change.
+    pub fn kept(&self) -> watch::Receiver<Kept> {
+        self.published.subscribe()
     }
 
     /// DNS answered, or did not.
@@ -366,13 +415,29 @@ impl Services {
     pub fn pending(&self) -> Vec<String> {
         let mut pending = Vec::new();
         for service in &self.all {
-            for (endpoint, config) in service.endpoints.iter().zip(service.config.endpoints()) {
-                if !endpoint.judged {
+            let endpoints = service.endpoints.iter().zip(service.config.endpoints());
+            for (e, (endpoint, config)) in endpoints.enumerate() {
+                if !endpoint.judged && service.failover.mode(e) != Mode::Maint {
                     pending.push(format!("{}/{}", service.config.name(), config.name()));
                 }
             }
         }
         pending
+    }
+
+    /// Services and endpoints as the kernel knows them.
+    pub fn names(&self) -> Vec<Named> {
+        let named = |service: &Service| Named {
+            id: service.id,
+            name: service.config.name().to_owned(),
+            endpoints: service
+                .endpoints
+                .iter()
+                .zip(service.config.endpoints())
+                .map(|(endpoint, config)| (endpoint.id, config.name().to_owned()))
+                .collect(),
+        };
+        self.all.iter().map(named).collect()
     }
 
     /// For people and programs.
@@ -381,7 +446,13 @@ impl Services {
     }
 
     fn reckon(&mut self) {
-        let due = |s: &Service| [s.failover.due(), s.failover.steady_due(), s.drains.due()];
+        self.settle_promotions();
+        let due = |s: &Service| {
+            let failover = [s.failover.due(), s.failover.steady_due()];
+            failover
+                .into_iter()
+                .chain([s.drains.due(), s.slow_start.due()])
+        };
         let due = self.all.iter().flat_map(due).flatten();
         self.due = due.chain(self.distrust.due()).min();
     }
@@ -392,6 +463,8 @@ impl Service {
         config: &config::Service,
         at: Vec<Resolved>,
         applied: AppliedService,
+        restored: Restored,
+        journal: Arc<Journal>,
         now: Instant,
     ) -> Self {
         // Of endpoints that are none of ours the choice says nothing.
@@ -403,6 +476,7 @@ impl Service {
         });
         let mark = |i: usize| applied.inherited_marks.get(i).copied().unwrap_or(Mark::Up);
         let state = |i: usize| match &inherited {
+            _ if restored.modes[i] == Mode::Maint => State::Unknown,
             _ if mark(i) == Mark::Down => State::Down,
             // It was in use: it takes `fall` failures to leave it.
             Some(Target::Endpoints(serving)) if serving.contains(&i) => State::Up,
@@ -416,6 +490,7 @@ impl Service {
                 tier: endpoint.tier(),
                 weighs: endpoint.weight() > 0,
                 state: state(i),
+                mode: restored.modes[i],
             })
             .collect();
         let failover = Failover::new(
@@ -424,7 +499,8 @@ impl Service {
             &members,
             inherited.clone(),
             now,
-        );
+        )
+        .with_orders(restored.promoted, restored.frozen, now);
         let goes_on = match (&inherited, failover.selected()) {
             (Some(Target::Endpoints(before)), Target::Endpoints(now)) => {
                 now.iter().all(|i| before.contains(i))
@@ -437,6 +513,9 @@ impl Service {
             Reason::Initial
         };
         let mut drains = Drains::new(limits(config), members.len());
+        for (i, left) in restored.allowed.iter().enumerate() {
+            drains.allow(i, *left, now);
+        }
         if inherited.is_some() {
             // Which of the others served before nobody knows; a sweep will tell who has flows.
             let ago = SystemTime::now().duration_since(applied.inherited_at);
@@ -462,9 +541,13 @@ impl Service {
                 families: Families::of(config, endpoint),
                 health: RiseFall::new(check.rise(), check.fall(), members[i].state),
                 fell: None,
+                failing: None,
                 withheld: false,
                 since: SystemTime::now(),
                 mark: mark(i),
+                resting: false,
+                history: History::default(),
+                weight: endpoint.weight(),
                 verdict: None,
                 verdict_since: SystemTime::now(),
                 durations: Window::default(),
@@ -494,17 +577,30 @@ impl Service {
             since: SystemTime::now(),
             switches: 0,
             members_changed: 0,
+            slow_start: SlowStart::new(config.endpoints().iter().map(|e| e.slow_start())),
             endpoints,
+            ordered: restored.ordered,
+            promoted_by: restored.promoted_by,
+            promoted_told: None,
+            frozen_by: restored.frozen_by,
+            journal,
         };
         service.follow(now);
         service
     }
 
+    /// Is an endpoint down for its connections: by its checks, as far as they are believed, or
+    /// by order?
+    fn is_down(&self, e: usize) -> bool {
+        self.failover.mode(e) == Mode::Maint || self.endpoints[e].is_down()
+    }
+
     /// Tells the drains who is selected and who is down.
     fn follow(&mut self, now: Instant) {
-        let is_down = |i: usize| self.endpoints[i].is_down();
+        let down: Vec<_> = (0..self.endpoints.len()).map(|i| self.is_down(i)).collect();
         self.drains
-            .follow(|i| self.failover.serves(i), is_down, now);
+            .follow(|i| self.failover.serves(i), |i| down[i], now);
+        self.follow_drains(now);
     }
 
     /// Counts what is left of flows that follow the selection.
@@ -572,22 +668,38 @@ impl Service {
                     datapath.mark(endpoint.id, Mark::Up)?;
                     endpoint.mark = Mark::Up;
                 }
+                if std::mem::take(&mut endpoint.resting) {
+                    let tier = self.config.endpoints()[*i].tier();
+                    datapath.rest(self.id, endpoint.id, Some(tier))?;
+                }
             }
         }
-        datapath.select(self.id, self.choice())
+        let choice = self.choice();
+        if matches!(choice, Choice::Spread(_)) {
+            self.write_weights(datapath);
+        }
+        datapath.select(self.id, choice)
     }
 
     fn write_marks<D: Steering>(&mut self, datapath: &mut D) -> Result {
-        for (i, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let mark = if self.failover.serves(i) {
+        for i in 0..self.endpoints.len() {
+            let serves = self.failover.serves(i);
+            let mark = if serves {
                 Mark::Up
             } else if self.drains.is_drained(i) {
                 Mark::Drained
-            } else if endpoint.is_down() {
+            } else if self.is_down(i) {
                 Mark::Down
             } else {
                 Mark::Up
             };
+            let resting = !serves && self.failover.mode(i) != Mode::Ready;
+            let endpoint = &mut self.endpoints[i];
+            if resting != endpoint.resting {
+                let tier = self.config.endpoints()[i].tier();
+                datapath.rest(self.id, endpoint.id, (!resting).then_some(tier))?;
+                endpoint.resting = resting;
+            }
             if mark != endpoint.mark {
                 datapath.mark(endpoint.id, mark)?;
                 endpoint.mark = mark;
@@ -654,7 +766,8 @@ impl Service {
         endpoint.id = id;
         endpoint.generation += 1;
         // A new id begins unmarked.
-        endpoint.mark = Mark::Up;
+        (endpoint.mark, endpoint.resting) = (Mark::Up, false);
+        endpoint.weight = plan.weight;
         let selected = self.failover.serves(e);
         let reason = match self.choice() {
             Choice::Spread(_) => Reason::MembersChanged,
@@ -671,6 +784,12 @@ impl Service {
             selected,
             "endpoint moved from {was:?} to {now:?}"
         );
+        self.journal.tell(What::Moved {
+            service: self.config.name().to_owned(),
+            endpoint: self.config.endpoints()[e].name().to_owned(),
+            from: was.iter().map(ToString::to_string).collect(),
+            to: now.iter().map(ToString::to_string).collect(),
+        });
         observer.identified(self.config.name(), self.config.endpoints()[e].name(), id);
         if selected {
             observer.switched(self.config.name(), reason);
@@ -684,6 +803,9 @@ impl Service {
         let endpoint = &mut self.endpoints[e];
         // Before others begin, sentinel connections included.
         endpoint.running = None;
+        if self.failover.mode(e) == Mode::Maint {
+            return;
+        }
         let key = CheckKey {
             service: s,
             endpoint: e,

@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Result, Service, Services};
+use super::{Result, Service, Services, telling};
 use crate::{
     config::Observe,
     core::{Observer, Signalled, Whose},
     datapath::Steering,
+    failover::orders::Mode,
     health::{Kind, Saw, Signal, State, Verdict},
 };
 
@@ -32,13 +33,18 @@ impl Services {
         };
         let service = &mut self.all[s];
         service.count_signal(e, signal, observer);
+        if service.failover.mode(e) == Mode::Maint {
+            return Ok(());
+        }
         if service.endpoints[e].health.state() == State::Down {
             return Ok(());
         }
         let errors = match service.config.observe() {
             Observe::Off if signal.is_of_client() => return Ok(()),
             Observe::MarkDown { .. } if signal.is_of_client() => {
-                let errors = &mut service.endpoints[e].errors;
+                let endpoint = &mut service.endpoints[e];
+                endpoint.failing.get_or_insert(now);
+                let errors = &mut endpoint.errors;
                 let Some(errors) = errors.as_mut().and_then(|errors| errors.failed()) else {
                     return Ok(());
                 };
@@ -118,6 +124,8 @@ impl Service {
             state.label(),
             verdict.detail()
         );
+        self.journal
+            .tell(telling::state_event(service, name, state, &verdict));
         endpoint.conclude(verdict);
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Endpoint, Observer, Service, status};
+use super::{Endpoint, Observer, Service, What, status};
 use crate::{
     config::Failback,
     failover::{Reason, Switch, Target, damping::Damped},
@@ -74,6 +74,8 @@ impl Service {
                 state.label(),
                 verdict.detail()
             );
+            self.journal
+                .tell(state_event(service, name, state, &verdict));
         }
         endpoint.conclude(verdict);
     }
@@ -83,6 +85,7 @@ impl Service {
         let service = self.config.name();
         for (endpoint, config) in self.endpoints.iter().zip(self.config.endpoints()) {
             observer.identified(service, config.name(), endpoint.id);
+            observer.placed(service, config.name(), config.tier(), config.weight());
             observer.state(service, config.name(), endpoint.health.state());
         }
         observer.served(service, self.id);
@@ -100,7 +103,13 @@ impl Service {
     pub(super) fn tell_switch(&self, switch: Option<Switch>, observer: &dyn Observer) {
         let Some(switch) = switch else { return };
         let service = self.config.name();
+        let written = Instant::now();
         observer.switched(service, switch.reason);
+        if switch.reason == Reason::MasterDown
+            && let Some(began) = self.failing(&switch.from)
+        {
+            observer.failed_over(service, written.saturating_duration_since(began));
+        }
         self.tell_selection(observer);
         self.tell_drains(observer);
         let (from, to) = (self.target_name(&switch.from), self.target_name(&switch.to));
@@ -113,6 +122,12 @@ impl Service {
         } else {
             warn!(service, from, to, reason, "switched");
         }
+        self.journal.tell(What::Switch {
+            service: service.to_owned(),
+            from: texts(&self.names(&switch.from)),
+            to: texts(&self.names(&switch.to)),
+            reason: reason.to_owned(),
+        });
     }
 
     /// Says which tiers' fail-backs wait longer now, or no longer, if that changed.
@@ -131,6 +146,12 @@ impl Service {
                     hold_ms = millis(of.hold),
                     "down again soon after a fail-back: the next one to this tier waits longer"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: of.tier,
+                    hold_ms: Some(millis(of.hold)),
+                    relapses: of.relapses,
+                });
             }
         }
         for before in &self.damped {
@@ -140,6 +161,12 @@ impl Service {
                     tier = before.tier,
                     "steady since the last fail-back: the next one waits as configured"
                 );
+                self.journal.tell(What::Damping {
+                    service: service.to_owned(),
+                    tier: before.tier,
+                    hold_ms: None,
+                    relapses: 0,
+                });
             }
         }
         self.damped = damped;
@@ -172,8 +199,21 @@ impl Service {
                     flows = draining.flows,
                     "drained: flows that are left are reset"
                 );
+                self.journal.tell(What::Drained {
+                    service: self.config.name().to_owned(),
+                    endpoint: self.config.endpoints()[*e].name().to_owned(),
+                    flows: draining.flows,
+                });
             }
         }
+    }
+
+    /// When the failures began that a target was left for.
+    fn failing(&self, target: &Target) -> Option<Instant> {
+        let Target::Endpoints(left) = target else {
+            return None;
+        };
+        left.iter().filter_map(|i| self.endpoints[*i].failing).min()
     }
 
     fn tell_selection(&self, observer: &dyn Observer) {
@@ -185,7 +225,7 @@ impl Service {
         self.names(self.failover.selected())
     }
 
-    fn names(&self, target: &Target) -> Vec<&str> {
+    pub(super) fn names(&self, target: &Target) -> Vec<&str> {
         match target {
             Target::Endpoints(serving) => {
                 let endpoints = self.config.endpoints();
@@ -237,6 +277,14 @@ impl Service {
                 damped: self.damped.iter().map(status_of_damped).collect(),
             },
             affinity_ms: self.config.affinity().map(millis),
+            promoted: self.failover.promoted().map(|promoted| {
+                let name = self.config.endpoints()[promoted.endpoint].name();
+                status::ordered(name, self.promoted_by.as_ref())
+            }),
+            frozen: self
+                .failover
+                .frozen()
+                .then(|| status::ordered("frozen", self.frozen_by.as_ref())),
             endpoints: endpoints
                 .enumerate()
                 .map(|(i, (endpoint, config))| {
@@ -245,10 +293,17 @@ impl Service {
                         name: config.name().to_owned(),
                         tier: config.tier(),
                         weight: config.weight(),
+                        slow_start: self.percent(i),
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
                         state: endpoint.health.state().label().to_owned(),
+                        mode: self.failover.mode(i).label().to_owned(),
+                        ordered: self
+                            .ordered_by(i)
+                            .map(|given| status::ordered(&self.mode_text(i), Some(given))),
+                        against: endpoint.health.against(),
+                        needed: endpoint.health.needed(),
                         verdict: verdict.map(|v| v.kind.label().to_owned()),
                         detail: verdict.map(Verdict::detail),
                         verdict_since_unix_ms: verdict
@@ -294,9 +349,22 @@ impl Service {
     }
 }
 
+/// An endpoint is in another state, by this verdict.
+pub(super) fn state_event(service: &str, endpoint: &str, state: State, verdict: &Verdict) -> What {
+    What::State {
+        service: service.to_owned(),
+        endpoint: endpoint.to_owned(),
+        state: state.label().to_owned(),
+        verdict: verdict.kind.label().to_owned(),
+        detail: verdict.detail(),
+        saw: (!verdict.saw.is_empty()).then(|| verdict.saw.to_string()),
+    }
+}
+
 impl Endpoint {
     /// Keeps what a check concluded.
     pub(super) fn conclude(&mut self, verdict: Verdict) {
+        self.history.note(verdict.kind);
         let before = self.verdict.as_ref().map(|before| before.kind);
         if before != Some(verdict.kind) {
             self.verdict_since = SystemTime::now();
@@ -322,6 +390,6 @@ fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(T::to_string).collect()
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -64,6 +64,7 @@ impl Instance {
             flows,
             log: LogLevel::Warn,
             learn: Duration::ZERO,
+            uplinks: true,
             source_v4: None,
             source_v6: None,
             xdp_send: XdpSend::Auto,

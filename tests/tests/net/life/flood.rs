@@ -163,18 +163,11 @@ fn a_flood(way: Way, answered: bool, learn: &str) -> Result<()> {
     quiet.iter_mut().try_for_each(Pair::talk)?;
     let ports: Vec<u16> = quiet.iter().map(Pair::port).collect::<Result<_>>()?;
     let tables = Tables::of(&rig.lab)?;
-    let confirmed = || -> Result<usize> {
-        let mut count = 0;
-        for port in &ports {
-            let (forward, reverse) = (tables.forward(*port)?, tables.reverse(*port)?);
-            let here = forward.len() == 1 && reverse.len() == 1;
-            count += usize::from(here && reverse[0].is_confirmed());
-        }
-        Ok(count)
-    };
-    until("every flow to be confirmed", || {
-        ensure!(confirmed()? == quiet.len());
-        Ok(())
+    let flows: Vec<_> = until("every flow to be confirmed", || {
+        ports
+            .iter()
+            .map(|port| tables.confirmed_flow(*port))
+            .collect()
     })?;
 
     // The sockets of both services are flooded, at the same endpoint's kernel.
@@ -230,7 +223,9 @@ fn a_flood(way: Way, answered: bool, learn: &str) -> Result<()> {
         pair.down().with_context(|| what.clone())?;
         pair.up().with_context(|| what.clone())?;
     }
-    ensure!(confirmed()? == quiet.len(), "{what}: an entry is gone");
+    for flow in &flows {
+        tables.still(flow).with_context(|| what.clone())?;
+    }
     for long in longs.iter().chain([&long]) {
         long.check_alive().with_context(|| what.clone())?;
     }

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData};
 use lab::{
     Agent, Lab, Namespace, Way,
@@ -317,6 +317,38 @@ impl Tables {
         Ok(found)
     }
 
+    /// A flow of the lab's client, once both its entries are there and confirmed, to be looked for again
+    /// while thousands of others come and go: a walk may then miss what it has not come to, since room
+    /// that is given to another key leads it elsewhere.
+    pub fn confirmed_flow(&self, port: u16) -> Result<Flow> {
+        let (forward, reverse) = (self.forward(port)?, self.reverse(port)?);
+        let ([forward], [reverse]) = (&forward[..], &reverse[..]) else {
+            bail!("port {port}: {forward:?} {reverse:?}");
+        };
+        ensure!(reverse.is_confirmed(), "port {port}: {reverse:?}");
+        Ok(Flow {
+            forward: key(forward.client, forward.vip, forward.protocol),
+            reverse: key(reverse.client, reverse.endpoint, reverse.protocol),
+        })
+    }
+
+    /// Is a flow as it was found?
+    pub fn still(&self, flow: &Flow) -> Result<()> {
+        let port = ends(&flow.forward).0.port();
+        self.forward
+            .get(&flow.forward, 0)
+            .with_context(|| format!("port {port}: its forward entry is gone"))?;
+        let value = self
+            .reverse
+            .get(&flow.reverse, 0)
+            .with_context(|| format!("port {port}: its reverse entry is gone"))?;
+        ensure!(
+            value[1] & FLOW_CONFIRMED != 0,
+            "port {port} is not confirmed any more"
+        );
+        Ok(())
+    }
+
     /// Are there entries about this port?
     pub fn hold(&self, port: u16) -> Result<bool> {
         Ok(!self.forward(port)?.is_empty() || !self.reverse(port)?.is_empty())
@@ -344,6 +376,22 @@ impl Tables {
         let [_, granted, limit, ..] = self.node.get(&0, 0)?;
         Ok(limit.saturating_sub(granted))
     }
+}
+
+/// Where both entries of a flow are.
+pub struct Flow {
+    forward: [u8; 16],
+    reverse: [u8; 16],
+}
+
+fn key(client: SocketAddrV4, other: SocketAddrV4, protocol: u8) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..4].copy_from_slice(&client.ip().octets());
+    key[4..8].copy_from_slice(&other.ip().octets());
+    key[8..10].copy_from_slice(&client.port().to_be_bytes());
+    key[10..12].copy_from_slice(&other.port().to_be_bytes());
+    key[12] = protocol;
+    key
 }
 
 /// The client's and the other end of a key.
