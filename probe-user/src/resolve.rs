@@ -2,7 +2,8 @@
 //!
 //! The node's own rules hold: /etc/hosts, and the servers, search domains and
 //! ndots of /etc/resolv.conf. Both files are read afresh for every round, and no
-//! answer is cached, so that `resolve.every` alone says how old an address can be.
+//! answer is cached, so that `resolve.every` alone says how old an address can be. A name that
+//! several endpoints share is asked for once.
 //!
 //! An endpoint keeps its present address as long as it is among the answers, so a
 //! server that rotates its records does not make it wander; a new one is the least
@@ -10,10 +11,12 @@
 //! keeps its last address: a DNS failure must not become an outage.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
+use futures_util::{Stream, StreamExt as _, stream};
 use hickory_resolver::{
     Resolver, TokioResolver,
     config::{LookupIpStrategy, ResolveHosts, ResolverConfig},
@@ -51,7 +54,7 @@ impl Resolved {
 }
 
 /// The address families that an endpoint's listeners use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Families {
     /// IPv4 is needed.
     pub v4: bool,
@@ -111,10 +114,40 @@ fn keep<A: Copy + Ord>(present: Option<A>, answers: &[A]) -> Option<A> {
     }
 }
 
-/// Asks for a name's addresses in the families that are needed. An error says why
-/// there is none.
-pub async fn lookup(host: &str, families: Families) -> Result<Vec<IpAddr>, String> {
-    let resolver = resolver(families).map_err(|error| format!("set up the resolver: {error}"))?;
+/// Lookups at one time.
+const AT_ONCE: usize = 32;
+
+/// Looks up names, each once and so many at one time, in no order. The node's rules are read
+/// once for all of them.
+pub fn lookups<N: Clone>(
+    names: impl IntoIterator<Item = (String, Families, N)>,
+) -> impl Stream<Item = (N, Answer)> {
+    let mut resolvers = BTreeMap::new();
+    let asked: Vec<_> = names
+        .into_iter()
+        .map(|(host, families, whose)| {
+            let ready = resolvers
+                .entry(families)
+                .or_insert_with(|| resolver(families).map_err(|error| error.to_string()));
+            (host, ready.clone(), whose)
+        })
+        .collect();
+    stream::iter(asked)
+        .map(|(host, resolver, whose)| async move {
+            let answer = match resolver {
+                Ok(resolver) => ask(&resolver, &host).await,
+                Err(error) => Err(format!("set up the resolver: {error}")),
+            };
+            (whose, answer)
+        })
+        .buffer_unordered(AT_ONCE)
+}
+
+/// A name's addresses, or why there is none.
+pub type Answer = Result<Vec<IpAddr>, String>;
+
+/// Asks for a name's addresses in the families that are needed.
+async fn ask(resolver: &TokioResolver, host: &str) -> Answer {
     let answer = resolver.lookup_ip(host).await;
     let found: Vec<IpAddr> = answer.map_err(|error| error.to_string())?.iter().collect();
     if found.is_empty() {
@@ -228,7 +261,12 @@ mod tests {
     #[tokio::test]
     async fn the_hosts_file_is_honoured_and_loopback_is_refused() {
         // Every hosts file has localhost; it is an answer that cannot be steered to.
-        let error = lookup("localhost", BOTH).await.unwrap_err();
-        assert!(error.contains("loopback"), "{error}");
+        let name = |who: u32| ("localhost".to_owned(), BOTH, who);
+        let answers: Vec<_> = lookups((0..100).map(name)).collect().await;
+        assert_eq!(answers.len(), 100);
+        for (_, answer) in answers {
+            let error = answer.unwrap_err();
+            assert!(error.contains("loopback"), "{error}");
+        }
     }
 }

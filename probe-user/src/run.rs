@@ -15,12 +15,14 @@ mod tasks;
 mod threads;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
+use futures_util::StreamExt as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -33,7 +35,8 @@ use crate::{
     config::{self, Address, Config, Each, Fault, Realtime},
     control::{Api, Socket, Sources},
     core::{
-        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks, Whose,
+        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks,
+        Whose,
         journal::{Journal, What},
         order::Written,
     },
@@ -42,12 +45,18 @@ use crate::{
         kernel::{Datapath, LastKnown, Options, last_known},
     },
     failure::Failure,
-    health::{agent, lateness::Pulse, scheduler, sentinel},
+    health::{
+        agent,
+        budget::Budget,
+        lateness::Pulse,
+        scheduler::{self, Replies, Reports, Shared},
+        sentinel,
+    },
     interfaces,
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder, page},
     reload::{self, Loaded, Reloader},
-    resolve::{Families, Resolved, choose, literal, lookup},
+    resolve::{Answer, Families, Resolved, choose, literal, lookups},
 };
 use realtime::Had;
 use threads::Thread;
@@ -57,6 +66,8 @@ use threads::Thread;
 const MAX_WORKERS: usize = 4;
 /// Messages in flight to the core before senders wait.
 const QUEUE: usize = 1024;
+/// Good news in flight to it, which it looks for only now and then.
+const QUIET: usize = 8192;
 
 /// Runs the agent until a signal ends it.
 pub fn agent(file: &Path, detach: bool, watch: bool, log: LogFormat) -> Result<(), Failure> {
@@ -150,7 +161,9 @@ async fn live(
         "probe runs"
     );
 
-    let (reports, report_inbox) = mpsc::channel(QUEUE);
+    let (urgent, report_inbox) = mpsc::channel(QUEUE);
+    let (quiet, quiet_inbox) = mpsc::channel(QUIET);
+    let reports = Reports { urgent, quiet };
     let (signals, signal_inbox) = mpsc::channel(QUEUE);
     let (said, said_inbox) = mpsc::channel(QUEUE);
     let (lookups, lookup_inbox) = mpsc::channel(QUEUE);
@@ -173,6 +186,7 @@ async fn live(
         journal.clone(),
         ready.clone(),
     );
+    let seen = counters.clone();
     let sources = Sources {
         asks,
         counters,
@@ -228,6 +242,7 @@ async fn live(
     }
     let inputs = Inputs {
         reports: report_inbox,
+        quiet: quiet_inbox,
         signals: signal_inbox,
         said: said_inbox,
         lookups: lookup_inbox,
@@ -241,17 +256,32 @@ async fn live(
         .iter()
         .map(|(thread, pulse)| (thread.handle().clone(), pulse.clone()))
         .collect();
+    let at_once = config
+        .checks_at_once()
+        .and_then(|most| usize::try_from(most).ok());
+    let budget = Arc::new(Budget::new(config.checks_per_second(), at_once));
+    core.tell_budget(budget.clone());
+    tasks.spawn(tasks::budget(budget.clone(), metrics.recorder()));
     let mut turns = (0..lanes.len()).cycle();
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
         let turn = turns.next().expect("there is a thread");
         let (handle, pulse) = &lanes[turn];
-        let (target, inter) = (plan.probe.target(), plan.rhythm.intervals.inter);
+        let (target, inter) = (plan.target, plan.rhythm.intervals.inter);
+        let (recipe, mut rhythm) = (plan.recipe, plan.rhythm);
+        rhythm.life_signs = plan.life_signs.map(|id| {
+            let counters = seen.clone();
+            let sent = move || Some(counters.endpoint_counters(id).ok()?.reverse_packets);
+            Replies(Arc::new(sent))
+        });
         let checks = scheduler::run(
             key,
-            plan.probe,
-            plan.rhythm,
+            move || recipe.make(),
+            rhythm,
             plan.triggered,
-            pulse.clone(),
+            Shared {
+                pulse: pulse.clone(),
+                budget: budget.clone(),
+            },
             reports.clone(),
         );
         let mut running = vec![handle.spawn(checks).abort_handle()];
@@ -468,22 +498,16 @@ pub(crate) fn literals_exist(
     Ok(())
 }
 
-/// A name of an endpoint, and who has it.
-#[derive(Clone, Debug)]
-pub(crate) struct Named {
-    service: usize,
-    endpoint: usize,
-    host: String,
-    families: Families,
-}
+/// A name of endpoints, and who has it: positions of the service and in it.
+pub(crate) type Named = (String, Families, Vec<(usize, usize)>);
 
-impl Named {
-    /// From places in the configuration to the slots that the core knows it by.
-    pub(crate) fn renumber(&mut self, slots: &Slots) {
-        if let Some((service, endpoints)) = slots.get(self.service)
-            && let Some(endpoint) = endpoints.get(self.endpoint)
+/// From places in the configuration to the slots that the core knows them by.
+pub(crate) fn renumber((_, _, whose): &mut Named, slots: &Slots) {
+    for (service, endpoint) in whose {
+        if let Some((of, endpoints)) = slots.get(*service)
+            && let Some(slot) = endpoints.get(*endpoint)
         {
-            (self.service, self.endpoint) = (*service, *endpoint);
+            (*service, *endpoint) = (*of, *slot);
         }
     }
 }
@@ -496,20 +520,18 @@ pub(crate) struct Names {
 }
 
 pub(crate) fn names(config: &Config) -> Vec<Named> {
-    let mut names = Vec::new();
+    let mut names: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (s, service) in config.services().iter().enumerate() {
         for (e, endpoint) in service.endpoints().iter().enumerate() {
             if let Address::Name { host, .. } = endpoint.address() {
-                names.push(Named {
-                    service: s,
-                    endpoint: e,
-                    host: host.clone(),
-                    families: Families::of(service, endpoint),
-                });
+                let families = Families::of(service, endpoint);
+                let whose = names.entry((host.clone(), families)).or_default();
+                whose.push((s, e));
             }
         }
     }
-    names
+    let named = |((host, families), whose)| (host, families, whose);
+    names.into_iter().map(named).collect()
 }
 
 /// Where every endpoint is. A name that does not resolve is a fault, unless an
@@ -529,28 +551,26 @@ pub(crate) async fn resolve_all(
                 .collect()
         })
         .collect();
-    let mut answers = JoinSet::new();
-    for name in names(config) {
-        answers.spawn(async move {
-            let answer = lookup(&name.host, name.families).await;
-            (name, answer)
-        });
-    }
-    let mut answers = answers.join_all().await;
+    let answers: Vec<_> = lookups(names(config)).collect().await;
+    let each = |(whose, answer): (Vec<_>, Answer)| {
+        let answered = move |at| (at, answer.clone());
+        whose.into_iter().map(answered).collect::<Vec<_>>()
+    };
+    let mut answers: Vec<_> = answers.into_iter().flat_map(each).collect();
     // The first in the file is the one reported, whichever failed first.
-    answers.sort_by_key(|(name, _)| (name.service, name.endpoint));
-    for (name, answer) in answers {
-        let service = &config.services()[name.service];
-        let endpoint = &service.endpoints()[name.endpoint];
-        let at = &mut all[name.service][name.endpoint];
+    answers.sort_by_key(|(at, _)| *at);
+    for ((s, e), answer) in answers {
+        let service = &config.services()[s];
+        let endpoint = &service.endpoints()[e];
+        let families = Families::of(service, endpoint);
+        let at = &mut all[s][e];
         let earlier = known
             .iter()
             .find(|k| k.service == service.name() && k.endpoint == endpoint.name());
         if let Some(earlier) = earlier {
             (at.v4, at.v6) = (earlier.v4, earlier.v6);
         }
-        *at = choose(*at, name.families, answer.as_deref().unwrap_or_default());
-        let (s, e) = (name.service, name.endpoint);
+        *at = choose(*at, families, answer.as_deref().unwrap_or_default());
         match answer {
             Err(error) if at.is_empty() => {
                 return Err(Fault::new(
@@ -575,7 +595,7 @@ pub(crate) async fn resolve_all(
                 ));
             }
             Ok(_) => {
-                if name.families.v4 && at.v4.is_none() || name.families.v6 && at.v6.is_none() {
+                if families.v4 && at.v4.is_none() || families.v6 && at.v6.is_none() {
                     warn!(
                         service = service.name(),
                         endpoint = endpoint.name(),

@@ -78,6 +78,11 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
     if let Some(late) = status.agent.lateness {
         text += &lateness(late);
     }
+    if let Some(stretch) = status.agent.stretch.filter(|stretch| *stretch > 1.0) {
+        text += &format!(
+            "more checks are wanted than `checking` allows: intervals are {stretch:.2} times as long\n"
+        );
+    }
     for service in &status.services {
         let selection = &service.selection;
         let to = match (service.mode.as_str(), selection.endpoints.as_slice()) {

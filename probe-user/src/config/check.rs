@@ -16,7 +16,7 @@ mod secret;
 mod tls;
 mod udp;
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 pub use self::http::{HttpCheck, HttpVersion, Keep, Method};
 pub use exec::ExecCheck;
@@ -47,6 +47,9 @@ pub const MOST_IN_A_ROW: u32 = 1000;
 const MOST_CHECKS: usize = 16;
 /// HAProxy's bound, in percent.
 const MOST_SPREAD: u32 = 50;
+/// Checks of one endpoint that are waited for at one time, at most and unless said.
+const MOST_IN_FLIGHT: usize = 100;
+const DEFAULT_MOST_IN_FLIGHT: usize = 8;
 const KINDS: &str = "one of tcp, http, script, redis, postgres, grpc, udp, exec";
 
 /// How the health of a service's endpoints is probed.
@@ -58,6 +61,7 @@ pub struct Check {
     fastinter: Duration,
     downinter: Duration,
     spread: u32,
+    in_flight: Option<usize>,
     timeout: Duration,
     rise: u32,
     fall: u32,
@@ -157,6 +161,28 @@ impl Check {
         self.fall
     }
 
+    /// Where connections to an endpoint go, a sentinel's too.
+    pub fn target(&self, endpoint: SocketAddr) -> SocketAddr {
+        let reach = self.each.iter().find_map(|each| each.kind().reach());
+        reach.map_or(endpoint, |reach| reach.target(endpoint))
+    }
+    /// Checks of one endpoint that may be waited for at one time. Enough to decide in one timeout;
+    /// commands are processes, and one at a time is enough of them.
+    pub fn in_flight(&self) -> usize {
+        if let Some(most) = self.in_flight {
+            return most;
+        }
+        if self
+            .each
+            .iter()
+            .any(|each| matches!(each.kind, Kind::Exec(_)))
+        {
+            return 1;
+        }
+        let decisive = usize::try_from(self.rise.max(self.fall));
+        decisive.unwrap_or(usize::MAX).min(DEFAULT_MOST_IN_FLIGHT)
+    }
+
     /// Is a silent connection to the endpoint a good idea, unless the configuration says? Not
     /// where it may not listen on TCP, nor where each costs it a process.
     pub(super) fn bears_sentinel(&self) -> bool {
@@ -225,6 +251,7 @@ impl Check {
             ("fastinter", &raw.fastinter),
             ("downinter", &raw.downinter),
             ("spread_checks", &raw.spread_checks),
+            ("in_flight", &raw.in_flight),
             ("rise", &raw.rise),
             ("fall", &raw.fall),
         ] {
@@ -266,6 +293,14 @@ impl Check {
             spread: match raw.spread_checks {
                 Some(text) => number(&format!("{field}.spread_checks"), text, 0..=MOST_SPREAD)?,
                 None => 0,
+            },
+            in_flight: match raw.in_flight {
+                Some(text) => Some(number(
+                    &format!("{field}.in_flight"),
+                    text,
+                    1..=MOST_IN_FLIGHT,
+                )?),
+                None => None,
             },
             timeout: time("timeout", raw.timeout, DEFAULT_TIMEOUT)?,
             rise: count("rise", raw.rise, DEFAULT_RISE)?,
@@ -389,6 +424,9 @@ impl fmt::Display for Check {
         }
         if self.spread > 0 {
             write!(f, ", up to {} % later", self.spread)?;
+        }
+        if let Some(most) = self.in_flight {
+            write!(f, ", {most} at one time")?;
         }
         write!(
             f,

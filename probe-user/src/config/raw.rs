@@ -100,6 +100,8 @@ pub struct Metrics {
 #[serde(deny_unknown_fields)]
 pub struct Checking {
     pub realtime: Option<String>,
+    pub per_second: Option<String>,
+    pub at_once: Option<String>,
 }
 
 /// `page`.
@@ -136,6 +138,7 @@ pub struct Service {
     pub affinity: Affinity,
     pub sentinel: Option<String>,
     pub observe: Option<String>,
+    pub life_signs: Option<String>,
     pub error_limit: Option<String>,
     pub single_writer: Option<String>,
     pub slow_start: Option<String>,

@@ -319,7 +319,7 @@ fn each_bad_input_has_its_one_message() {
             "rise: 2",
             "rize: 2",
             "services[0].check.rize: `rize: 2`: unknown field `rize` at line 17, column 7; \
-             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, fastinter, downinter, spread_checks, timeout, rise, fall",
+             accepted: tcp, http, script, redis, postgres, grpc, udp, exec, inter, fastinter, downinter, spread_checks, in_flight, timeout, rise, fall",
         ),
         (
             "services:",
@@ -352,7 +352,7 @@ fn each_bad_input_has_its_one_message() {
             "    chek:",
             "services[0].chek: `chek:`: unknown field `chek` at line 13, column 5; accepted: name, \
              listeners, endpoints, check, checks, failback, all_down, on_marked_down, on_failback, drain, \
-             forward, affinity, sentinel, observe, error_limit, single_writer, slow_start, agent_check, mode",
+             forward, affinity, sentinel, observe, life_signs, error_limit, single_writer, slow_start, agent_check, mode",
         ),
         (
             "    check:\n      http: {path: /status, expect: {status: 200, body: {contains: version}}}\n      inter: 10ms\n      timeout: 100ms\n      rise: 2\n      fall: 3\n",
@@ -855,6 +855,11 @@ fn each_bad_input_has_its_one_message() {
             "services:",
             "checking: {realtime: yes}\nservices:",
             "checking.realtime: `yes`: not known; accepted: auto, on, off",
+        ),
+        (
+            "services:",
+            "checking: {per_second: 0}\nservices:",
+            "checking.per_second: `0`: not a number in range; accepted: a whole number from 1 to 4294967295",
         ),
         // Signals.
         (

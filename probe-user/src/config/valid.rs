@@ -56,6 +56,8 @@ pub struct Config {
     services: Vec<Service>,
     suspect_self: bool,
     realtime: Realtime,
+    per_second: Option<u32>,
+    at_once: Option<u32>,
     resolve_every: Duration,
     page: Option<SocketAddr>,
 }
@@ -103,6 +105,7 @@ pub struct Service {
     affinity: Option<Duration>,
     sentinel: bool,
     observe: Observe,
+    life_signs: bool,
     mode: Mode,
 }
 
@@ -236,6 +239,14 @@ impl Config {
     pub fn realtime(&self) -> Realtime {
         self.realtime
     }
+    /// Checks a second of all endpoints, if that is bounded.
+    pub fn checks_per_second(&self) -> Option<u32> {
+        self.per_second
+    }
+    /// Checks at one time of all endpoints, if that is bounded.
+    pub fn checks_at_once(&self) -> Option<u32> {
+        self.at_once
+    }
     /// Time between two resolutions of a name.
     pub fn resolve_every(&self) -> Duration {
         self.resolve_every
@@ -328,10 +339,17 @@ impl Config {
                     ("off", Realtime::Off),
                 ],
             )?,
+            per_second: bound("checking.per_second", &raw.checking.per_second)?,
+            at_once: bound("checking.at_once", &raw.checking.at_once)?,
             resolve_every,
             page,
         })
     }
+}
+
+fn bound(field: &str, raw: &Option<String>) -> Result<Option<u32>, Fault> {
+    let number = |text: &String| number(field, text, 1..=u32::MAX);
+    raw.as_ref().map(number).transpose()
 }
 
 /// Where to listen, or nothing.
@@ -603,6 +621,10 @@ impl Service {
     pub fn sentinel(&self) -> bool {
         self.sentinel
     }
+    /// Do packets of an endpoint to its clients excuse its timeouts?
+    pub fn life_signs(&self) -> bool {
+        self.life_signs
+    }
     /// What connections of clients that fail do.
     pub fn observe(&self) -> Observe {
         self.observe
@@ -694,6 +716,11 @@ impl Service {
                 &format!("{field}.mode"),
                 raw.mode.as_deref().unwrap_or("active"),
                 &[("active", Mode::Active), ("shadow", Mode::Shadow)],
+            )?,
+            life_signs: word(
+                &format!("{field}.life_signs"),
+                raw.life_signs.as_deref().unwrap_or("off"),
+                &[("on", true), ("off", false)],
             )?,
             single_writer: word(
                 &format!("{field}.single_writer"),

@@ -89,6 +89,7 @@ pub fn example() -> status::Status {
             distrust_since_unix_ms: None,
             lateness: None,
             realtime: status::Realtime::default(),
+            stretch: None,
         },
         services: vec![status::Service {
             name: "sense".to_owned(),

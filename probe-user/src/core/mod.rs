@@ -22,7 +22,7 @@ pub mod status;
 mod tests;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -41,8 +41,10 @@ use crate::{
     },
     failover::{Reason, orders::Mode},
     health::{
-        Probe, Signal, State, Verdict,
+        Signal, State, Verdict,
         agent::{self, Said},
+        budget::Budget,
+        probe::Recipe,
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::{Change, Interface},
@@ -54,6 +56,9 @@ use journal::Journal;
 use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
 pub use services::{Reloaded, Slots};
+
+/// How often verdicts that change nothing are looked at.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What the core needs of the datapath beside [`Steering`].
 pub trait Attach {
@@ -181,7 +186,11 @@ pub type StartChecks = Box<dyn FnMut(CheckKey, CheckPlan) -> Running + Send>;
 #[derive(Debug)]
 pub struct CheckPlan {
     /// The check.
-    pub probe: Probe,
+    pub recipe: Recipe,
+    /// Where its connections go.
+    pub target: SocketAddr,
+    /// Whose packets to clients excuse timeouts, if that is wanted.
+    pub life_signs: Option<EndpointId>,
     /// When it is made. The offset keeps endpoints from all being checked at one moment.
     pub rhythm: Rhythm,
     /// What makes it be made at once.
@@ -309,6 +318,8 @@ async fn asked(asks: &mut mpsc::Receiver<Ask>, not_before: Instant) -> Option<As
 pub struct Inputs {
     /// Verdicts.
     pub reports: mpsc::Receiver<Report<CheckKey>>,
+    /// Verdicts that change nothing, see [`scheduler::Reports`](crate::health::scheduler::Reports).
+    pub quiet: mpsc::Receiver<Report<CheckKey>>,
     /// Signs beside them.
     pub signals: mpsc::Receiver<Signalled>,
     /// What endpoints say of themselves.
@@ -337,6 +348,7 @@ pub struct Core<D> {
     telling: status::Telling,
     config: status::Configuration,
     realtime: status::Realtime,
+    budget: Option<Arc<Budget>>,
 }
 
 impl<D: Steering + Attach> Core<D> {
@@ -370,6 +382,7 @@ impl<D: Steering + Attach> Core<D> {
             telling: status::Telling::default(),
             config: status::Configuration::default(),
             realtime: status::Realtime::default(),
+            budget: None,
         })
     }
 
@@ -400,6 +413,11 @@ impl<D: Steering + Attach> Core<D> {
         self.realtime = status::Realtime::of(had);
     }
 
+    /// What bounds all checks.
+    pub fn tell_budget(&mut self, budget: Arc<Budget>) {
+        self.budget = Some(budget);
+    }
+
     /// The datapath, for what is done to it around the start.
     pub fn datapath_mut(&mut self) -> &mut D {
         &mut self.datapath
@@ -415,16 +433,18 @@ impl<D: Steering + Attach> Core<D> {
         let mut retry = tokio::time::interval(interfaces::RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         retry.tick().await;
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut quiet_until = Instant::now();
         loop {
             let due = self.services.due();
             tokio::select! {
-                Some(report) = inputs.reports.recv() => self.services.verdict(
-                    report,
-                    Instant::now(),
-                    &mut self.datapath,
-                    self.observer.as_ref(),
-                )?,
+                Some(report) = inputs.reports.recv() => {
+                    // What was before it.
+                    self.take_quiet(&mut inputs.quiet)?;
+                    self.verdict(report)?;
+                }
+                _ = looks.tick(), if !inputs.quiet.is_closed() => self.take_quiet(&mut inputs.quiet)?,
                 Some(signalled) = inputs.signals.recv() => self.services.signalled(
                     signalled,
                     Instant::now(),
@@ -453,6 +473,7 @@ impl<D: Steering + Attach> Core<D> {
                 }
                 Some(ask) = asked(&mut inputs.asks, quiet_until) => {
                     let begun = Instant::now();
+                    self.take_quiet(&mut inputs.quiet)?;
                     self.answer(ask)?;
                     quiet_until = Instant::now() + begun.elapsed() * QUIET;
                 }
@@ -465,6 +486,25 @@ impl<D: Steering + Attach> Core<D> {
         }
         self.services.end_checks();
         Ok(self.datapath)
+    }
+
+    fn verdict(&mut self, report: Report<CheckKey>) -> Result<(), datapath::Error> {
+        let (datapath, observer) = (&mut self.datapath, self.observer.as_ref());
+        self.services
+            .verdict(report, Instant::now(), datapath, observer)
+    }
+
+    /// Takes the verdicts that nobody was woken for.
+    fn take_quiet(
+        &mut self,
+        quiet: &mut mpsc::Receiver<Report<CheckKey>>,
+    ) -> Result<(), datapath::Error> {
+        // No more than there are now: others wait too.
+        for _ in 0..quiet.len() {
+            let Ok(report) = quiet.try_recv() else { break };
+            self.verdict(report)?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, ask: Ask) -> Result<(), datapath::Error> {
@@ -545,6 +585,7 @@ impl<D: Steering + Attach> Core<D> {
                 distrust_since_unix_ms: self.services.distrust_since_unix_ms(Instant::now()),
                 lateness: status::Lateness::of(self.services.lateness()),
                 realtime: self.realtime.clone(),
+                stretch: self.budget.as_ref().map(|budget| budget.stretch()),
             },
             services: self.services.status(Instant::now()),
             interfaces: self.managed.status(),

@@ -77,6 +77,9 @@ pub struct Agent {
     /// Whether checks and decisions run at real-time priority.
     #[serde(default)]
     pub realtime: Realtime,
+    /// What the budget of checks multiplies all intervals by; 1 is as configured.
+    #[serde(default)]
+    pub stretch: Option<f64>,
 }
 
 /// What of real-time priority and locked memory was to be had.

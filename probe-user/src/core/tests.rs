@@ -306,6 +306,7 @@ impl Bench {
         let (shutdown, s) = watch::channel(false);
         let inputs = Inputs {
             reports: r,
+            quiet: mpsc::channel(1).1,
             signals: g,
             said: y,
             lookups: l,

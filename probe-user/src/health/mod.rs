@@ -8,12 +8,14 @@
 //! - [`wire`]: when an answer came, by the kernel's clock.
 //! - [`probe`]: the checks of one endpoint, and the one verdict of them.
 //! - [`scheduler`]: when a check is made.
+//! - [`budget`]: how much checking the agent may do in all.
 //! - [`lateness`]: how late the agent itself is, and what that excuses (pure).
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
 //! - [`agent`]: what an endpoint says of itself (and who asks it).
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
 pub mod agent;
+pub mod budget;
 pub mod lateness;
 pub mod probe;
 pub mod protocol;

@@ -7,6 +7,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,12 +21,33 @@ use super::{
 use crate::config::{Check, Combine, Each};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
+/// How the checks of one endpoint are made ready, as often as need be.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// What is asked.
+    pub check: Arc<Check>,
+    /// Where.
+    pub endpoint: SocketAddr,
+    /// What the endpoint is called, unless the check calls it otherwise.
+    pub authority: String,
+    /// Of which service.
+    pub service: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Recipe {
+    /// Checks that are ready to be made.
+    pub fn make(&self) -> Probe {
+        Probe::new(&self.check, self.endpoint, &self.authority).of(&self.service, &self.name)
+    }
+}
+
 /// The checks of one endpoint, ready to be made any number of times.
 #[derive(Debug)]
 pub struct Probe {
     each: Vec<One>,
     combine: Combine,
-    target: SocketAddr,
 }
 
 /// One of them.
@@ -46,12 +68,9 @@ impl Probe {
             timeout: each.timeout(),
             name: each.kind().to_string(),
         };
-        // A sentinel goes where checks by TCP go.
-        let reach = check.each().iter().find_map(|each| each.kind().reach());
         Self {
             each: check.each().iter().map(one).collect(),
             combine: check.combine(),
-            target: reach.map_or(endpoint, |reach| reach.target(endpoint)),
         }
     }
 
@@ -62,11 +81,6 @@ impl Probe {
             one.conversation.tell(service, endpoint);
         }
         self
-    }
-
-    /// Where connections of it go.
-    pub fn target(&self) -> SocketAddr {
-        self.target
     }
 
     /// Makes the checks.

@@ -1,9 +1,14 @@
 //! When an endpoint is checked.
 //!
-//! One task an endpoint. Checks begin on a fixed grid, `inter` apart. A check that
-//! takes longer than the interval makes the grid points within it be skipped, not
-//! made up for later: a burst of late checks would only tell the same thing
-//! several times. The timeout is the check's own and may be longer than `inter`.
+//! One task an endpoint. Checks begin on a fixed grid, `inter` apart. The timeout is the check's
+//! own and may be longer than `inter`: a check that is not answered does not hold up the next
+//! one, which has a connection of its own, up to [`Rhythm::in_flight`] of them. Beyond that
+//! grid points pass without a check and are not made up for later: a burst of late checks would
+//! only tell the same thing several times.
+//!
+//! Verdicts are judged in the order in which their checks began. One that began before another one
+//! that was judged already is *overtaken* and does not count: the later check knows better.
+//!
 //! The first check is made early, since everybody waits for it; the grid begins as
 //! long after it as spreads the endpoints over the interval. With `spread_checks` a check
 //! is made somewhat after its point, each time differently; the grid does not drift by it.
@@ -25,21 +30,26 @@
 //! whatever comes later waits for a [`Gap`] and is answered by one more burst.
 
 use std::{
-    future::Future,
+    fmt,
+    future::{Future, poll_fn},
     hash::{BuildHasher as _, RandomState},
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 
 use super::{
+    budget::Budget,
     lateness::{Patience, Pulse},
     rise_fall::{RiseFall, State},
-    verdict::Verdict,
+    verdict::{Kind, Verdict},
 };
 
 /// Least time between the beginnings of two checks of a burst: enough to be two looks
@@ -66,6 +76,17 @@ pub struct Report<K> {
     pub late: Option<Duration>,
 }
 
+/// Where reports go.
+#[derive(Clone, Debug)]
+pub struct Reports<K> {
+    /// What may change something.
+    pub urgent: mpsc::Sender<Report<K>>,
+    /// Good checks of endpoints that are up for sure, which are nearly all: their reader looks now
+    /// and then, and always before it takes an urgent one. To wake it for each would cost more than
+    /// the check.
+    pub quiet: mpsc::Sender<Report<K>>,
+}
+
 /// Does a verdict count?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
@@ -74,17 +95,23 @@ pub enum Standing {
     /// Neither way: the agent itself was stalled, see [`Patience`]. The check is made again
     /// at once.
     Stalled,
+    /// Neither way: a check that began later was judged before.
+    Overtaken,
+    /// Neither way: it was a timeout, and clients had replies meanwhile.
+    LifeSign,
 }
 
 impl Standing {
     /// All that a verdict does not count for, with their words.
-    pub const EXCUSES: [Self; 1] = [Self::Stalled];
+    pub const EXCUSES: [Self; 3] = [Self::Stalled, Self::Overtaken, Self::LifeSign];
 
     /// The word.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Counts => "counts",
             Self::Stalled => "stalled",
+            Self::Overtaken => "overtaken",
+            Self::LifeSign => "life-sign",
         }
     }
 }
@@ -94,7 +121,7 @@ impl<K> Report<K> {
     pub fn judged(&self) -> Option<bool> {
         match self.standing {
             Standing::Counts => self.verdict.kind.success(),
-            Standing::Stalled => None,
+            Standing::Stalled | Standing::Overtaken | Standing::LifeSign => None,
         }
     }
 }
@@ -103,6 +130,16 @@ impl<K> Report<K> {
 pub trait Check: Send {
     /// Makes it.
     fn make(&mut self) -> impl Future<Output = Verdict> + Send;
+}
+
+/// Tells how many packets an endpoint has sent to its clients; nothing where that is not known.
+#[derive(Clone)]
+pub struct Replies(pub Arc<dyn Fn() -> Option<u64> + Send + Sync>);
+
+impl fmt::Debug for Replies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replies").finish_non_exhaustive()
+    }
 }
 
 /// When checks are made, and what is known before the first.
@@ -118,6 +155,10 @@ pub struct Rhythm {
     pub spread: u32,
     /// Time that a check may take.
     pub timeout: Duration,
+    /// Checks that may be waited for at one time, at least one.
+    pub in_flight: usize,
+    /// Where replies to clients excuse a timeout.
+    pub life_signs: Option<Replies>,
     /// A copy of the core's machine, see [`RiseFall`].
     pub health: RiseFall,
 }
@@ -173,7 +214,10 @@ impl Triggered {
     /// Waits for a trigger, from `not_before` on. Loses none if it is dropped. `None` if
     /// there will never be one.
     async fn pulled(&mut self, not_before: Instant) -> Option<()> {
-        sleep_until(not_before).await;
+        // A timer that is over costs as much as one that is not.
+        if Instant::now() < not_before {
+            sleep_until(not_before).await;
+        }
         self.0.recv().await
     }
 
@@ -183,102 +227,399 @@ impl Triggered {
     }
 }
 
-/// Checks until nobody listens any more.
-pub async fn run<K: Clone>(
+/// Why a check is made.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// It is this point of the grid.
+    Grid(Instant),
+    /// Somebody asked.
+    Burst,
+}
+
+/// What all endpoints that are checked on a thread share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The thread's.
+    pub pulse: Arc<Pulse>,
+    /// The agent's.
+    pub budget: Arc<Budget>,
+}
+
+/// A check, from its beginning on.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    cause: Cause,
+    at: Instant,
+    late: Option<Duration>,
+    /// What the agent had missed until then.
+    unseen: Duration,
+    /// What the endpoint had sent to its clients.
+    replies: Option<u64>,
+}
+
+/// A check that was made, and with what.
+struct Ended<C> {
+    check: C,
+    begun: Begun,
+    verdict: Verdict,
+}
+
+async fn make<C: Check>(mut check: C, mut begun: Begun, shared: Shared) -> Ended<C> {
+    let place = shared.budget.enter().await;
+    if place.waited {
+        begun.at = Instant::now();
+        begun.unseen = shared.pulse.blind(begun.at);
+    }
+    let verdict = check.make().await;
+    Ended {
+        check,
+        begun,
+        verdict,
+    }
+}
+
+/// Waits for the first of the checks that are made. One at a time is the rule, and costs no
+/// allocation.
+async fn ended<F: Future>(
+    mut first: Pin<&mut Option<F>>,
+    others: &mut FuturesUnordered<F>,
+) -> F::Output {
+    poll_fn(|cx| {
+        if let Some(running) = first.as_mut().as_pin_mut()
+            && let Poll::Ready(ended) = running.poll(cx)
+        {
+            first.set(None);
+            return Poll::Ready(ended);
+        }
+        match others.poll_next_unpin(cx) {
+            Poll::Ready(Some(ended)) => Poll::Ready(ended),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Checks back to back, see the module.
+#[derive(Debug)]
+struct Burst {
+    made: u64,
+    /// Grid points before it that passed without a check.
+    skipped_before: u64,
+    /// The endpoint's state when it began.
+    state: State,
+    /// Time since the end of the one before.
+    calm: Duration,
+    /// When its next check begins, unless one is being made.
+    next: Option<Instant>,
+}
+
+/// What an endpoint's task knows.
+struct Course {
+    intervals: Intervals,
+    budget: Arc<Budget>,
+    /// What the budget was told that it wants.
+    wants: Duration,
+    health: RiseFall,
+    patience: Patience,
+    life_signs: Option<Replies>,
+    grid: Grid,
+    jitter: Jitter,
+    /// The second check is where the grid begins.
+    begins: Option<Instant>,
+    skipped: u64,
+    burst: Option<Burst>,
+    gap: Gap,
+    last_burst: Instant,
+    quiet_until: Instant,
+    /// When the latest check that counted began.
+    judged: Option<Instant>,
+}
+
+/// What follows a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The same again, now.
+    Again,
+    /// Whatever is due.
+    Wait,
+}
+
+impl Course {
+    fn new(rhythm: &Rhythm, budget: Arc<Budget>, now: Instant) -> Self {
+        let first = now + rhythm.offset;
+        let wants = rhythm.intervals.of(&rhythm.health);
+        budget.wants(None, Some(wants));
+        Self {
+            intervals: rhythm.intervals,
+            wants,
+            health: rhythm.health.clone(),
+            patience: Patience::new(rhythm.timeout),
+            life_signs: rhythm.life_signs.clone(),
+            grid: Grid::first(first, budget.stretched(wants)),
+            budget,
+            jitter: Jitter::new(rhythm.spread),
+            begins: Some(first + rhythm.phase),
+            skipped: 0,
+            burst: None,
+            gap: Gap::new(rhythm.intervals.inter),
+            last_burst: now,
+            quiet_until: now,
+            judged: None,
+        }
+    }
+
+    /// What the endpoint has sent to its clients, if that matters.
+    fn replies(&self) -> Option<u64> {
+        (self.life_signs.as_ref()?.0)()
+    }
+
+    /// Was the endpoint alive to its clients while a check of it was not answered?
+    fn lives(&self, begun: &Begun, kind: Kind) -> bool {
+        matches!(kind, Kind::ConnectTimeout | Kind::ResponseTimeout)
+            && begun
+                .replies
+                .is_some_and(|before| self.replies() > Some(before))
+    }
+
+    /// When the grid's next check begins.
+    fn due(&self) -> Instant {
+        self.grid.due() + self.jitter.of(&self.grid)
+    }
+
+    /// The grid's next check begins.
+    fn grid_begins(&mut self, now: Instant) -> (Cause, Duration) {
+        let (point, due) = (self.grid.due(), self.due());
+        match self.begins.take() {
+            Some(begins) => {
+                self.grid = Grid::first(begins, self.grid.inter);
+                if begins <= now {
+                    self.grid.pass(now);
+                }
+            }
+            // This one, and those that are over already.
+            None => self.skipped += self.grid.pass(now) - 1,
+        }
+        (Cause::Grid(point), now.saturating_duration_since(due))
+    }
+
+    fn burst_begins(&mut self, now: Instant) {
+        self.burst = Some(Burst {
+            made: 0,
+            skipped_before: self.skipped,
+            state: self.health.state(),
+            calm: now - self.last_burst,
+            next: Some(now),
+        });
+    }
+
+    /// When the burst's next check begins, if it waits for that.
+    fn burst_due(&self) -> Option<Instant> {
+        self.burst.as_ref()?.next
+    }
+
+    /// A check ended. `was_full`: no other could begin meanwhile. The report, whether it changes
+    /// nothing, and what follows.
+    fn ended<K>(
+        &mut self,
+        key: K,
+        begun: &Begun,
+        verdict: Verdict,
+        blind: Duration,
+        was_full: bool,
+        now: Instant,
+    ) -> (Report<K>, bool, Then) {
+        let stalled = self.patience.excuses(verdict.kind, now - begun.at, blind);
+        let overtaken = self.judged.is_some_and(|judged| begun.at < judged);
+        let standing = match (overtaken, stalled) {
+            (true, _) => Standing::Overtaken,
+            (false, true) => Standing::Stalled,
+            (false, false) if self.lives(begun, verdict.kind) => Standing::LifeSign,
+            (false, false) => Standing::Counts,
+        };
+        // What a burst does not make up for is known at its end.
+        let skipped = match self.burst {
+            Some(_) => 0,
+            None => std::mem::take(&mut self.skipped),
+        };
+        if was_full && self.begins.is_none() && self.grid.due() < now {
+            self.skipped += self.grid.pass(now);
+        }
+        let report = Report {
+            key,
+            verdict,
+            skipped,
+            standing,
+            late: begun.late,
+        };
+        let judged = report.judged();
+        let was_sure = self.health.state() == State::Up && !self.health.undecided();
+        let quiet = was_sure && judged == Some(true);
+        if let Some(success) = judged {
+            self.judged = Some(begun.at);
+            self.health.observe(success);
+        }
+        let repeats = standing == Standing::Stalled;
+        if let Cause::Burst = begun.cause {
+            self.burst_goes_on(begun, repeats, judged.is_some() || overtaken, now);
+        } else if self.burst_due().is_some() && !self.health.undecided() {
+            // The grid's check decided what the burst would have.
+            self.burst_ends(now);
+        }
+        let wants = self.intervals.of(&self.health);
+        if wants != self.wants {
+            self.budget.wants(Some(self.wants), Some(wants));
+            self.wants = wants;
+        }
+        let inter = self.budget.stretched(wants);
+        if inter != self.grid.inter && self.begins.is_none() {
+            let start = match begun.cause {
+                Cause::Grid(point) => point,
+                Cause::Burst => now,
+            };
+            self.grid = Grid::first(start, inter);
+            // Its first point is what has been; those since then it did not have yet.
+            self.grid.pass(now);
+        }
+        let then = if repeats { Then::Again } else { Then::Wait };
+        (report, quiet, then)
+    }
+
+    fn burst_goes_on(&mut self, begun: &Begun, repeats: bool, judged: bool, now: Instant) {
+        let Some(burst) = &mut self.burst else { return };
+        burst.made += 1;
+        if repeats {
+            return;
+        }
+        // An agent that cannot check does not try the harder.
+        if judged && self.health.undecided() {
+            burst.next = Some(begun.at + SPACING);
+        } else {
+            self.burst_ends(now);
+        }
+    }
+
+    fn burst_ends(&mut self, now: Instant) {
+        let Some(burst) = self.burst.take() else {
+            return;
+        };
+        self.last_burst = now;
+        let changed = self.health.state() != burst.state;
+        self.quiet_until = now + self.gap.after(burst.calm, changed);
+        // Its checks stand for those of the grid that passed meanwhile.
+        let kept = self.skipped.min(burst.skipped_before);
+        self.skipped = kept + (self.skipped - kept).saturating_sub(burst.made);
+    }
+}
+
+/// It is checked no more.
+impl Drop for Course {
+    fn drop(&mut self) {
+        self.budget.wants(Some(self.wants), None);
+    }
+}
+
+/// What an endpoint's task waits for.
+enum Event<C> {
+    Ended(Ended<C>),
+    Triggered,
+    Burst,
+    Due,
+}
+
+/// Checks until nobody listens any more. `another` makes what a check is made with; more than
+/// one are only needed while checks overlap.
+pub async fn run<K: Clone, C: Check>(
     key: K,
-    mut check: impl Check,
+    another: impl Fn() -> C,
     rhythm: Rhythm,
     mut triggered: Triggered,
-    pulse: Arc<Pulse>,
-    reports: mpsc::Sender<Report<K>>,
+    shared: Shared,
+    reports: Reports<K>,
 ) {
-    let Rhythm {
-        intervals,
-        offset,
-        phase,
-        spread,
-        timeout,
-        mut health,
-    } = rhythm;
-    let mut patience = Patience::new(timeout);
-    let mut gap = Gap::new(intervals.inter);
-    let mut last_burst = Instant::now();
-    let mut quiet_until = last_burst;
-    let mut grid = Grid::first(last_burst + offset, intervals.of(&health));
-    let jitter = Jitter::new(spread);
-    // The second check is where the grid begins.
-    let mut begins = Some(grid.start + phase);
-    let mut skipped = 0;
+    let pulse = shared.pulse.clone();
+    let most = rhythm.in_flight.max(1);
+    let mut course = Course::new(&rhythm, shared.budget.clone(), Instant::now());
+    let mut idle = Some(another());
+    let mut first = pin!(None);
+    let mut others = FuturesUnordered::new();
+    let mut alarm = pin!(sleep_until(course.due()));
     loop {
-        let due = grid.due();
-        let at = due + jitter.of(&grid);
-        let burst = tokio::select! {
-            Some(()) = triggered.pulled(quiet_until) => true,
-            () = sleep_until(at) => false,
+        let running = usize::from(first.is_some()) + others.len();
+        let full = running >= most;
+        let due = course.due();
+        if alarm.deadline() != due {
+            alarm.as_mut().reset(due);
+        }
+        let burst = course.burst_due();
+        let event = tokio::select! {
+            biased;
+            ended = ended(first.as_mut(), &mut others), if running > 0 => Event::Ended(ended),
+            Some(()) = triggered.pulled(course.quiet_until), if !full && course.burst.is_none() => {
+                Event::Triggered
+            }
+            () = sleep_until(burst.unwrap_or(due)), if !full && burst.is_some() => Event::Burst,
+            () = alarm.as_mut(), if !full => Event::Due,
         };
-        let mut late = (!burst).then(|| at.elapsed());
-        let (mut made, state) = (0, health.state());
-        let calm = last_burst.elapsed();
-        loop {
-            if burst {
-                // This check and those that follow are the answer.
-                triggered.take();
-            }
-            let begun = Instant::now();
-            let unseen = pulse.blind(begun);
-            let verdict = check.make().await;
-            made += 1;
-            let ended = Instant::now();
-            let blind = pulse.blind(ended).saturating_sub(unseen);
-            let stalled = patience.excuses(verdict.kind, ended - begun, blind);
-            let report = Report {
-                key: key.clone(),
-                verdict,
-                skipped: std::mem::take(&mut skipped),
-                standing: if stalled {
-                    Standing::Stalled
-                } else {
-                    Standing::Counts
-                },
-                late: late.take(),
-            };
-            let judged = report.judged();
-            if let Some(success) = judged {
-                health.observe(success);
-            }
-            if reports.send(report).await.is_err() {
-                return;
-            }
-            // Excused is not done.
-            if stalled {
+        let now = Instant::now();
+        let (cause, late) = match event {
+            Event::Triggered => {
+                course.burst_begins(now);
                 continue;
             }
-            // An agent that cannot check does not try the harder.
-            if !burst || judged.is_none() || !health.undecided() {
-                break;
-            }
-            sleep_until(begun + SPACING).await;
-        }
-        let now = Instant::now();
-        if burst {
-            last_burst = now;
-            quiet_until = now + gap.after(calm, health.state() != state);
-        }
-        let inter = intervals.of(&health);
-        // A burst may be over before the grid's next point.
-        if !burst || now >= due {
-            skipped = match begins.take() {
-                Some(begins) => {
-                    grid = Grid::first(begins, grid.inter);
-                    if begins > now { 0 } else { grid.pass(now) }
+            Event::Burst => {
+                if let Some(burst) = &mut course.burst {
+                    burst.next = None;
                 }
-                None => grid.pass(now).saturating_sub(made),
-            };
-        }
-        if inter != grid.inter {
-            grid = Grid::first(if burst { now } else { due }, inter);
-            // Its first point is what has been; those since then it did not have yet.
-            grid.pass(now);
+                // This check and those that follow are the answer.
+                triggered.take();
+                (Cause::Burst, None)
+            }
+            Event::Due => {
+                let (cause, late) = course.grid_begins(now);
+                (cause, Some(late))
+            }
+            Event::Ended(ended) => {
+                let Ended {
+                    check,
+                    begun,
+                    verdict,
+                } = ended;
+                let blind = pulse.blind(now).saturating_sub(begun.unseen);
+                // One that has a good connection is worth keeping.
+                if idle.is_none() || verdict.kind.success() == Some(true) {
+                    idle = Some(check);
+                }
+                let (report, quiet, then) =
+                    course.ended(key.clone(), &begun, verdict, blind, full, now);
+                let way = if quiet {
+                    &reports.quiet
+                } else {
+                    &reports.urgent
+                };
+                if way.send(report).await.is_err() {
+                    return;
+                }
+                if then == Then::Wait {
+                    continue;
+                }
+                if let Cause::Burst = begun.cause {
+                    triggered.take();
+                }
+                (begun.cause, None)
+            }
+        };
+        let begun = Begun {
+            cause,
+            at: now,
+            late,
+            unseen: pulse.blind(now),
+            replies: course.replies(),
+        };
+        let check = make(idle.take().unwrap_or_else(&another), begun, shared.clone());
+        if first.is_none() {
+            first.set(Some(check));
+        } else {
+            others.push(check);
         }
     }
 }
@@ -393,12 +734,15 @@ fn offset_of(point: u64, inter: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    };
 
     use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 
     use super::*;
-    use crate::health::{Probe, verdict::Finding, verdict::Kind};
+    use crate::health::{Probe, verdict::Finding};
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -425,11 +769,12 @@ mod tests {
         )
         .unwrap();
         let check = config.services()[0].check();
-        let probe = Probe::new(check, target, "a");
+        let rhythm = rhythm(check.inter());
+        let check = check.clone();
+        let probe = move || Probe::new(&check, target, "a");
         let (tx, mut rx) = mpsc::channel(16);
         let (_trigger, triggered) = Trigger::new();
-        let rhythm = rhythm(check.inter());
-        let task = tokio::spawn(run((), probe, rhythm, triggered, pulse(), tx));
+        let task = tokio::spawn(run((), probe, rhythm, triggered, shared(), all_to(tx)));
         let first = rx.recv().await.unwrap();
         assert_eq!(first.verdict.kind, Kind::ResponseTimeout);
         assert_eq!(first.skipped, 0);
@@ -444,8 +789,18 @@ mod tests {
     }
 
     /// Of an agent that is never stalled.
-    fn pulse() -> Arc<Pulse> {
-        Arc::new(Pulse::new(ms(1000)))
+    fn all_to<K>(tx: mpsc::Sender<Report<K>>) -> Reports<K> {
+        Reports {
+            urgent: tx.clone(),
+            quiet: tx,
+        }
+    }
+
+    fn shared() -> Shared {
+        Shared {
+            pulse: Arc::new(Pulse::new(ms(1000))),
+            budget: Arc::new(Budget::new(None, None)),
+        }
     }
 
     fn rhythm(inter: Duration) -> Rhythm {
@@ -459,6 +814,8 @@ mod tests {
             phase: inter,
             spread: 0,
             timeout: ms(1000),
+            in_flight: 1,
+            life_signs: None,
             health: RiseFall::new(2, 3, State::Up),
         }
     }
@@ -510,8 +867,15 @@ mod tests {
             }));
             let (trigger, triggered) = Trigger::new();
             let (tx, reports) = mpsc::channel(4096);
-            let check = Scripted(mood.clone());
-            let checks = run((), check, rhythm, triggered, pulse(), tx);
+            let script = mood.clone();
+            let checks = run(
+                (),
+                move || Scripted(script.clone()),
+                rhythm,
+                triggered,
+                shared(),
+                all_to(tx),
+            );
             let task = tokio::spawn(checks).abort_handle();
             Self {
                 mood,
@@ -834,6 +1198,10 @@ mod tests {
             }
         }
         let pulse = Arc::new(Pulse::new(ms(100)));
+        let shared = Shared {
+            pulse: pulse.clone(),
+            ..shared()
+        };
         let (tx, mut reports) = mpsc::channel(16);
         let (_trigger, triggered) = Trigger::new();
         let mut rhythm = rhythm(Duration::from_secs(3600));
@@ -843,7 +1211,7 @@ mod tests {
             let pulse = pulse.clone();
             tokio::spawn(async move { pulse.beat().await })
         };
-        let checks = tokio::spawn(run((), Stalls(0), rhythm, triggered, pulse, tx));
+        let checks = tokio::spawn(run((), || Stalls(0), rhythm, triggered, shared, all_to(tx)));
         let first = reports.recv().await.unwrap();
         assert_eq!(first.standing, Standing::Stalled);
         assert_eq!(first.judged(), None);
@@ -855,6 +1223,151 @@ mod tests {
         assert_eq!(second.late, None);
         beats.abort();
         checks.abort();
+    }
+
+    /// Timeouts of a hang end one interval apart, not one timeout.
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_is_not_answered_does_not_hold_up_the_next() {
+        let mut bench = quick(|rhythm| {
+            rhythm.intervals = Intervals {
+                inter: ms(10),
+                fastinter: ms(10),
+                downinter: ms(10),
+            };
+            rhythm.phase = ms(10);
+            rhythm.in_flight = 3;
+        });
+        sleep(ms(5)).await;
+        bench.becomes(Kind::ResponseTimeout);
+        bench.takes(ms(100));
+        sleep(ms(130)).await;
+        let begun = [ms(0), ms(10), ms(20), ms(30), ms(120), ms(130)];
+        assert_eq!(bench.begun(), begun);
+        let ended: Vec<_> = std::iter::from_fn(|| bench.reports.try_recv().ok())
+            .map(|report| (report.verdict.kind, report.standing, report.skipped))
+            .collect();
+        let hang = |skipped| (Kind::ResponseTimeout, Standing::Counts, skipped);
+        let fine = (Kind::Ok, Standing::Counts, 0);
+        // Of the grid 40 to 110 passed while three were waited for.
+        assert_eq!(ended, [fine, hang(0), hang(8), hang(0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_check_that_was_judged_overtakes_an_earlier_one() {
+        let mut bench = quick(|rhythm| {
+            rhythm.intervals.inter = ms(100);
+            rhythm.intervals.fastinter = ms(100);
+            rhythm.phase = ms(100);
+            rhythm.in_flight = 2;
+        });
+        sleep(ms(50)).await;
+        bench.becomes(Kind::ResponseTimeout);
+        bench.takes(ms(450));
+        sleep(ms(100)).await;
+        bench.becomes(Kind::Ok);
+        bench.takes(ms(1));
+        sleep(ms(450)).await;
+        let ended: Vec<_> = std::iter::from_fn(|| bench.reports.try_recv().ok())
+            .map(|report| (report.verdict.kind, report.standing))
+            .collect();
+        let fine = (Kind::Ok, Standing::Counts);
+        let late = (Kind::ResponseTimeout, Standing::Overtaken);
+        assert_eq!(ended, [fine, fine, fine, fine, fine, late]);
+    }
+
+    /// Timeouts do not count while clients have replies, and nothing else is excused by them.
+    #[tokio::test(start_paused = true)]
+    async fn replies_to_clients_are_signs_of_life() {
+        let sent = Arc::new(AtomicU64::new(7));
+        let mut bench = quick(|rhythm| {
+            let sent = sent.clone();
+            let replies = move || Some(sent.load(Ordering::Relaxed));
+            rhythm.life_signs = Some(Replies(Arc::new(replies)));
+        });
+        sleep(ms(500)).await;
+        bench.takes(ms(100));
+        let mut ended = Vec::new();
+        for (kind, replies) in [
+            (Kind::ResponseTimeout, 1),
+            (Kind::ConnectTimeout, 3),
+            (Kind::ResponseTimeout, 0),
+            (Kind::Refused, 5),
+        ] {
+            bench.becomes(kind);
+            sleep(ms(550)).await;
+            sent.fetch_add(replies, Ordering::Relaxed);
+            sleep(ms(450)).await;
+            while let Ok(report) = bench.reports.try_recv() {
+                ended.push((report.verdict.kind, report.standing));
+            }
+        }
+        assert_eq!(
+            ended,
+            [
+                (Kind::Ok, Standing::Counts),
+                (Kind::ResponseTimeout, Standing::LifeSign),
+                (Kind::ConnectTimeout, Standing::LifeSign),
+                (Kind::ResponseTimeout, Standing::Counts),
+                (Kind::Refused, Standing::Counts),
+            ]
+        );
+    }
+
+    /// Nor does a hang hold up a burst, nor a burst that hangs the grid.
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_and_the_grid_do_not_wait_for_each_other() {
+        let bench = quick(|rhythm| {
+            rhythm.intervals.inter = ms(100);
+            rhythm.intervals.fastinter = ms(100);
+            rhythm.intervals.downinter = ms(100);
+            rhythm.phase = ms(100);
+            rhythm.in_flight = 3;
+        });
+        sleep(ms(50)).await;
+        bench.takes(ms(500));
+        sleep(ms(100)).await;
+        bench.trigger.pull();
+        sleep(ms(100)).await;
+        assert_eq!(bench.begun(), [ms(0), ms(100), ms(150), ms(200)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_stretches_the_interval_and_gives_it_back() {
+        let budget = Arc::new(Budget::new(Some(100), None));
+        let shared = Shared {
+            budget: budget.clone(),
+            ..shared()
+        };
+        let (tx, mut reports) = mpsc::channel(4096);
+        let (_trigger, triggered) = Trigger::new();
+        let mood = Arc::new(Mutex::new(Mood {
+            kind: Kind::Ok,
+            takes: ms(0),
+            begun: Vec::new(),
+            start: Instant::now(),
+        }));
+        let script = mood.clone();
+        let checks = run(
+            (),
+            move || Scripted(script.clone()),
+            rhythm(ms(10)),
+            triggered,
+            shared,
+            all_to(tx),
+        );
+        let task = tokio::spawn(checks);
+        // Another one wants as much.
+        budget.wants(None, Some(ms(10)));
+        sleep(ms(95)).await;
+        budget.wants(Some(ms(10)), None);
+        sleep(ms(40)).await;
+        let begun = std::mem::take(&mut mood.lock().unwrap().begun);
+        let begun: Vec<_> = begun.iter().map(Duration::as_millis).collect();
+        assert_eq!(begun, [0, 10, 30, 50, 70, 90, 110, 120, 130]);
+        task.abort();
+        assert!(task.await.is_err());
+        reports.close();
+        assert_eq!(budget.stretch(), 1.0);
     }
 
     #[tokio::test(start_paused = true)]

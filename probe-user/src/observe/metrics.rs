@@ -171,6 +171,7 @@ pub struct Recorder {
     lateness: Histogram,
     latest: Gauge<f64, AtomicU64>,
     realtime: Family<OfKind, Gauge>,
+    stretch: Gauge<f64, AtomicU64>,
     duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
     state: Family<OfState, Gauge>,
     selected: Family<OfEndpoint, Gauge>,
@@ -216,6 +217,7 @@ impl Metrics {
             lateness: Histogram::new(BOUNDS_US.iter().map(|us| *us as f64 / 1e6)),
             latest: Gauge::default(),
             realtime: Family::default(),
+            stretch: Gauge::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             state: Family::default(),
             selected: Family::default(),
@@ -286,6 +288,11 @@ impl Metrics {
             "check_lateness_max_seconds",
             "The largest of these in the last one to two minutes",
             r.latest.clone(),
+        );
+        registry.register(
+            "check_stretch_ratio",
+            "What the budget of checks multiplies all intervals by; 1 is as configured",
+            r.stretch.clone(),
         );
         registry.register(
             "realtime",
@@ -511,6 +518,11 @@ impl Recorder {
         }
     }
 
+    /// What the budget of checks multiplies intervals by.
+    pub fn stretched(&self, ratio: f64) {
+        self.stretch.set(ratio);
+    }
+
     /// Whether checks and decisions have real-time priority, and the agent locked memory.
     pub fn realtime(&self, priority: bool, memory: bool) {
         for (kind, had) in [("priority", priority), ("memory", memory)] {
@@ -624,6 +636,13 @@ impl Recorder {
         for counters in [&self.skipped, &self.released, &self.told, &self.not_told] {
             counters.remove(&of);
         }
+        for mode in Mode::ALL {
+            self.modes.remove(&OfMode {
+                service: of.service.clone(),
+                endpoint: of.endpoint.clone(),
+                mode: mode.label(),
+            });
+        }
         for gauges in [&self.selected, &self.draining, &self.tiers, &self.weights] {
             gauges.remove(&of);
         }
@@ -645,6 +664,7 @@ impl Recorder {
         self.members_changed.remove(&of);
         self.refusing.remove(&of);
         self.shadow.remove(&of);
+        self.frozen.remove(&of);
         for reason in Reason::ALL {
             self.switches.remove(&OfReason {
                 service: of.service.clone(),

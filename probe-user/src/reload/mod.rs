@@ -472,7 +472,7 @@ async fn read(file: &Path) -> Result<String, config::Error> {
 fn names(config: &Config, slots: &Slots) -> Vec<run::Named> {
     let mut names = run::names(config);
     for name in &mut names {
-        name.renumber(slots);
+        run::renumber(name, slots);
     }
     names
 }
@@ -521,6 +521,14 @@ pub fn judge(boot: &Config, other: &Config) -> (Option<Fault>, Vec<String>) {
         ("metrics.listen", boot.metrics() != other.metrics()),
         ("page.listen", boot.page() != other.page()),
         ("checking.realtime", boot.realtime() != other.realtime()),
+        (
+            "checking.per_second",
+            boot.checks_per_second() != other.checks_per_second(),
+        ),
+        (
+            "checking.at_once",
+            boot.checks_at_once() != other.checks_at_once(),
+        ),
     ];
     let waits = waits.into_iter().filter(|(_, differs)| *differs);
     let waits = waits.map(|(field, _)| field.to_owned()).collect();

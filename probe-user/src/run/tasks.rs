@@ -1,6 +1,7 @@
 //! The agent's small tasks. None of them ends but by an error or with the agent.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt as _;
 use probe_ebpf::abi::EventKind;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    task::JoinSet,
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{debug, info, warn};
@@ -23,10 +24,10 @@ use crate::{
         journal::{Journal, What},
     },
     datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK, Teller},
-    health::Signal,
+    health::{Signal, budget::Budget},
     log::HeldBack,
     observe::Recorder,
-    resolve::lookup,
+    resolve,
 };
 
 /// Between two sweeps of the flow tables.
@@ -35,8 +36,6 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SWEEP_GAP: Duration = Duration::from_millis(200);
 /// Between two lines that say how many were held back.
 const HELD_BACK: Duration = Duration::from_secs(10);
-/// Lookups at one time.
-const LOOKUPS: usize = 32;
 
 /// Looks all names up, again and again; which ones, and how often, may change.
 pub async fn resolve(
@@ -57,28 +56,43 @@ pub async fn resolve(
             }
         }
         let these = names.borrow().names.clone();
-        let mut running = JoinSet::new();
-        for name in these {
-            if running.len() >= LOOKUPS
-                && let Some(Ok(done)) = running.join_next().await
-                && lookups.send(done).await.is_err()
-            {
-                return Ok(());
-            }
-            running.spawn(async move {
-                Lookup {
-                    service: name.service,
-                    endpoint: name.endpoint,
-                    answer: lookup(&name.host, name.families).await,
+        let mut answers = pin!(resolve::lookups(these));
+        while let Some((whose, answer)) = answers.next().await {
+            for (service, endpoint) in whose {
+                let lookup = Lookup {
+                    service,
+                    endpoint,
+                    answer: answer.clone(),
+                };
+                if lookups.send(lookup).await.is_err() {
+                    return Ok(());
                 }
-            });
-        }
-        while let Some(done) = running.join_next().await {
-            if lookups.send(done?).await.is_err() {
-                return Ok(());
             }
         }
         last = Instant::now();
+    }
+}
+
+/// Says how far the budget of checks stretches intervals.
+pub async fn budget(budget: Arc<Budget>, recorder: Recorder) -> anyhow::Result<()> {
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = 1.0;
+    loop {
+        ticks.tick().await;
+        let waited = budget.look();
+        let stretch = budget.stretch();
+        recorder.stretched(stretch);
+        if stretch > 1.0 && told == 1.0 {
+            warn!(
+                stretch,
+                waited,
+                "more checks are wanted than `checking` allows: all intervals are stretched"
+            );
+        } else if stretch == 1.0 && told > 1.0 {
+            info!("checks are made as often as configured again");
+        }
+        told = stretch;
     }
 }
 

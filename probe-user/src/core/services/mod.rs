@@ -39,9 +39,10 @@ use crate::{
         slow_start::SlowStart,
     },
     health::{
-        Probe, RiseFall, State, Verdict,
+        RiseFall, State, Verdict,
         agent::{self, Wishes},
         lateness::Lateness,
+        probe::Recipe,
         scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
         window::Window,
@@ -64,6 +65,8 @@ struct Service {
     /// A shadow that steered a short time ago.
     withdrawn: Option<Withdrawn>,
     config: config::Service,
+    /// Shared by all that check its endpoints.
+    check: Arc<config::Check>,
     id: ServiceId,
     failover: Failover,
     /// What was told of its damping.
@@ -560,6 +563,7 @@ impl Service {
             places: (0..endpoints.len()).map(Some).collect(),
             withdrawn: None,
             config: config.clone(),
+            check: Arc::new(config.check().clone()),
             id: applied.id,
             failover,
             damped: Vec::new(),
@@ -833,8 +837,17 @@ impl Service {
             name @ config::Address::Name { .. } => name.to_string(),
         };
         let (trigger, triggered) = Trigger::new();
+        let recipe = Recipe {
+            check: self.check.clone(),
+            endpoint: at,
+            authority,
+            service: self.config.name().to_owned(),
+            name: config.name().to_owned(),
+        };
         let plan = CheckPlan {
-            probe: Probe::new(check, at, &authority).of(self.config.name(), config.name()),
+            target: check.target(at),
+            life_signs: self.config.life_signs().then_some(endpoint.id),
+            recipe,
             rhythm: Rhythm {
                 intervals: Intervals {
                     inter: check.inter(),
@@ -845,6 +858,8 @@ impl Service {
                 phase: begin.phase,
                 spread: check.spread(),
                 timeout: check.timeout(),
+                in_flight: check.in_flight(),
+                life_signs: None,
                 health: endpoint.health.clone(),
             },
             triggered,

@@ -19,6 +19,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -600,6 +601,7 @@ impl Service {
         self.ordered = restored.ordered;
         self.reform_endpoints(config, at, &from, ids, observer);
         self.config = config.clone();
+        self.check = Arc::new(config.check().clone());
         self.follow(now);
         self.write_selection(datapath)?;
         self.write_marks(datapath)?;
@@ -647,7 +649,9 @@ impl Service {
         observer: &dyn Observer,
     ) {
         let (check, before) = (config.check().clone(), self.config.clone());
-        let rechecked = check != *before.check() || config.sentinel() != before.sentinel();
+        let rechecked = check != *before.check()
+            || config.sentinel() != before.sentinel()
+            || config.life_signs() != before.life_signs();
         let resting: Vec<_> = self.endpoints.iter().map(|of| of.resting).collect();
         let mut old: Vec<_> = std::mem::take(&mut self.endpoints)
             .into_iter()
@@ -669,11 +673,13 @@ impl Service {
                     ..Endpoint::new(slot, ids[i], at, config, of)
                 }
             });
+            let mut moved = endpoint.at != at;
             if endpoint.id != ids[i] {
                 endpoint.id = ids[i];
                 endpoint.mark = Mark::Up;
+                // Its replies are counted elsewhere.
+                moved |= config.life_signs();
             }
-            let moved = endpoint.at != at;
             endpoint.at = at;
             // As the plan had it.
             endpoint.weight = of.weight();
