@@ -55,18 +55,6 @@ where
         .expect("the object holds every program of names::PROGRAMS, with its type")
 }
 
-/// A TC program of the object, loaded if it has not been: the verifier's work is most of an
-/// agent's start, so what nobody needs stays out.
-pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
-    let program = program::<SchedClassifier>(ebpf, name);
-    if program.fd().is_err() {
-        program
-            .load()
-            .map_err(|e| Error::failed(format!("loading program {name}"), e))?;
-    }
-    Ok(program)
-}
-
 /// Attaches what the role needs.
 pub fn attach(
     ebpf: &mut Ebpf,
@@ -157,7 +145,7 @@ fn attach_tc(
         _ => TcAttachType::Ingress,
     };
     let what = format!("attaching {name} to {} {}", interface.name, hook.name());
-    let classifier = classifier(ebpf, name)?;
+    let classifier = program::<SchedClassifier>(ebpf, name);
     if mode != TcMode::Clsact && attached.tc == TcWay::Tcx {
         match attach_tcx(classifier, pins, interface, hook, direction) {
             Ok(inherited) => {

@@ -16,7 +16,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
-    programs::{Program, Xdp},
+    programs::{Program, SchedClassifier, Xdp},
     util::KernelVersion,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -60,7 +60,8 @@ pub struct Options {
     pub learn: Duration,
     /// How long flows may be idle.
     pub timeouts: Limits,
-    /// May there be uplinks? Otherwise their programs are loaded when there is one.
+    /// May there be uplinks? Otherwise their own programs are not loaded: the verifier's work is
+    /// most of an agent's start. One that comes all the same is steered by TC.
     pub uplinks: bool,
     /// Source of [`super::Forward::FullNat`] in IPv4.
     pub source_v4: Option<Ipv4Addr>,
@@ -88,8 +89,8 @@ pub struct Datapath {
     marked: Arc<Notify>,
     /// Interfaces that XDP programs of others may send by.
     senders: HashMap<MapData, u32, u32>,
-    /// What uplinks need, once it is loaded.
-    xdp: Option<UplinkXdp>,
+    /// What is loaded for uplinks.
+    xdp: UplinkXdp,
     /// Nothing was pinned before, and the start is not yet complete.
     undo: bool,
     /// Uplinks whose other end may not take what XDP programs send.
@@ -110,13 +111,14 @@ impl Datapath {
         let undo = UndoPins(fresh.then(|| options.bpffs.clone()));
         pins.check_shapes(options.flows)?;
         let mut ebpf = load(&pins, options)?;
-        // Here, where a failure leaves everything as it was.
-        for name in [names::PROGRAM_TC_FORWARD, names::PROGRAM_TC_REVERSE] {
-            attach::classifier(&mut ebpf, name)?;
-        }
-        let xdp = match options.uplinks {
-            true => Some(UplinkXdp::load(&mut ebpf, options.xdp)?),
-            false => None,
+        // All before maps are taken out of the object: programs are loaded with their descriptors.
+        load_tc(&mut ebpf, names::PROGRAM_TC_FORWARD)?;
+        load_tc(&mut ebpf, names::PROGRAM_TC_REVERSE)?;
+        let xdp = if options.uplinks {
+            load_tc(&mut ebpf, names::PROGRAM_TC_RELAY)?;
+            UplinkXdp::load(&mut ebpf, options.xdp)?
+        } else {
+            UplinkXdp::absent(options.xdp)
         };
         let loaded = own::load(&mut ebpf, options.own);
         let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
@@ -158,12 +160,7 @@ impl Datapath {
     pub fn attach(&mut self, ifindex: u32, name: &str, role: Role) -> Result<Attached, Error> {
         let xdp = match role {
             Role::Edge => None,
-            Role::Uplink => {
-                if self.xdp.is_none() {
-                    self.xdp = Some(UplinkXdp::load(&mut self.ebpf, self.options.xdp)?);
-                }
-                self.xdp.clone()
-            }
+            Role::Uplink => self.xdp.program,
         };
         let mut attached = attach::attach(
             &mut self.ebpf,
@@ -171,9 +168,7 @@ impl Datapath {
             &mut self.tables,
             Interface { ifindex, name },
             role,
-            xdp.as_ref()
-                .and_then(|loaded| loaded.program)
-                .map(|program| (program, self.options.xdp)),
+            xdp.map(|program| (program, self.options.xdp)),
             self.options.tc,
         )?;
         if attached.xdp == XdpWay::Native && is_virtual(name) {
@@ -186,10 +181,8 @@ impl Datapath {
         if let Err(error) = self.set_sender(ifindex, attached.xdp == XdpWay::Native) {
             attached.degraded.push(error.to_string());
         }
-        if attached.xdp != XdpWay::None {
-            attached
-                .degraded
-                .extend(xdp.and_then(|loaded| loaded.degraded));
+        if attached.xdp != XdpWay::None || (role == Role::Uplink && xdp.is_none()) {
+            attached.degraded.extend(self.xdp.degraded.clone());
         }
         Ok(attached)
     }
@@ -303,8 +296,7 @@ impl Datapath {
             };
             program.map_err(|e| Error::failed(format!("finding {name}"), e))
         };
-        let loaded = self.xdp.as_ref().and_then(|loaded| loaded.program);
-        let xdp = loaded.map(fd).transpose()?;
+        let xdp = self.xdp.program.map(fd).transpose()?;
         super::Trial::of(fd(names::PROGRAM_TC_FORWARD)?, xdp)
     }
 
@@ -456,16 +448,31 @@ fn load(pins: &Pins, options: &Options) -> Result<Ebpf, Error> {
         .map_err(|e| Error::failed("loading the datapath's maps", e))
 }
 
+fn load_tc(ebpf: &mut Ebpf, name: &str) -> Result<(), Error> {
+    attach::program::<SchedClassifier>(ebpf, name)
+        .load()
+        .map_err(|e| Error::failed(format!("loading program {name}"), e))
+}
+
 /// The XDP program for uplinks.
-#[derive(Clone)]
 struct UplinkXdp {
-    /// The one that loaded; none if none is wanted.
+    /// The one that loaded.
     program: Option<&'static str>,
-    /// A word for the log if it is not the best.
+    /// A word for the log if it is not the best, or none where one is wanted.
     degraded: Option<String>,
 }
 
 impl UplinkXdp {
+    /// None is loaded.
+    fn absent(mode: XdpMode) -> Self {
+        let word = "there was no uplink in the configuration when the agent started: TC steers this \
+                    one until the next start, and XDP from then on";
+        Self {
+            program: None,
+            degraded: (mode != XdpMode::Off).then(|| word.to_owned()),
+        }
+    }
+
     /// Loads the one that knows packets of several buffers, where the kernel has that, or
     /// else the plain one.
     fn load(ebpf: &mut Ebpf, mode: XdpMode) -> Result<Self, Error> {

@@ -7,6 +7,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -141,7 +142,11 @@ async fn together(each: &mut [One], combine: Combine) -> Finding {
 async fn talk(conversation: &mut Conversation, timeout: Duration) -> Finding {
     let deadline = tokio::time::Instant::now() + timeout;
     let mut stage = Stage::CONNECTING;
-    let made = within(deadline, conversation.run(&mut stage)).await;
+    // Pinned here: what is handed to an async function has room in it twice.
+    let made = {
+        let conversation = pin!(conversation.run(&mut stage));
+        within(deadline, conversation).await
+    };
     match made.output {
         Some(finding) if finding.kind == Kind::Ok && !made.in_time => {
             let kind = stage.kind;

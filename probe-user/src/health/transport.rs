@@ -138,7 +138,8 @@ impl Transport {
             return Ok(Stream::Plain(tcp));
         };
         *stage = Stage::waiting("no complete TLS handshake");
-        let stream = connector.connect(name.clone(), tcp).await;
+        // Those without TLS need no room for it.
+        let stream = Box::pin(connector.connect(name.clone(), tcp)).await;
         let stream = stream.map_err(|error| handshake_failed(&error))?;
         Ok(Stream::Tls(Box::new(stream)))
     }

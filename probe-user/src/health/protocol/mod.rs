@@ -109,9 +109,10 @@ impl Conversation {
             Self::Script(script) => script.run(stage).await,
             Self::Redis(redis) => redis.run(stage).await,
             Self::Postgres(postgres) => postgres.run(stage).await,
-            Self::Grpc(grpc) => grpc.run(stage).await,
+            // All share the room of the largest. These two allocate anyway.
+            Self::Grpc(grpc) => Box::pin(grpc.run(stage)).await,
             Self::Udp(udp) => udp.run(stage).await,
-            Self::Exec(exec) => exec.run(stage).await,
+            Self::Exec(exec) => Box::pin(exec.run(stage)).await,
         }
     }
 }
