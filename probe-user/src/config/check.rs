@@ -47,9 +47,8 @@ pub const MOST_IN_A_ROW: u32 = 1000;
 const MOST_CHECKS: usize = 16;
 /// HAProxy's bound, in percent.
 const MOST_SPREAD: u32 = 50;
-/// Checks of one endpoint that are waited for at one time, at most and unless said.
+/// Checks of one endpoint that are waited for at one time, at most.
 const MOST_IN_FLIGHT: usize = 100;
-const DEFAULT_MOST_IN_FLIGHT: usize = 8;
 const KINDS: &str = "one of tcp, http, script, redis, postgres, grpc, udp, exec";
 
 /// How the health of a service's endpoints is probed.
@@ -166,21 +165,11 @@ impl Check {
         let reach = self.each.iter().find_map(|each| each.kind().reach());
         reach.map_or(endpoint, |reach| reach.target(endpoint))
     }
-    /// Checks of one endpoint that may be waited for at one time. Enough to decide in one timeout;
-    /// commands are processes, and one at a time is enough of them.
+    /// Checks of one endpoint that may be waited for at one time. One, as HAProxy does, unless the
+    /// configuration says more: where they overlap, a single stall of the endpoint, or of this node,
+    /// as long as the timeout and `fall` - 1 intervals looks like `fall` failures.
     pub fn in_flight(&self) -> usize {
-        if let Some(most) = self.in_flight {
-            return most;
-        }
-        if self
-            .each
-            .iter()
-            .any(|each| matches!(each.kind, Kind::Exec(_)))
-        {
-            return 1;
-        }
-        let decisive = usize::try_from(self.rise.max(self.fall));
-        decisive.unwrap_or(usize::MAX).min(DEFAULT_MOST_IN_FLIGHT)
+        self.in_flight.unwrap_or(1)
     }
 
     /// Is a silent connection to the endpoint a good idea, unless the configuration says? Not

@@ -115,7 +115,7 @@ const FIELDS: &[Row] = &[
     ("fastinter", Duration, "The same while a check has spoken against the state; inter"),
     ("downinter", Duration, "The same while the endpoint is down; inter"),
     ("spread_checks", Number(0, 50), "By how many percent of the interval a check may begin earlier or later; 0"),
-    ("in_flight", Number(1, 100), "Checks of one endpoint that are waited for at one time; as many as rise or fall, up to 8"),
+    ("in_flight", Number(1, 100), "Checks of one endpoint that are waited for at one time; 1 unless said"),
     ("timeout", Duration, "How long one check may take; 1s"),
     ("rise", COUNT, "So many good checks in a row bring an endpoint up; 2"),
     ("fall", COUNT, "So many failed checks in a row take it down; 3"),
