@@ -51,7 +51,7 @@ impl Suite {
     /// Many times what it takes under emulation.
     const fn limit(self) -> Duration {
         match self {
-            Self::Packets => Duration::from_secs(20 * 60),
+            Self::Packets => Duration::from_secs(30 * 60),
             Self::Net => Duration::from_secs(60 * 60),
         }
     }
