@@ -84,7 +84,6 @@ impl Service {
             return;
         }
         endpoint.since = SystemTime::now();
-        observer.state(service, name, state);
         let verdict = Verdict {
             kind: Kind::AgentSaid,
             status: None,
@@ -92,17 +91,7 @@ impl Service {
             note: format!("its agent says: {said}").into(),
             saw: Saw::NOTHING,
         };
-        info!(
-            service,
-            endpoint = name,
-            state = state.label(),
-            verdict = verdict.kind.label(),
-            "endpoint is {}: {}",
-            state.label(),
-            verdict.detail()
-        );
-        self.journal
-            .tell(telling::state_event(service, name, state, &verdict));
+        telling::tell_state(&self.journal, observer, (service, name), state, &verdict);
         endpoint.conclude(verdict);
     }
 }

@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{Result, Service, Services, telling};
 use crate::{
@@ -114,18 +114,7 @@ impl Service {
         };
         let (service, name) = (self.config.name(), self.config.endpoints()[e].name());
         let state = endpoint.health.state();
-        observer.state(service, name, state);
-        info!(
-            service,
-            endpoint = name,
-            state = state.label(),
-            verdict = verdict.kind.label(),
-            "endpoint is {}: {}",
-            state.label(),
-            verdict.detail()
-        );
-        self.journal
-            .tell(telling::state_event(service, name, state, &verdict));
+        telling::tell_state(&self.journal, observer, (service, name), state, &verdict);
         endpoint.conclude(verdict);
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Endpoint, Observer, Service, What, status};
+use super::{Endpoint, Journal, Observer, Service, What, status};
 use crate::{
     config::{Failback, Mode},
     failover::{Reason, Switch, Target, damping::Damped},
@@ -64,18 +64,7 @@ impl Service {
         observer.checked(service, name, &verdict, skipped);
         if let Some(state) = changed {
             endpoint.since = SystemTime::now();
-            observer.state(service, name, state);
-            info!(
-                service,
-                endpoint = name,
-                state = state.label(),
-                verdict = verdict.kind.label(),
-                "endpoint is {}: {}",
-                state.label(),
-                verdict.detail()
-            );
-            self.journal
-                .tell(state_event(service, name, state, &verdict));
+            tell_state(&self.journal, observer, (service, name), state, &verdict);
         }
         endpoint.conclude(verdict);
     }
@@ -373,16 +362,32 @@ impl Service {
     }
 }
 
-/// An endpoint is in another state, by this verdict.
-pub(super) fn state_event(service: &str, endpoint: &str, state: State, verdict: &Verdict) -> What {
-    What::State {
+/// Says that a service's endpoint is in another state, by this verdict.
+pub(super) fn tell_state(
+    journal: &Journal,
+    observer: &dyn Observer,
+    (service, endpoint): (&str, &str),
+    state: State,
+    verdict: &Verdict,
+) {
+    observer.state(service, endpoint, state);
+    info!(
+        service,
+        endpoint,
+        state = state.label(),
+        verdict = verdict.kind.label(),
+        "endpoint is {}: {}",
+        state.label(),
+        verdict.detail()
+    );
+    journal.tell(What::State {
         service: service.to_owned(),
         endpoint: endpoint.to_owned(),
         state: state.label().to_owned(),
         verdict: verdict.kind.label().to_owned(),
         detail: verdict.detail(),
         saw: (!verdict.saw.is_empty()).then(|| verdict.saw.to_string()),
-    }
+    });
 }
 
 impl Endpoint {
