@@ -438,11 +438,20 @@ impl<D: Steering + Attach> Core<D> {
         let mut quiet_until = Instant::now();
         loop {
             let due = self.services.due();
+            let look = self.services.look_due();
             tokio::select! {
                 Some(report) = inputs.reports.recv() => {
                     // What was before it.
                     self.take_quiet(&mut inputs.quiet)?;
                     self.verdict(report)?;
+                }
+                () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                    if self.services.look(Instant::now(), &self.datapath)? {
+                        // Good checks break a silence.
+                        self.take_quiet(&mut inputs.quiet)?;
+                        let (datapath, observer) = (&mut self.datapath, self.observer.as_ref());
+                        self.services.judge_silence(Instant::now(), datapath, observer)?;
+                    }
                 }
                 _ = looks.tick(), if !inputs.quiet.is_closed() => self.take_quiet(&mut inputs.quiet)?,
                 Some(signalled) = inputs.signals.recv() => self.services.signalled(

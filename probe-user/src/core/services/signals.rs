@@ -12,9 +12,12 @@ use super::{Result, Service, Services, telling};
 use crate::{
     config::Observe,
     core::{Observer, Signalled, Whose},
-    datapath::Steering,
+    datapath::{EndpointId, Forward, Steering},
     failover::orders::Mode,
-    health::{Kind, Saw, Signal, State, Verdict},
+    health::{
+        Kind, Saw, Signal, State, Verdict,
+        silence::{Thought, Watch},
+    },
 };
 
 impl Services {
@@ -70,6 +73,84 @@ impl Services {
         Ok(())
     }
 
+    /// Watches for silence wherever it leads to anything.
+    pub(super) fn watch(&mut self, now: Instant) {
+        let observed = self.all.iter().filter(|service| service.is_listened_to());
+        let shortest = observed.map(|service| service.config.check().timeout()).min();
+        self.watch = shortest.map(|shortest| Watch::new(shortest, now));
+    }
+
+    /// When [`Services::look`] has something to do.
+    pub fn look_due(&self) -> Option<Instant> {
+        self.watch.map(|watch| watch.due())
+    }
+
+    /// Looks for endpoints that are silent towards clients that connect. Tells whether there may
+    /// be one: see [`Services::judge_silence`].
+    pub fn look<D: Steering>(&mut self, now: Instant, datapath: &D) -> Result<bool> {
+        let Some(watch) = &mut self.watch else {
+            return Ok(false);
+        };
+        watch.look(now);
+        Ok(!datapath.silent(watch.least())?.is_empty())
+    }
+
+    /// Judges them.
+    pub fn judge_silence<D: Steering>(
+        &mut self,
+        now: Instant,
+        datapath: &mut D,
+        observer: &dyn Observer,
+    ) -> Result {
+        let Some(watch) = self.watch else {
+            return Ok(());
+        };
+        for silent in datapath.silent(watch.least())? {
+            let id = silent.endpoint;
+            let Some((s, e)) = self.steered(id) else {
+                datapath.heard(id);
+                continue;
+            };
+            let service = &mut self.all[s];
+            let endpoint = &mut service.endpoints[e];
+            if endpoint.health.state() == State::Down {
+                datapath.heard(id);
+                continue;
+            }
+            let watched = watch.watched(silent.lasts, now);
+            let timeout = service.config.check().timeout();
+            let packets = || datapath.packets_from(id);
+            match endpoint.silence.judge(silent.since, watched, timeout, packets) {
+                Thought::Nothing => {}
+                Thought::Heard => datapath.heard(id),
+                Thought::Doubt => {
+                    if service.is_listened_to()
+                        && let Some(trigger) = &service.endpoints[e].trigger
+                    {
+                        trigger.pull();
+                    }
+                }
+                Thought::Silent => {
+                    datapath.heard(id);
+                    let signalled = Signalled {
+                        whose: Whose::Steered(service.id, id),
+                        signal: Signal::Silent,
+                    };
+                    self.signalled(signalled, now, datapath, observer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn steered(&self, id: EndpointId) -> Option<(usize, usize)> {
+        let mut services = self.all.iter().enumerate();
+        services.find_map(|(s, service)| {
+            let e = service.endpoints.iter().position(|e| e.id == id)?;
+            Some((s, e))
+        })
+    }
+
     /// The endpoint that a sign is about. Of a check before the endpoint moved, and of an
     /// id that is retired, there is none.
     fn find(&self, whose: Whose) -> Option<(usize, usize)> {
@@ -90,6 +171,11 @@ impl Services {
 }
 
 impl Service {
+    /// Does what its clients notice lead to anything, and are they seen?
+    fn is_listened_to(&self) -> bool {
+        self.config.observe() != Observe::Off && self.config.forward() != Forward::Dsr
+    }
+
     fn count_signal(&mut self, e: usize, signal: Signal, observer: &dyn Observer) {
         self.endpoints[e].signals.count(signal);
         let (service, endpoint) = (self.config.name(), self.config.endpoints()[e].name());
