@@ -52,7 +52,7 @@ pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
 pub use silences::Silent;
 pub use sweep::{Limits, Sweeper, Swept};
-pub use tell::{TellCounts, TellState, Teller, Telling, Told};
+pub use tell::{Found, Look, TellCounts, TellState, Teller, Telling, Told};
 pub use trial::{Ends, Outcome, Program, Trial};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.

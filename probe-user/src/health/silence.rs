@@ -27,6 +27,8 @@ pub struct Watch {
     looked: Instant,
     /// Since when every look was in time.
     awake: Instant,
+    /// When the first of those that are silent now will have been for too long.
+    expected: Option<Instant>,
 }
 
 impl Watch {
@@ -37,12 +39,20 @@ impl Watch {
             least: doubted_after(shortest),
             looked: now,
             awake: now,
+            expected: None,
         }
     }
 
     /// When to look next.
     pub fn due(&self) -> Instant {
-        self.looked + self.every
+        let next = self.looked + self.every;
+        self.expected.map_or(next, |expected| next.min(expected))
+    }
+
+    /// An endpoint that is silent now will have been for too long then.
+    pub fn expect(&mut self, then: Instant) {
+        let first = self.expected.map_or(then, |first| first.min(then));
+        self.expected = (then > self.looked).then_some(first).or(self.expected);
     }
 
     /// The shortest silence that leads to anything.
@@ -57,6 +67,7 @@ impl Watch {
             self.awake = now;
         }
         self.looked = now;
+        self.expected = None;
     }
 
     /// The part of a silence that was watched.
@@ -66,7 +77,7 @@ impl Watch {
 }
 
 /// After which part of the time that a check may take an endpoint is checked.
-fn doubted_after(timeout: Duration) -> Duration {
+pub fn doubted_after(timeout: Duration) -> Duration {
     timeout / 2
 }
 
@@ -79,8 +90,6 @@ pub enum Thought {
     Doubt,
     /// It is silent.
     Silent,
-    /// It spoke to clients that were connected.
-    Heard,
 }
 
 /// A silence that led to a check.
@@ -88,6 +97,8 @@ pub enum Thought {
 struct Doubt {
     /// Which silence.
     since: u32,
+    /// How long it lasted by then.
+    after: Duration,
     /// Packets that the endpoint had sent to clients by then, if that is known.
     packets: Option<u64>,
 }
@@ -109,20 +120,24 @@ impl Silence {
         if watched < doubted_after(timeout) {
             return Thought::Nothing;
         }
-        let Some(doubt) = self.0.filter(|doubt| doubt.since == since) else {
-            let packets = packets();
-            self.0 = Some(Doubt { since, packets });
-            return Thought::Doubt;
-        };
-        if watched < timeout {
-            return Thought::Nothing;
+        let doubt = self.0.filter(|doubt| doubt.since == since);
+        if let Some(doubt) = doubt {
+            let listened = watched.saturating_sub(doubt.after);
+            if watched < timeout || listened < timeout / 4 {
+                return Thought::Nothing;
+            }
         }
-        self.0 = None;
-        if packets() == doubt.packets {
-            Thought::Silent
-        } else {
-            Thought::Heard
+        let packets = packets();
+        if doubt.is_some_and(|doubt| doubt.packets == packets) {
+            self.0 = None;
+            return Thought::Silent;
         }
+        self.0 = Some(Doubt {
+            since,
+            after: watched,
+            packets,
+        });
+        Thought::Doubt
     }
 }
 
@@ -149,17 +164,25 @@ mod tests {
     #[test]
     fn open_connections_are_listened_to() {
         let mut silence = Silence::default();
-        assert_eq!(silence.judge(7, 5 * MILLI, TIMEOUT, || Some(3)), Thought::Doubt);
-        assert_eq!(silence.judge(7, TIMEOUT, TIMEOUT, || Some(4)), Thought::Heard);
+        let mut judge = |millis: u32, packets| {
+            silence.judge(7, millis * MILLI, TIMEOUT, || Some(packets))
+        };
+        assert_eq!(judge(5, 3), Thought::Doubt);
+        // It sends, and answers nobody who connects: it is checked again and again.
+        assert_eq!(judge(10, 4), Thought::Doubt);
+        assert_eq!(judge(12, 4), Thought::Nothing);
+        assert_eq!(judge(13, 5), Thought::Doubt);
+        assert_eq!(judge(16, 5), Thought::Silent);
     }
 
     #[test]
     fn another_silence_is_doubted_anew_and_a_long_one_too() {
         let mut silence = Silence::default();
-        let mut judge = |since| silence.judge(since, 20 * MILLI, TIMEOUT, || None);
-        assert_eq!(judge(7), Thought::Doubt);
-        assert_eq!(judge(8), Thought::Doubt);
-        assert_eq!(judge(8), Thought::Silent);
+        let mut judge = |since, millis: u32| silence.judge(since, millis * MILLI, TIMEOUT, || None);
+        assert_eq!(judge(7, 20), Thought::Doubt);
+        assert_eq!(judge(8, 20), Thought::Doubt);
+        assert_eq!(judge(8, 22), Thought::Nothing);
+        assert_eq!(judge(8, 23), Thought::Silent);
     }
 
     #[test]
@@ -170,6 +193,19 @@ mod tests {
             assert_eq!(watch.due(), now + every * MILLI, "{timeout} ms");
             assert_eq!(watch.least(), timeout * MILLI / 2);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_silence_is_not_overslept() {
+        let now = Instant::now();
+        let mut watch = Watch::new(200 * MILLI, now);
+        watch.look(now + 20 * MILLI);
+        for (then, due) in [(50, 40), (33, 33), (35, 33), (20, 33)] {
+            watch.expect(now + then * MILLI);
+            assert_eq!(watch.due(), now + due * MILLI, "{then}");
+        }
+        watch.look(now + 33 * MILLI);
+        assert_eq!(watch.due(), now + 53 * MILLI);
     }
 
     #[test]

@@ -131,6 +131,8 @@ struct Endpoint {
     errors: Option<ErrorLimit>,
     /// Towards clients that connect.
     silence: Silence,
+    /// When a good check ended last.
+    heard: Option<Instant>,
     /// The last lookup failed, and that was said.
     unresolved: bool,
 }
@@ -299,6 +301,7 @@ impl Services {
         }
         if success == Some(true) {
             datapath.heard(endpoint.id);
+            endpoint.heard = Some(now);
             if let Some(errors) = &mut endpoint.errors {
                 errors.good_check();
             }
@@ -924,6 +927,7 @@ impl Endpoint {
             signals: Counts::default(),
             errors: error_limit(service),
             silence: Silence::default(),
+            heard: None,
             unresolved: false,
         }
     }

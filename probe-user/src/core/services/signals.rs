@@ -3,7 +3,7 @@
 //! An endpoint that is down is left to the grid of its checks: a sign of failure says
 //! nothing new of it, and it shall come up as slowly as it always does.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tracing::debug;
@@ -16,9 +16,13 @@ use crate::{
     failover::orders::Mode,
     health::{
         Kind, Saw, Signal, State, Verdict,
-        silence::{Thought, Watch},
+        scheduler::Trigger,
+        silence::{Thought, Watch, doubted_after},
     },
 };
+
+/// More than the unit in which silence is told.
+const GRAIN: Duration = Duration::from_micros(100);
 
 impl Services {
     /// There was a sign that an endpoint may have failed.
@@ -42,9 +46,16 @@ impl Services {
         if service.endpoints[e].health.state() == State::Down {
             return Ok(());
         }
+        // Who answers others has lost one client's SYN.
+        let id = service.endpoints[e].id;
+        let counts = signal != Signal::Unanswered || {
+            let timeout = service.config.check().timeout();
+            let silent = datapath.silent(doubted_after(timeout))?;
+            silent.iter().any(|silent| silent.endpoint == id)
+        };
         let errors = match service.config.observe() {
             Observe::Off if signal.is_of_client() => return Ok(()),
-            Observe::MarkDown { .. } if signal.is_of_client() => {
+            Observe::MarkDown { .. } if signal.is_of_client() && counts => {
                 let endpoint = &mut service.endpoints[e];
                 endpoint.failing.get_or_insert(now);
                 let errors = &mut endpoint.errors;
@@ -118,22 +129,25 @@ impl Services {
                 continue;
             }
             let watched = watch.watched(silent.lasts, now);
+            let since = now.checked_sub(silent.lasts).unwrap_or(now);
             let timeout = service.config.check().timeout();
+            if let Some(watch) = &mut self.watch {
+                watch.expect(since + timeout + GRAIN);
+            }
             let packets = || datapath.packets_from(id);
             match endpoint.silence.judge(silent.since, watched, timeout, packets) {
                 Thought::Nothing => {}
-                Thought::Heard => datapath.heard(id),
-                Thought::Doubt => {
-                    if service.is_listened_to()
-                        && let Some(trigger) = &service.endpoints[e].trigger
-                    {
-                        trigger.pull();
-                    }
+                // The others too, who may show that it is not this node.
+                Thought::Doubt if service.is_listened_to() => {
+                    let triggers = service.endpoints.iter().filter_map(|e| e.trigger.as_ref());
+                    triggers.for_each(Trigger::pull);
                 }
+                Thought::Doubt => {}
+                Thought::Silent if !self.witnessed(s, e, since) => {}
                 Thought::Silent => {
                     datapath.heard(id);
                     let signalled = Signalled {
-                        whose: Whose::Steered(service.id, id),
+                        whose: Whose::Steered(self.all[s].id, id),
                         signal: Signal::Silent,
                     };
                     self.signalled(signalled, now, datapath, observer)?;
@@ -190,7 +204,7 @@ impl Service {
         let verdict = Verdict {
             kind: Kind::Observed,
             status: None,
-            latency: std::time::Duration::ZERO,
+            latency: Duration::ZERO,
             note: format!(
                 "{errors} connections of clients failed in a row, the last: {}",
                 last.label()
