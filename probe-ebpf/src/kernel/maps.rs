@@ -320,6 +320,11 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
+    fn listens(&self, key: &ListenerKey<A>) -> bool {
+        SIEVE.get(0).is_some_and(|sieve| sieve.may_have(key.bit()))
+    }
+
+    #[inline(always)]
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener> {
         let bit = key.bit();
         if !SIEVE.get(0)?.may_have(bit) {

@@ -231,7 +231,9 @@ impl Programs {
                 .array(names::MAP_ENDPOINTS)
                 .set(id, Image(endpoint), 0)
                 .expect("in range");
-            programs.listener(v4, v6, port, TCP, id, LISTENER_OWN);
+            for protocol in [TCP, UDP] {
+                programs.listener(v4, v6, port, protocol, id, LISTENER_OWN);
+            }
         }
         programs.decide(steer(MASTER));
         // As an agent does that has swept: unknown clients may have entries.
