@@ -196,8 +196,9 @@ impl<A: Address> Recent<A> {
     /// address is for the caller to compare.
     #[inline(always)]
     fn is_of(&self, client_be: A, seen_port_be: u16, protocol: u8) -> bool {
-        A::from_cells(&self.client_be) == client_be
-            && self.ports.get() as u16 == seen_port_be
+        // The port first: it differs most often.
+        self.ports.get() as u16 == seen_port_be
+            && A::from_cells(&self.client_be) == client_be
             && (self.what.get() >> 16) as u8 == protocol
     }
 
