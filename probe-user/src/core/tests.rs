@@ -1646,6 +1646,8 @@ async fn watched(extra: &str) -> (Bench, Duration, Silences) {
     bench.check(0, Kind::Ok).await;
     bench.check(1, Kind::Ok).await;
     bench.did().await;
+    // What begins now begins after those checks.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     (bench, timeout, silent)
 }
 
