@@ -41,6 +41,9 @@ pub trait Tables<A: Address> {
     /// [`crate::abi::Node::limit`].
     fn grant(&self) -> bool;
 
+    /// May there be a listener of this key? Costs less than [`Tables::listener`], and is wrong
+    /// where that is not.
+    fn listens(&self, key: &ListenerKey<A>) -> bool;
     /// The listener at a destination.
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener>;
     /// The service's slot. `None` only if the id is out of range.

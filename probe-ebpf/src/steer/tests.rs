@@ -200,6 +200,12 @@ impl Tables<V4> for Host {
     fn now_ns(&self) -> u64 {
         self.now_ns.get()
     }
+    fn listens(&self, key: &ListenerKey<V4>) -> bool {
+        // The agent keeps the own addresses of all endpoints there.
+        let own =
+            |endpoint: &Endpoint| endpoint.v4_be == key.addr_be && endpoint.port_be == key.port_be;
+        self.listeners.contains_key(key) || self.endpoints.values().any(own)
+    }
     fn listener(&self, key: &ListenerKey<V4>) -> Option<Listener> {
         self.listeners.get(key).copied()
     }
