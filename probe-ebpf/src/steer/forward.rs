@@ -442,6 +442,7 @@ fn remember_syn<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32) {
         tell(tables, work, EventKind::SynUnanswered, id);
     }
     recent::put(tables, work, id, RecentState::Open);
+    tables.asked(id);
 }
 
 /// A segment that no entry knows: the first of a connection, or one whose flow was lost,
@@ -604,6 +605,7 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
         RecentState::OpenSide
     };
     recent::put(tables, work, way.target, state);
+    tables.asked(way.target);
     true
 }
 

@@ -170,6 +170,7 @@ fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &Reve
         }
         flow::close(tables, work, id, RecentState::Closed);
     } else if segment.flags & SYN != 0 {
+        tables.answered(id);
         // The client's port begins anew with the same endpoint, or this is the first answer.
         let anew = state & FLOW_ESTABLISHED == 0 || state & FLOW_FIN != 0;
         if segment.flags & ACK != 0 && anew && state & FLOW_ENDED == 0 {
@@ -232,6 +233,9 @@ fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         return;
     };
     let id = trace.endpoint;
+    if work.segment.flags & RST == 0 {
+        tables.answered(id);
+    }
     work.key = recent::forward_key(&trace);
     let (lives, side) = match entry.state() {
         RecentState::Open => (true, 0),
@@ -346,6 +350,7 @@ fn no_room<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id
 /// The endpoint refused a connection.
 #[inline(always)]
 fn refused<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id: u32) {
+    tables.answered(id);
     tell(tables, work, EventKind::EndpointRefused, service, id);
 }
 

@@ -102,6 +102,10 @@ pub trait Tables<A: Address> {
     fn opened(&self, endpoint: u32);
     /// Counts a flow that ended at an endpoint.
     fn closed(&self, endpoint: u32);
+    /// A SYN goes to an endpoint whose answers come by here.
+    fn asked(&self, endpoint: u32);
+    /// Such an endpoint answered one, whoever's.
+    fn answered(&self, endpoint: u32);
     /// Tells the agent, rate-limited.
     fn event(&self, kind: EventKind, service: u32, endpoint: u32, client: A, client_port_be: u16);
 }

@@ -608,6 +608,17 @@ impl Tables {
         Ok(Some(id))
     }
 
+    /// All ids are below this one.
+    pub fn ids(&self) -> u32 {
+        self.endpoints.last_key_value().map_or(0, |(id, _)| id.0 + 1)
+    }
+
+    /// Packets that an endpoint has sent to clients, if that can be read.
+    pub fn packets_from(&self, id: EndpointId) -> Option<u64> {
+        let values = self.counters.get(&id.0, 0).ok()?;
+        Some(values.iter().map(|Image(cpu)| cpu.reverse_packets).sum())
+    }
+
     fn add_endpoint(
         &mut self,
         service: ServiceId,

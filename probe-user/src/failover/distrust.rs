@@ -72,6 +72,11 @@ impl Distrust {
         self.on = on;
     }
 
+    /// May there be doubt at all?
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// Is there a suspicion, and since when?
     pub fn since(&self) -> Option<Instant> {
         let suspicion = self.suspicion.filter(|of| of.word.is_none())?;

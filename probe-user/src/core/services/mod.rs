@@ -45,6 +45,7 @@ use crate::{
         probe::Recipe,
         scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
+        silence::{Silence, Watch},
         window::Window,
     },
     resolve::{Families, Resolved, choose},
@@ -128,6 +129,10 @@ struct Endpoint {
     signals: Counts,
     /// Where clients' failed connections count.
     errors: Option<ErrorLimit>,
+    /// Towards clients that connect.
+    silence: Silence,
+    /// When a good check ended last.
+    heard: Option<Instant>,
     /// The last lookup failed, and that was said.
     unresolved: bool,
 }
@@ -157,6 +162,8 @@ pub struct Services {
     turn: u64,
     distrust: Distrust,
     lateness: Lateness,
+    /// Looks for silent endpoints, where that leads to anything.
+    watch: Option<Watch>,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
@@ -217,6 +224,7 @@ impl Services {
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
             lateness: Lateness::new(Instant::now()),
+            watch: None,
             start_checks: None,
             due: None,
         };
@@ -227,6 +235,7 @@ impl Services {
             service.tell(observer);
             service.tell_drains(observer);
         }
+        services.watch(Instant::now());
         services.reckon();
         Ok(services)
     }
@@ -290,8 +299,12 @@ impl Services {
         if endpoint.generation != key.generation {
             return Ok(());
         }
-        if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
-            errors.good_check();
+        if success == Some(true) {
+            datapath.heard(endpoint.id);
+            endpoint.heard = Some(now);
+            if let Some(errors) = &mut endpoint.errors {
+                errors.good_check();
+            }
         }
         let begun = now.checked_sub(verdict.latency).unwrap_or(now);
         match success {
@@ -913,6 +926,8 @@ impl Endpoint {
             trigger: None,
             signals: Counts::default(),
             errors: error_limit(service),
+            silence: Silence::default(),
+            heard: None,
             unresolved: false,
         }
     }
