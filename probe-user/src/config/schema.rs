@@ -82,6 +82,8 @@ const FIELDS: &[Row] = &[
     ("Metrics.listen", Text, "ADDRESS:PORT of /metrics and /healthz, or off; 127.0.0.1:9377"),
     ("Page.listen", Text, "ADDRESS:PORT of the status page, 127.0.0.1:9378 for instance; off"),
     ("Resolve.every", Duration, "How often names are looked up again, from 100ms; 10s"),
+    ("Resolve.hold_nx", Like("^(unlimited|[0-9]+(ms|s|m|h)|0+)$"), "How long an endpoint keeps its last address after DNS says that its name has none; unlimited"),
+    ("Resolve.hold_failure", Like("^(unlimited|[0-9]+(ms|s|m|h)|0+)$"), "The same while no name server answers; unlimited"),
     ("Checking.realtime", Word(&["auto", "on", "off"]), "Real-time priority and locked memory for checks and decisions; auto: where permitted"),
     ("Checking.per_second", COUNT, "Checks a second of all endpoints; beyond that all intervals are stretched; no bound"),
     ("Checking.at_once", COUNT, "Checks at one time of all endpoints; no bound"),

@@ -56,6 +56,7 @@ fn endpoint(name: &str, id: u32) -> status::Endpoint {
         serving: name == "sen2",
         address: "a:1".to_owned(),
         resolved: vec!["10.0.0.1:1".to_owned()],
+        unresolved: None,
         state: "up".to_owned(),
         mode: "ready".to_owned(),
         ordered: None,

@@ -97,6 +97,19 @@ pub enum What {
         from: Vec<String>,
         to: Vec<String>,
     },
+    /// An endpoint's name has no address any more, or has one again.
+    Name {
+        service: String,
+        endpoint: String,
+        resolves: bool,
+        /// `nx`, as DNS says there is none, or `failure`, as nobody says anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Where the endpoint is meanwhile, as far as that is known.
+        kept: Vec<String>,
+    },
     /// Clients of lost endpoints were told.
     Told { told: u64, not_told: u64 },
     /// What operators ordered cannot be kept, or could not be read.
@@ -131,6 +144,7 @@ impl What {
             Self::Damping { .. } => "damping",
             Self::Drained { .. } => "drained",
             Self::Moved { .. } => "moved",
+            Self::Name { .. } => "name",
             Self::Told { .. } => "told",
             Self::Orders { .. } => "orders",
             Self::Reload { .. } => "reload",
@@ -146,7 +160,8 @@ impl What {
             | Self::PromotionOver { service, .. }
             | Self::Damping { service, .. }
             | Self::Drained { service, .. }
-            | Self::Moved { service, .. } => Some(service),
+            | Self::Moved { service, .. }
+            | Self::Name { service, .. } => Some(service),
             Self::Started { .. }
             | Self::Killed { .. }
             | Self::Distrust { .. }
@@ -239,6 +254,29 @@ impl fmt::Display for What {
                 from.join(", "),
                 to.join(", ")
             ),
+            Self::Name {
+                service,
+                endpoint,
+                resolves: true,
+                ..
+            } => write!(f, "{service}/{endpoint}: its name resolves again"),
+            Self::Name {
+                service,
+                endpoint,
+                reason,
+                kept,
+                ..
+            } => {
+                let reason = reason.as_deref().unwrap_or_default();
+                write!(
+                    f,
+                    "{service}/{endpoint}: its name does not resolve: {reason}; "
+                )?;
+                match kept.as_slice() {
+                    [] => f.write_str("nothing is known of where it is"),
+                    kept => write!(f, "it keeps {}", kept.join(", ")),
+                }
+            }
             Self::Told { told, not_told } => {
                 write!(f, "{told} clients of lost endpoints told, {not_told} not")
             }

@@ -22,7 +22,7 @@ pub mod status;
 mod tests;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -48,14 +48,14 @@ use crate::{
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::{Change, Interface},
-    resolve::Resolved,
+    resolve::{Answer, Resolved},
     run::realtime::Had,
 };
 use interfaces::Managed;
 use journal::Journal;
 use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
-pub use services::{Reloaded, Slots};
+pub use services::{Reloaded, Slots, failed};
 
 /// How often verdicts that change nothing are looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -164,6 +164,8 @@ pub trait Observer: Send {
     fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16);
     /// What operators say of an endpoint.
     fn mode(&self, service: &str, endpoint: &str, mode: Mode);
+    /// Does the endpoint's name, if it has one, have no address?
+    fn unresolved(&self, service: &str, endpoint: &str, unresolved: bool);
     /// Does nothing but an order change the service's selection?
     fn frozen(&self, service: &str, frozen: bool);
 }
@@ -246,7 +248,7 @@ pub struct Lookup {
     /// Position in the service.
     pub endpoint: usize,
     /// What DNS said, or why it said nothing.
-    pub answer: Result<Vec<IpAddr>, String>,
+    pub answer: Answer,
 }
 
 /// Another configuration.
@@ -254,7 +256,7 @@ pub struct Lookup {
 pub struct Reload {
     /// All of it, valid.
     pub config: Config,
-    /// An address for each endpoint of each service.
+    /// Where each endpoint of each service is.
     pub resolved: Vec<Vec<Resolved>>,
     /// The interfaces that exist.
     pub existing: Vec<Interface>,
@@ -353,7 +355,7 @@ pub struct Core<D> {
 
 impl<D: Steering + Attach> Core<D> {
     /// Puts the configuration into the kernel and selects; attaches and checks nothing
-    /// yet. `resolved` holds an address for each endpoint of each service.
+    /// yet. `resolved` says where each endpoint of each service is; one that is nowhere is down.
     pub fn new(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
@@ -461,7 +463,8 @@ impl<D: Steering + Attach> Core<D> {
                     self.services.tick(Instant::now(), &mut self.datapath, self.observer.as_ref())?;
                 }
                 Some(lookup) = inputs.lookups.recv() => {
-                    self.services.looked_up(lookup, &mut self.datapath, self.observer.as_ref())?;
+                    let now = Instant::now();
+                    self.services.looked_up(lookup, now, &mut self.datapath, self.observer.as_ref())?;
                 }
                 Some(change) = inputs.changes.recv() => {
                     self.managed.change(&mut self.datapath, change, self.observer.as_ref());

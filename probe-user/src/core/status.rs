@@ -227,8 +227,11 @@ pub struct Endpoint {
     pub serving: bool,
     /// As configured.
     pub address: String,
-    /// Where that is now.
+    /// Where that is now; nothing while its name has no address.
     pub resolved: Vec<String>,
+    /// Its name does not resolve: what is told above is where it was last.
+    #[serde(default)]
+    pub unresolved: Option<Unresolved>,
     /// `unknown`, `up` or `down`.
     pub state: String,
     /// What operators say of it, in HAProxy's words: `ready`, `drain` or `maint`.
@@ -282,6 +285,18 @@ pub struct Endpoint {
     /// For looking up its traffic.
     #[serde(skip)]
     pub id: Option<EndpointId>,
+}
+
+/// A name without an address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unresolved {
+    pub since_unix_ms: u64,
+    /// `nx`, as DNS says there is none, or `failure`, as nobody says anything.
+    pub why: String,
+    /// For people.
+    pub reason: String,
+    /// The endpoint is down for that.
+    pub down: bool,
 }
 
 /// How long an endpoint's last checks took, good and bad ones.

@@ -1,5 +1,6 @@
 //! The core with a recorder in the kernel's place: what is written, in which order.
 
+mod names;
 mod reload;
 
 use std::{
@@ -19,7 +20,7 @@ use crate::{
     failover::{NoFailback, orders::Mode},
     health::{Kind, Saw, scheduler::Standing},
     interfaces::Interface,
-    resolve::literal,
+    resolve::{Unresolved, literal},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,6 +230,7 @@ impl Observer for Ears {
     fn placed(&self, _: &str, _: &str, _: u8, _: u16) {}
     fn mode(&self, _: &str, _: &str, _: Mode) {}
     fn frozen(&self, _: &str, _: bool) {}
+    fn unresolved(&self, _: &str, _: &str, _: bool) {}
 }
 
 fn config(extra: &str) -> Config {
@@ -287,11 +289,22 @@ impl Bench {
         recorder: Recorder,
         existing: &[Interface],
     ) -> Self {
+        Self::located(resolved(config), standing, config, recorder, existing)
+    }
+
+    /// With endpoints there, or nowhere.
+    fn located(
+        at: Vec<Vec<Resolved>>,
+        standing: StandingOrders,
+        config: &Config,
+        recorder: Recorder,
+        existing: &[Interface],
+    ) -> Self {
         let did = recorder.did.clone();
         let (plans, full) = (recorder.plans.clone(), recorder.full.clone());
         let ears = Box::new(Ears(did.clone()));
         let journal = Arc::new(Journal::default());
-        let (at, pins) = (resolved(config), "pins".to_owned());
+        let pins = "pins".to_owned();
         let mut core =
             Core::new(config, at, standing, journal.clone(), recorder, pins, ears).unwrap();
         let kept = core.kept();
@@ -469,7 +482,7 @@ impl Bench {
                     .map(|ip| ip.parse().unwrap())
                     .collect::<Vec<IpAddr>>()
             })
-            .map_err(str::to_owned);
+            .map_err(Unresolved::nx);
         let lookup = Lookup {
             service: 0,
             endpoint: 0,

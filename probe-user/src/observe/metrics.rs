@@ -201,6 +201,7 @@ pub struct Recorder {
     flows_max: Gauge,
     modes: Family<OfMode, Gauge>,
     frozen: Family<OfService, Gauge>,
+    unresolved: Family<OfEndpoint, Gauge>,
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
@@ -247,6 +248,7 @@ impl Metrics {
             flows_max: Gauge::default(),
             modes: Family::default(),
             frozen: Family::default(),
+            unresolved: Family::default(),
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
@@ -308,6 +310,12 @@ impl Metrics {
             "endpoint_state",
             "1 for the state that the endpoint is in",
             r.state.clone(),
+        );
+        registry.register(
+            "endpoint_unresolved",
+            "1 while the endpoint's name has no address: it keeps its last one, or is down with the \
+             verdict dns",
+            r.unresolved.clone(),
         );
         registry.register(
             "endpoint_selected",
@@ -643,7 +651,13 @@ impl Recorder {
                 mode: mode.label(),
             });
         }
-        for gauges in [&self.selected, &self.draining, &self.tiers, &self.weights] {
+        for gauges in [
+            &self.selected,
+            &self.draining,
+            &self.tiers,
+            &self.weights,
+            &self.unresolved,
+        ] {
             gauges.remove(&of);
         }
         self.duration.remove(&of);
@@ -921,6 +935,12 @@ impl Observer for Recorder {
                 })
                 .set((each == mode).into());
         }
+    }
+
+    fn unresolved(&self, service: &str, endpoint: &str, unresolved: bool) {
+        self.unresolved
+            .get_or_create(&of_endpoint(service, endpoint))
+            .set(unresolved.into());
     }
 
     fn frozen(&self, service: &str, frozen: bool) {

@@ -140,6 +140,8 @@ impl Service {
 impl Endpoint {
     /// Is it down, as far as that is believed?
     pub(super) fn is_down(&self) -> bool {
-        self.wishes.down() || self.health.state() == State::Down && !self.withheld
+        self.wishes.down()
+            || self.is_nowhere()
+            || self.health.state() == State::Down && !self.withheld
     }
 }

@@ -2,6 +2,7 @@
 
 mod doubt;
 mod explain;
+mod names;
 pub mod orders;
 mod reload;
 mod said;
@@ -11,6 +12,7 @@ mod weights;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -19,13 +21,13 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{
-    CheckKey, CheckPlan, Lookup, Named, Observer, Running, StartChecks,
+    CheckKey, CheckPlan, Named, Observer, Running, StartChecks,
     journal::{Journal, What},
     order::{Given, Kept, Standing as StandingOrders},
     status,
 };
 use crate::{
-    config::{self, Config, Connections, Observe},
+    config::{self, Config, Connections, Holds, Observe},
     datapath::{
         self, AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan,
         Steering, Swept, Vip,
@@ -50,6 +52,8 @@ use crate::{
     resolve::{Families, Resolved, choose},
 };
 use explain::History;
+use names::Lost;
+pub use names::failed;
 use orders::{Ordered, Restored};
 
 type Result<T = ()> = std::result::Result<T, datapath::Error>;
@@ -128,8 +132,8 @@ struct Endpoint {
     signals: Counts,
     /// Where clients' failed connections count.
     errors: Option<ErrorLimit>,
-    /// The last lookup failed, and that was said.
-    unresolved: bool,
+    /// Its name does not resolve, and that was said.
+    unresolved: Option<Lost>,
 }
 
 /// Time between the first checks of two endpoints: two of a service are soon known, and ten
@@ -156,6 +160,8 @@ pub struct Services {
     /// not check together.
     turn: u64,
     distrust: Distrust,
+    /// How long names that do not resolve keep their addresses.
+    holds: Holds,
     lateness: Lateness,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
@@ -216,6 +222,7 @@ impl Services {
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
+            holds: config.resolve_holds(),
             lateness: Lateness::new(Instant::now()),
             start_checks: None,
             due: None,
@@ -385,24 +392,6 @@ impl Services {
         self.published.subscribe()
     }
 
-    /// DNS answered, or did not.
-    pub fn looked_up<D: Steering>(
-        &mut self,
-        lookup: Lookup,
-        datapath: &mut D,
-        observer: &dyn Observer,
-    ) -> Result {
-        let Some((s, e)) = self.place(lookup.service, lookup.endpoint) else {
-            return Ok(());
-        };
-        let service = &mut self.all[s];
-        let moved = service.looked_up(e, lookup.answer, datapath, observer)?;
-        if moved && let Some(start) = &mut self.start_checks {
-            service.start_check(e, service.begin_now(), start);
-        }
-        Ok(())
-    }
-
     /// The flow tables were swept.
     pub fn swept<D: Steering>(
         &mut self,
@@ -493,6 +482,7 @@ impl Service {
         });
         let mark = |i: usize| applied.inherited_marks.get(i).copied().unwrap_or(Mark::Up);
         let state = |i: usize| match &inherited {
+            _ if at[i].is_empty() => State::Down,
             _ if restored.modes[i] == Mode::Maint => State::Unknown,
             _ if mark(i) == Mark::Down => State::Down,
             // It was in use: it takes `fall` failures to leave it.
@@ -505,7 +495,7 @@ impl Service {
             .enumerate()
             .map(|(i, endpoint)| Member {
                 tier: endpoint.tier(),
-                weighs: endpoint.weight() > 0,
+                weighs: endpoint.weight() > 0 && !at[i].is_empty(),
                 state: state(i),
                 mode: restored.modes[i],
             })
@@ -552,10 +542,15 @@ impl Service {
             .zip(&applied.endpoints)
             .zip(config.endpoints())
             .enumerate()
-            .map(|(i, ((at, id), endpoint))| Endpoint {
-                mark: mark(i),
-                health: RiseFall::new(check.rise(), check.fall(), members[i].state),
-                ..Endpoint::new(i, *id, at, config, endpoint)
+            .map(|(i, ((at, id), endpoint))| {
+                // Of who is nowhere no check has said anything.
+                let state = Some(members[i].state).filter(|_| !at.is_empty());
+                let state = state.unwrap_or(State::Unknown);
+                Endpoint {
+                    mark: mark(i),
+                    health: RiseFall::new(check.rise(), check.fall(), state),
+                    ..Endpoint::new(i, *id, at, config, endpoint)
+                }
             })
             .collect::<Vec<_>>();
         let mut service = Self {
@@ -716,42 +711,18 @@ impl Service {
         Ok(())
     }
 
-    /// Applies DNS's answer; true if the endpoint has moved.
-    fn looked_up<D: Steering>(
+    /// Moves an endpoint to where DNS says it is; true if that is elsewhere.
+    fn move_to<D: Steering>(
         &mut self,
         e: usize,
-        answer: std::result::Result<Vec<std::net::IpAddr>, String>,
+        answers: &[IpAddr],
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result<bool> {
         let config = &self.config.endpoints()[e];
         let (service, name) = (self.config.name(), config.name());
         let endpoint = &mut self.endpoints[e];
-        let answers = match answer {
-            Ok(answers) => {
-                if std::mem::take(&mut endpoint.unresolved) {
-                    info!(
-                        service,
-                        endpoint = name,
-                        "{} resolves again",
-                        config.address()
-                    );
-                }
-                answers
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut endpoint.unresolved, true) {
-                    warn!(
-                        service,
-                        endpoint = name,
-                        "{} does not resolve and keeps its last address: {error}",
-                        config.address()
-                    );
-                }
-                return Ok(false);
-            }
-        };
-        let at = choose(endpoint.at, endpoint.families, &answers);
+        let at = choose(endpoint.at, endpoint.families, answers);
         if at == endpoint.at {
             return Ok(false);
         }
@@ -771,9 +742,15 @@ impl Service {
         let was: Vec<_> = endpoint.at.addresses().collect();
         let now: Vec<_> = at.addresses().collect();
         endpoint.at = at;
+        if let Some(lost) = &mut endpoint.unresolved {
+            lost.over = false;
+        }
         endpoint.id = id;
         endpoint.generation += 1;
-        // A new id begins unmarked.
+        // A new id begins unmarked, but for one that was down.
+        if endpoint.mark == Mark::Down && !endpoint.is_down() {
+            datapath.mark(id, Mark::Up)?;
+        }
         (endpoint.mark, endpoint.resting) = (Mark::Up, false);
         endpoint.weight = plan.weight;
         let selected = self.failover.serves(e);
@@ -820,7 +797,7 @@ impl Service {
         let endpoint = &mut self.endpoints[e];
         // Before others begin, sentinel connections included.
         endpoint.running = None;
-        if self.failover.mode(e) == Mode::Maint {
+        if self.failover.mode(e) == Mode::Maint || endpoint.is_nowhere() {
             return;
         }
         let key = CheckKey {
@@ -913,7 +890,7 @@ impl Endpoint {
             trigger: None,
             signals: Counts::default(),
             errors: error_limit(service),
-            unresolved: false,
+            unresolved: None,
         }
     }
 }
