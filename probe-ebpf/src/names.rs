@@ -47,6 +47,8 @@ pub const MAP_LISTENERS_V4: &str = "LISTENERS_V4";
 pub const MAP_LISTENERS_V6: &str = "LISTENERS_V6";
 /// Array of one [`crate::abi::Sieve`] over both tables of listeners; user space maps it.
 pub const MAP_SIEVE: &str = "SIEVE";
+/// Array by slot of [`crate::abi::CachedListener`]; user space maps it.
+pub const MAP_LISTENER_CACHE: &str = "LISTENER_CACHE";
 /// Array by service id of [`crate::abi::Selection`]; user space maps it and stores one word.
 pub const MAP_SELECTIONS: &str = "SELECTIONS";
 /// Array of [`crate::abi::Ring`]; user space maps it.
@@ -123,10 +125,11 @@ pub const PIN_LINKS: &str = "links";
 pub const MAP_SENDERS: &str = "SENDERS";
 
 /// Every map that is pinned, so that a restarted agent finds its state.
-pub const PINNED_MAPS: [&str; 30] = [
+pub const PINNED_MAPS: [&str; 31] = [
     MAP_LISTENERS_V4,
     MAP_LISTENERS_V6,
     MAP_SIEVE,
+    MAP_LISTENER_CACHE,
     MAP_SELECTIONS,
     MAP_RINGS,
     MAP_AFFINITY_V4,

@@ -22,6 +22,8 @@ pub trait Address: Plain + Copy + Default + Eq + core::hash::Hash + core::fmt::D
     fn from_word(word_be: u32) -> Option<Self>;
     /// The address in 64 bits, for hashing: different for different IPv4 addresses.
     fn fold(self) -> u64;
+    /// The address as two words, the first of which is zero in IPv4.
+    fn words(self) -> [u64; 2];
     /// The address as sixteen bytes; IPv4 is mapped into `::ffff:0:0/96`
     /// (RFC 4291 section 2.5.5.2).
     fn mapped(self) -> [u8; 16];
@@ -108,6 +110,11 @@ impl Address for V4 {
     }
 
     #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        [0, self.0 as u64]
+    }
+
+    #[inline(always)]
     fn mapped(self) -> [u8; 16] {
         let [a, b, c, d] = self.bytes();
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
@@ -145,9 +152,14 @@ impl Address for V6 {
 
     #[inline(always)]
     fn fold(self) -> u64 {
-        let high = self.0[0] as u64 | (self.0[1] as u64) << 32;
-        let low = self.0[2] as u64 | (self.0[3] as u64) << 32;
+        let [high, low] = self.words();
         high.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32) ^ low
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@
 
 mod address;
 mod flow;
+mod listener;
 mod own;
 mod report;
 mod service;
@@ -21,6 +22,10 @@ pub use flow::{
     FRAGMENT_LIFE, FRAGMENT_RELAYED, FRAGMENT_REPLIED, FlowKey, ForwardFlow, FragmentKey,
     FragmentTrack, MAX_FRAGMENTS, Recent, RecentSet, RecentState, ReverseFlow, Trace, seen,
 };
+pub use listener::{
+    CACHE_SLOTS, CachedListener, KEY_WORDS, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
+    LISTENER_SELECTION, Listener, ListenerKey, SIEVE_WORDS, Sieve,
+};
 pub use own::{
     MAX_OWN_SENDERS, MAX_OWN_SOCKETS, OWN_DATAGRAMS, OWN_FOLLOWS, Own, OwnSender, OwnSocket,
 };
@@ -30,10 +35,9 @@ pub use report::{
 pub use service::{
     Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
     FAMILY_V4, FAMILY_V6, FIRST_SOURCE_PORT, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
-    KEEP_FLOWS_OF_DOWN, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-    LISTENER_SELECTION, Listener, ListenerKey, MAX_POOLS, MAX_SENDERS, NO_ENDPOINT, NO_REDISPATCH,
-    Name, Node, PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PREVIOUS_RING, PortLine,
-    SIEVE_WORDS, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Sieve, Straight,
+    KEEP_FLOWS_OF_DOWN, LINES_A_POOL, MAX_POOLS, MAX_SENDERS, NO_ENDPOINT, NO_REDISPATCH, Name,
+    Node, PORT_FREE, PORT_RESTING, PORT_USED, PORTS_A_LINE, PREVIOUS_RING, PortLine, SLOT_ALONE,
+    SLOT_ALONE_DIRECT, Selection, Straight,
 };
 pub use shared::{Shared, Word};
 pub use spread::{
@@ -89,6 +93,7 @@ plain! {
     ListenerKey<V6> = 20;
     Listener = 16;
     Sieve = 8192;
+    CachedListener = 32;
     Selection = 64;
     Node = 56;
     PortLine = 64;

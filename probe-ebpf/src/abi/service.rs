@@ -1,83 +1,6 @@
-//! What the agent writes: listeners, decisions, endpoints, names.
+//! What the agent writes: decisions, endpoints, names.
 
 use super::{Address, NAME_LEN, Shared, V4, V6};
-
-/// Where clients connect to: VIP, port and protocol.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenerKey<A> {
-    /// The VIP.
-    pub addr_be: A,
-    /// Its port.
-    pub port_be: u16,
-    /// IP protocol number; TCP is 6.
-    pub protocol: u8,
-    /// Zero.
-    pub pad: u8,
-}
-
-impl<A: Address> ListenerKey<A> {
-    /// Its bit in the [`Sieve`].
-    #[inline(always)]
-    pub fn bit(&self) -> u32 {
-        let what = (self.port_be as u64) << 48 | (self.protocol as u64) << 40;
-        // The golden ratio: the product's highest bits depend on all of the key's.
-        ((self.addr_be.fold() ^ what).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u32
-    }
-}
-
-/// Words of a [`Sieve`].
-pub const SIEVE_WORDS: usize = 1024;
-
-/// Which listeners there may be: a bit for each [`ListenerKey::bit`]. Most packets of a node are
-/// for nobody's listener, and a look at this is a load where a look into a hash table is a call.
-/// The agent sets a listener's bit before it writes the listener, and takes it away after it.
-/// With a thousand listeners one of 65 others takes the call.
-#[repr(C)]
-pub struct Sieve([Shared<u64>; SIEVE_WORDS]);
-
-impl Sieve {
-    /// Which word this bit is in, and the word's mask.
-    #[inline(always)]
-    pub fn place(bit: u32) -> (usize, u64) {
-        (bit as usize / 64 % SIEVE_WORDS, 1 << (bit % 64))
-    }
-
-    /// May there be a listener with this bit?
-    #[inline(always)]
-    pub fn may_have(&self, bit: u32) -> bool {
-        let (word, mask) = Self::place(bit);
-        self.0[word].get() & mask != 0
-    }
-}
-
-/// [`Listener::kind`]: goes where the service's selection says.
-pub const LISTENER_SELECTION: u32 = 0;
-/// [`Listener::kind`]: always goes to [`Listener::endpoint`].
-pub const LISTENER_ENDPOINT: u32 = 1;
-/// [`Listener::kind`]: an endpoint's own address. Connections to it are not steered;
-/// they are known only so that a steered one of the same client port keeps clear.
-pub const LISTENER_OWN: u32 = 2;
-
-/// Bit of [`Listener::flags`]: the main way to its endpoints. Every other way to any
-/// of them (an own address, a second listener, another service's listener) is a side
-/// way: whoever comes by it tells in [`Selection::side`] and looks whether its tuple is
-/// taken, so who comes by the main way need not look while nobody comes by a side way.
-pub const LISTENER_MAIN: u32 = 1;
-
-/// What stands behind a VIP:port.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// Index into the service tables.
-    pub service: u32,
-    /// The endpoint, unless the listener follows the selection.
-    pub endpoint: u32,
-    /// [`LISTENER_SELECTION`], [`LISTENER_ENDPOINT`] or [`LISTENER_OWN`].
-    pub kind: u32,
-    /// [`LISTENER_MAIN`] or nothing.
-    pub flags: u32,
-}
 
 /// What to do with new connections of a service. Zero is [`Action::Pass`], so a
 /// service that nobody has filled in yet disturbs nothing.
@@ -182,7 +105,7 @@ pub struct Selection {
     /// is none.
     pub exceptions: Shared<u64>,
     /// Not zero if a flow with one of the service's endpoints may have come by a side
-    /// way, see [`LISTENER_MAIN`]. Set and cleared like `exceptions`.
+    /// way, see [`super::LISTENER_MAIN`]. Set and cleared like `exceptions`.
     pub side: Shared<u64>,
     /// The endpoint selected before this one, or a ring and [`PREVIOUS_RING`], or
     /// [`NO_ENDPOINT`]: its unanswered SYNs are given up when they are repeated. Such a ring

@@ -8,12 +8,12 @@ use aya_ebpf::{
 };
 use probe_ebpf::{
     abi::{
-        Address, Affinity, AffinityKey, DEFAULT_FLOWS, EVENT_GAP_NS, EVENTS_BYTES, Endpoint,
-        EndpointCounters, Event, EventGate, EventKind, FlowKey, ForwardFlow, FragmentKey,
-        FragmentTrack, LINES_A_POOL, Listener, ListenerKey, MAX_AFFINITIES, MAX_ENDPOINTS,
-        MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SENDERS, MAX_SERVICES,
-        MoreSet, Name, Node, PortLine, Reason, RecentSet, ReverseFlow, Ring, Selection, Shared,
-        Sieve, SynSet, V4, V6,
+        Address, Affinity, AffinityKey, CACHE_SLOTS, CachedListener, DEFAULT_FLOWS, EVENT_GAP_NS,
+        EVENTS_BYTES, Endpoint, EndpointCounters, Event, EventGate, EventKind, FlowKey,
+        ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL, Listener, ListenerKey,
+        MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS,
+        MAX_RINGS, MAX_SENDERS, MAX_SERVICES, MoreSet, Name, Node, PortLine, Reason, RecentSet,
+        ReverseFlow, Ring, Selection, Shared, Sieve, SynSet, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -32,6 +32,8 @@ static LISTENERS_V6: HashMap<ListenerKey<V6>, Listener> =
     HashMap::with_max_entries(MAX_LISTENERS, 0);
 #[map]
 static SIEVE: Array<Sieve> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static LISTENER_CACHE: Array<CachedListener> = Array::with_max_entries(CACHE_SLOTS, BPF_F_MMAPABLE);
 /// The agent maps this into its memory and stores a decision with one instruction.
 #[map]
 static SELECTIONS: Array<Selection> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
@@ -319,8 +321,13 @@ impl<A: FamilyMaps> Tables<A> for Maps {
 
     #[inline(always)]
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener> {
-        if !SIEVE.get(0)?.may_have(key.bit()) {
+        let bit = key.bit();
+        if !SIEVE.get(0)?.may_have(bit) {
             return None;
+        }
+        let slot = LISTENER_CACHE.get(CachedListener::slot(bit));
+        if let Some(listener) = slot.and_then(|slot| slot.find(key)) {
+            return Some(listener);
         }
         // SAFETY: map values live until the program returns; the copy may race with the agent's
         // update of one listener, whose two words both stay valid ids.

@@ -11,6 +11,7 @@
 mod attach;
 mod batch;
 mod bpf;
+mod cache;
 pub mod detach;
 mod events;
 mod flows;

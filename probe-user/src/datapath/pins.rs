@@ -17,9 +17,9 @@ use nix::{
 };
 use probe_ebpf::{
     abi::{
-        ABI_VERSION, Address as _, Affinity, AffinityKey, Endpoint, EndpointCounters, FlowKey,
-        ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL, Listener, ListenerKey,
-        MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_OWN_SENDERS,
+        ABI_VERSION, Address as _, Affinity, AffinityKey, CACHE_SLOTS, CachedListener, Endpoint,
+        EndpointCounters, FlowKey, ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL, Listener,
+        ListenerKey, MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_OWN_SENDERS,
         MAX_OWN_SOCKETS, MAX_POOLS, MAX_REASONS, MAX_RINGS, MAX_SERVICES, MoreSet, Name, Node, Own,
         OwnSender, OwnSocket, PortLine, RecentSet, ReverseFlow, Ring, Selection, Sieve, SynSet, V4,
         V6,
@@ -106,6 +106,7 @@ pub fn shape(name: &str, flows: u32) -> Shape {
     match name {
         names::MAP_LISTENERS_V4 => hash::<ListenerKey<V4>, Listener>(MAX_LISTENERS),
         names::MAP_LISTENERS_V6 => hash::<ListenerKey<V6>, Listener>(MAX_LISTENERS),
+        names::MAP_LISTENER_CACHE => array::<CachedListener>(CACHE_SLOTS, BPF_F_MMAPABLE),
         names::MAP_SIEVE => array::<Sieve>(1, BPF_F_MMAPABLE),
         names::MAP_SELECTIONS => array::<Selection>(MAX_SERVICES, BPF_F_MMAPABLE),
         names::MAP_RINGS => array::<Ring>(MAX_RINGS, BPF_F_MMAPABLE),

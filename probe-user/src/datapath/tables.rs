@@ -20,11 +20,12 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
-        EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
-        KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION,
-        Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS, MAX_SERVICES, NO_ENDPOINT,
-        NO_REDISPATCH, NO_TIER, Name, SLOT_ALONE, SLOT_ALONE_DIRECT, Straight, V4, V6, seen,
+        Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP,
+        Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT,
+        FORWARD_NAT, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
+        LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS,
+        MAX_SERVICES, NO_ENDPOINT, NO_REDISPATCH, NO_TIER, Name, SLOT_ALONE, SLOT_ALONE_DIRECT,
+        Straight, V4, V6, seen,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -33,6 +34,7 @@ use probe_ebpf::{
 use super::{
     AppliedService, Choice, EndpointId, EndpointPlan, Error, Forward, Image, Mark, Protocol,
     ServiceId, ServicePlan, Swept, Vip,
+    cache::{Cache, Place},
     ports::Ports,
     ring::{self, Member},
     rings::Rings,
@@ -59,6 +61,7 @@ pub struct Tables {
     selections: Selections,
     rings: Rings,
     sieve: Sieve,
+    cache: Cache,
     listeners_v4: HashMap<MapData, Image<ListenerKey<V4>>, Image<Listener>>,
     listeners_v6: HashMap<MapData, Image<ListenerKey<V6>>, Image<Listener>>,
     endpoint_map: Array<MapData, Image<Endpoint>>,
@@ -129,6 +132,9 @@ impl Tables {
             selections: take_mapped(ebpf, names::MAP_SELECTIONS, |fd| Selections::map(fd))?,
             rings: take_mapped(ebpf, names::MAP_RINGS, |fd| Rings::map(fd))?,
             sieve: take_mapped(ebpf, names::MAP_SIEVE, |fd| Sieve::map(fd))?,
+            cache: take_mapped(ebpf, names::MAP_LISTENER_CACHE, |fd| {
+                Cache::map(fd, Instant::now())
+            })?,
             listeners_v4: take(ebpf, names::MAP_LISTENERS_V4)?,
             listeners_v6: take(ebpf, names::MAP_LISTENERS_V6)?,
             endpoint_map: take(ebpf, names::MAP_ENDPOINTS)?,
@@ -148,9 +154,10 @@ impl Tables {
         // Pins of an agent that had no sieve come with an empty one.
         let present = tables.read_listeners()?;
         for address in present.keys() {
-            tables.sieve.add(bit(address));
+            tables.sieve.add(place(address).0);
         }
         tables.listeners = present;
+        tables.cache_listeners();
         Ok(tables)
     }
 
@@ -1010,8 +1017,17 @@ impl Tables {
         for (address, listener) in news {
             self.write_listener(*address, *listener)?;
         }
-        self.sieve.keep(wanted.keys().map(bit));
+        self.sieve.keep(wanted.keys().map(|vip| place(vip).0));
+        self.cache_listeners();
         Ok(())
+    }
+
+    /// Gives those their slots that were another's before.
+    fn cache_listeners(&mut self) {
+        let now = Instant::now();
+        for (address, listener) in &self.listeners {
+            self.cache.put(place(address), *listener, now);
+        }
     }
 
     /// What stands in the tables of listeners. Those of a newer version's protocols do not count.
@@ -1032,7 +1048,8 @@ impl Tables {
     }
 
     fn write_listener(&mut self, address: Vip, listener: Listener) -> Result<(), Error> {
-        self.sieve.add(bit(&address));
+        let place = place(&address);
+        self.sieve.add(place.0);
         let written = match address.address.ip() {
             IpAddr::V4(ip) => {
                 let key = key(V4::from_bytes(ip.octets()), address);
@@ -1045,6 +1062,7 @@ impl Tables {
         };
         if written.is_ok() {
             self.listeners.insert(address, listener);
+            self.cache.put(place, listener, Instant::now());
         }
         written.map_err(
             |e| match super::io_error(&e).and_then(std::io::Error::raw_os_error) {
@@ -1055,6 +1073,7 @@ impl Tables {
     }
 
     fn remove_listener(&mut self, address: Vip) -> Result<(), Error> {
+        self.cache.remove(place(&address), Instant::now());
         let removed = match address.address.ip() {
             IpAddr::V4(ip) => {
                 let key = key(V4::from_bytes(ip.octets()), address);
@@ -1152,11 +1171,14 @@ fn key<A>(addr_be: A, vip: Vip) -> ListenerKey<A> {
     }
 }
 
-/// A listener's bit in the sieve.
-fn bit(vip: &Vip) -> u32 {
+/// Where a listener stands in sieve and cache.
+fn place(vip: &Vip) -> Place {
+    fn of<A: Address>(key: &ListenerKey<A>) -> Place {
+        (key.bit(), key.words())
+    }
     match vip.address.ip() {
-        IpAddr::V4(ip) => key(V4::from_bytes(ip.octets()), *vip).bit(),
-        IpAddr::V6(ip) => key(V6::from_bytes(ip.octets()), *vip).bit(),
+        IpAddr::V4(ip) => of(&key(V4::from_bytes(ip.octets()), *vip)),
+        IpAddr::V6(ip) => of(&key(V6::from_bytes(ip.octets()), *vip)),
     }
 }
 

@@ -17,12 +17,12 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Affinity, AffinityKey, Decision, ENDPOINT_UP, Endpoint, EndpointCounters,
-        FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT, FlowKey, ForwardFlow,
-        LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN, LISTENER_SELECTION, Listener,
-        ListenerKey, NO_ENDPOINT, Node, PREVIOUS_RING, Plain, PortLine, RING_SIZE, Reason,
-        ReverseFlow, Ring, SIEVE_WORDS, SLOT_ALONE, SLOT_ALONE_DIRECT, Selection, Sieve, V4, V6,
-        place,
+        Action, Affinity, AffinityKey, CachedListener, Decision, ENDPOINT_UP, Endpoint,
+        EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
+        FlowKey, ForwardFlow, KEY_WORDS, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN,
+        LISTENER_OWN, LISTENER_SELECTION, Listener, ListenerKey, NO_ENDPOINT, Node, PREVIOUS_RING,
+        Plain, PortLine, RING_SIZE, Reason, ReverseFlow, Ring, SIEVE_WORDS, SLOT_ALONE,
+        SLOT_ALONE_DIRECT, Selection, Sieve, V4, V6, place,
     },
     names,
     packet::parse::{TCP, UDP},
@@ -300,6 +300,20 @@ impl Programs {
             words[word] |= mask;
         }
         sieve.set(0, words, 0).expect("in range");
+        // Half of them stand in the cache, so rows come by both ways.
+        if port % 2 == 0 {
+            let places = [
+                (v4_key.0.bit(), v4_key.0.words()),
+                (v6_key.0.bit(), v6_key.0.words()),
+            ];
+            let mut cache = self.array::<[u64; 1 + KEY_WORDS]>(names::MAP_LISTENER_CACHE);
+            for (bit, [high, low, rest]) in places {
+                let slot = [listener.0.pack(), high, low, rest];
+                cache
+                    .set(CachedListener::slot(bit), slot, 0)
+                    .expect("in range");
+            }
+        }
         self.hash(names::MAP_LISTENERS_V4)
             .insert(v4_key, listener, 0)
             .expect("room");
