@@ -261,6 +261,7 @@ async fn live(
         .checks_at_once()
         .and_then(|most| usize::try_from(most).ok());
     let budget = Arc::new(Budget::new(config.checks_per_second(), at_once));
+    core.look_by(Box::new(interfaces::Kernel));
     core.tell_budget(budget.clone());
     tasks.spawn(tasks::budget(budget.clone(), metrics.recorder()));
     let mut turns = (0..lanes.len()).cycle();

@@ -87,7 +87,7 @@ const FIELDS: &[Row] = &[
     ("Checking.realtime", Word(&["auto", "on", "off"]), "Real-time priority and locked memory for checks and decisions; auto: where permitted"),
     ("Checking.per_second", COUNT, "Checks a second of all endpoints; beyond that all intervals are stretched; no bound"),
     ("Checking.at_once", COUNT, "Checks at one time of all endpoints; no bound"),
-    ("File.suspect_self", ON_OFF, "Holds the selections while all hosts are silent together; on"),
+    ("File.suspect_self", ON_OFF, "Holds selections while all hosts are silent together, or this node's link or gateway is gone; on"),
     ("Service.name", NAME, "The service's name"),
     ("Service.listeners", LISTENER, "ADDRESS:PORT that clients connect to, with /udp for datagrams"),
     ("Service.all_down", Word(&["keep", "refuse"]), "When no endpoint is up: keep the last choice, or refuse connections"),

@@ -113,6 +113,7 @@ pub fn example() -> status::Status {
                 due_unix_ms: None,
                 damped: Vec::new(),
             },
+            cut_off: None,
             affinity_ms: None,
             promoted: None,
             frozen: None,

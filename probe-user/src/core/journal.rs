@@ -77,6 +77,15 @@ pub enum What {
     Killed { flows: u64, filter: String, by: Who },
     /// The agent doubts itself rather than its endpoints, or no longer.
     Distrust { doubts: bool },
+    /// A service's endpoints cannot be reached from this node, or can again.
+    CutOff {
+        service: String,
+        /// `link`, `gateway` or `route`; nothing if it is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        what: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// A tier came and went, or was steady again: its next fail-back waits so long.
     Damping {
         service: String,
@@ -141,6 +150,7 @@ impl What {
             Self::PromotionOver { .. } => "promotion-over",
             Self::Killed { .. } => "killed",
             Self::Distrust { .. } => "distrust",
+            Self::CutOff { .. } => "cut-off",
             Self::Damping { .. } => "damping",
             Self::Drained { .. } => "drained",
             Self::Moved { .. } => "moved",
@@ -158,6 +168,7 @@ impl What {
             | Self::State { service, .. }
             | Self::Order { service, .. }
             | Self::PromotionOver { service, .. }
+            | Self::CutOff { service, .. }
             | Self::Damping { service, .. }
             | Self::Drained { service, .. }
             | Self::Moved { service, .. }
@@ -220,6 +231,17 @@ impl fmt::Display for What {
                 f.write_str("all hosts are silent: perhaps it is this node; selections are held")
             }
             Self::Distrust { doubts: false } => f.write_str("it was not this node"),
+            Self::CutOff {
+                service,
+                reason: Some(reason),
+                ..
+            } => write!(
+                f,
+                "{service}: its endpoints cannot be reached from this node: {reason}; the selection is held"
+            ),
+            Self::CutOff { service, .. } => {
+                write!(f, "{service}: its endpoints can be reached again")
+            }
             Self::Damping {
                 service,
                 tier,

@@ -39,7 +39,11 @@ use crate::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
         TcWay, TellState, Vip, XdpWay,
     },
-    failover::{Reason, orders::Mode},
+    failover::{
+        Reason,
+        cut::{Gone, Ways},
+        orders::Mode,
+    },
     health::{
         Signal, State, Verdict,
         agent::{self, Said},
@@ -145,6 +149,8 @@ pub trait Observer: Send {
     fn holds(&self, service: &str, hold: Duration);
     /// The agent doubts itself, or no longer.
     fn distrusts(&self, doubts: bool);
+    /// What the ways to all endpoints of the service need is gone, or there.
+    fn cut_off(&self, service: &str, gone: Option<&Gone>);
     /// An endpoint that was left has flows, or may have, or has none any more.
     fn draining(&self, service: &str, endpoint: &str, draining: bool);
     /// A service has this id in the kernel.
@@ -413,6 +419,11 @@ impl<D: Steering + Attach> Core<D> {
     /// Whether checks and decisions run at real-time priority.
     pub fn tell_realtime(&mut self, had: &Had) {
         self.realtime = status::Realtime::of(had);
+    }
+
+    /// Who is asked for the ways to endpoints that fall silent.
+    pub fn look_by(&mut self, ways: Box<dyn Ways>) {
+        self.services.look_by(ways);
     }
 
     /// What bounds all checks.

@@ -145,6 +145,9 @@ pub struct Service {
     pub listeners: Vec<String>,
     pub selection: Selection,
     pub failback: Failback,
+    /// Its endpoints cannot be reached from this node, so the selection is held.
+    #[serde(default)]
+    pub cut_off: Option<CutOff>,
     /// While several share the new connections, for how long a client's stay with one.
     pub affinity_ms: Option<u64>,
     /// The endpoint that an operator chose, while that holds.
@@ -154,6 +157,16 @@ pub struct Service {
     #[serde(default)]
     pub frozen: Option<Ordered>,
     pub endpoints: Vec<Endpoint>,
+}
+
+/// What is gone that the ways to all endpoints of a service need.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CutOff {
+    /// `link`, `gateway` or `route`.
+    pub what: String,
+    /// For people.
+    pub reason: String,
+    pub since_unix_ms: u64,
 }
 
 /// Where new connections go.

@@ -1,5 +1,6 @@
 //! The core with a recorder in the kernel's place: what is written, in which order.
 
+mod cut;
 mod names;
 mod reload;
 
@@ -43,14 +44,15 @@ enum Did {
     /// The hold time, where it is more than the usual one of these tests.
     Holds(Duration),
     Doubts(bool),
+    CutOff(&'static str),
     /// The observer heard that it left.
     Gone(String),
     /// The duration of a failover, where it is more than the usual one of these tests.
     FailedOver(Duration),
 }
 use Did::{
-    Apply, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress, Refuse,
-    Rest, Select, Spread, Up, Weigh,
+    Apply, CutOff, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress,
+    Refuse, Rest, Select, Spread, Up, Weigh,
 };
 
 #[derive(Default)]
@@ -213,6 +215,11 @@ impl Observer for Ears {
     fn distrusts(&self, doubts: bool) {
         self.0.lock().unwrap().push(Doubts(doubts));
     }
+    fn cut_off(&self, _: &str, gone: Option<&Gone>) {
+        if let Some(gone) = gone {
+            self.0.lock().unwrap().push(CutOff(gone.label()));
+        }
+    }
     fn draining(&self, _: &str, _: &str, _: bool) {}
     fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
@@ -275,6 +282,8 @@ struct Bench {
     triggered: Arc<Mutex<BTreeMap<usize, Triggered>>>,
     journal: Arc<Journal>,
     kept: watch::Receiver<Kept>,
+    /// What is known of ways to hosts.
+    ways: cut::Known,
 }
 
 impl Bench {
@@ -308,6 +317,8 @@ impl Bench {
         let mut core =
             Core::new(config, at, standing, journal.clone(), recorder, pins, ears).unwrap();
         let kept = core.kept();
+        let ways = cut::Known::default();
+        core.look_by(Box::new(ways.clone()));
         core.attach(existing).unwrap();
         let (reports, r) = mpsc::channel(8);
         let (signals, g) = mpsc::channel(8);
@@ -359,6 +370,7 @@ impl Bench {
             triggered,
             journal,
             kept,
+            ways,
         }
     }
 

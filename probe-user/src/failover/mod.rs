@@ -23,6 +23,7 @@
 //! `maint` counts as down; one that was promoted is selected until it is down; and while the
 //! service is frozen nothing but an order changes the selection.
 
+pub mod cut;
 pub mod damping;
 pub mod distrust;
 pub mod drain;

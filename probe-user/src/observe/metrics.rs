@@ -28,7 +28,7 @@ use crate::{
     config,
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
-    failover::{Reason, orders::Mode},
+    failover::{Reason, cut::Gone, orders::Mode},
     health::{Kind, Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
     reload::Outcome,
 };
@@ -202,6 +202,7 @@ pub struct Recorder {
     modes: Family<OfMode, Gauge>,
     frozen: Family<OfService, Gauge>,
     unresolved: Family<OfEndpoint, Gauge>,
+    cut_off: Family<OfReason, Gauge>,
     meters: Meters,
     ids: Ids,
     services: ServiceIds,
@@ -249,6 +250,7 @@ impl Metrics {
             modes: Family::default(),
             frozen: Family::default(),
             unresolved: Family::default(),
+            cut_off: Family::default(),
             meters: Meters::default(),
             ids: Ids::default(),
             services: ServiceIds::default(),
@@ -338,6 +340,12 @@ impl Metrics {
             "1 while endpoints of all hosts are silent together, so that the agent doubts itself and \
              holds all selections",
             r.distrust.clone(),
+        );
+        registry.register(
+            "service_cut_off",
+            "1 while the service's endpoints cannot be reached from this node, by what is gone, so that \
+             its selection is held",
+            r.cut_off.clone(),
         );
         registry.register(
             "service_refusing",
@@ -679,6 +687,12 @@ impl Recorder {
         self.refusing.remove(&of);
         self.shadow.remove(&of);
         self.frozen.remove(&of);
+        for reason in Gone::WORDS {
+            self.cut_off.remove(&OfReason {
+                service: of.service.clone(),
+                reason,
+            });
+        }
         for reason in Reason::ALL {
             self.switches.remove(&OfReason {
                 service: of.service.clone(),
@@ -808,6 +822,17 @@ impl Observer for Recorder {
 
     fn distrusts(&self, doubts: bool) {
         self.distrust.set(doubts.into());
+    }
+
+    fn cut_off(&self, service: &str, gone: Option<&Gone>) {
+        for reason in Gone::WORDS {
+            self.cut_off
+                .get_or_create(&OfReason {
+                    service: service.to_owned(),
+                    reason,
+                })
+                .set(gone.is_some_and(|gone| gone.label() == reason).into());
+        }
     }
 
     fn draining(&self, service: &str, endpoint: &str, draining: bool) {

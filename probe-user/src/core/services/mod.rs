@@ -1,5 +1,6 @@
 //! The services: from verdicts to map writes.
 
+mod cut;
 mod doubt;
 mod explain;
 mod names;
@@ -34,8 +35,9 @@ use crate::{
     },
     failover::{
         Failover, Member, Reason, Switch, Target,
+        cut::{Cut, Ways},
         damping::Damped,
-        distrust::Distrust,
+        distrust::{self, Distrust},
         drain::{Before, Drains, Limits},
         orders::{Mode, Promotion},
         slow_start::SlowStart,
@@ -69,6 +71,8 @@ struct Service {
     /// A shadow that steered a short time ago.
     withdrawn: Option<Withdrawn>,
     config: config::Service,
+    /// The way to its endpoints is gone, or was when some of them went down.
+    cut: Option<Cut>,
     /// Shared by all that check its endpoints.
     check: Arc<config::Check>,
     id: ServiceId,
@@ -160,6 +164,8 @@ pub struct Services {
     /// not check together.
     turn: u64,
     distrust: Distrust,
+    /// Nothing where nobody can be asked.
+    ways: Option<Box<dyn Ways>>,
     /// How long names that do not resolve keep their addresses.
     holds: Holds,
     lateness: Lateness,
@@ -222,6 +228,7 @@ impl Services {
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
+            ways: None,
             holds: config.resolve_holds(),
             lateness: Lateness::new(Instant::now()),
             start_checks: None,
@@ -314,8 +321,11 @@ impl Services {
             let withheld = fell.is_some() && self.withholds(s, e, kind, now, observer);
             self.all[s].endpoints[e].withheld = withheld;
         }
-        let believed = success == Some(false) && self.distrust.believes(begun);
+        let failed = success == Some(false);
         let service = &mut self.all[s];
+        let cut = service.cut.as_ref();
+        let reachable = cut.is_none_or(|cut| cut.believes(begun));
+        let believed = failed && reachable && self.distrust.believes(begun);
         let endpoint = &mut service.endpoints[e];
         let told = believed && std::mem::take(&mut endpoint.withheld);
         // What its own agent said comes first.
@@ -343,6 +353,12 @@ impl Services {
         if standing == Standing::Counts && self.distrust.heard(kind, now) {
             self.ask_again(observer);
         }
+        if standing == Standing::Counts && self.all[s].cut.is_some() {
+            if distrust::is_word(kind) {
+                self.reached(s, now, observer);
+            }
+            self.reckon();
+        }
         Ok(())
     }
 
@@ -369,6 +385,7 @@ impl Services {
             }
         }
         self.withdraw_due(now, datapath)?;
+        self.look_again(now, observer);
         let doubted = self.distrust.since().is_some();
         if self.distrust.tick(now) {
             if doubted {
@@ -451,11 +468,13 @@ impl Services {
 
     fn reckon(&mut self) {
         self.settle_promotions();
+        self.all.iter_mut().for_each(Service::settle_cut);
         let due = |s: &Service| {
             let failover = [s.failover.due(), s.failover.steady_due()];
             failover
                 .into_iter()
                 .chain([s.drains.due(), s.slow_start.due()])
+                .chain([s.cut.as_ref().and_then(Cut::due)])
         };
         let due = self.all.iter().flat_map(due).flatten();
         let withdrawn = self.withdrawn_due();
@@ -558,6 +577,7 @@ impl Service {
             places: (0..endpoints.len()).map(Some).collect(),
             withdrawn: None,
             config: config.clone(),
+            cut: None,
             check: Arc::new(config.check().clone()),
             id: applied.id,
             failover,

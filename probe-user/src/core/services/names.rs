@@ -22,7 +22,7 @@ use crate::{
     config::Holds,
     core::{Lookup, Observer, journal::What},
     datapath::Steering,
-    failover::Switch,
+    failover::{Switch, cut::Cut},
     health::{Kind, RiseFall, Saw, State, Verdict},
     resolve::{Answer, Unresolved, Why},
 };
@@ -61,7 +61,8 @@ impl Services {
             return Ok(());
         };
         let holds = self.holds;
-        let doubts = self.distrust.since().is_some();
+        let cut = self.all[s].cut.as_ref();
+        let doubts = self.distrust.since().is_some() || cut.is_some_and(Cut::holds);
         let service = &mut self.all[s];
         let known = service.endpoints[e].is_nowhere();
         let moved = match &lookup.answer {

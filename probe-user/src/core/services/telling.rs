@@ -82,6 +82,7 @@ impl Service {
             }
         }
         observer.served(service, self.id);
+        observer.cut_off(service, None);
         self.tell_orders(observer);
         self.tell_mode(observer);
         self.tell_hold(observer);
@@ -292,6 +293,7 @@ impl Service {
                 due_unix_ms: due.map(status::unix_ms),
                 damped: self.damped.iter().map(status_of_damped).collect(),
             },
+            cut_off: self.cut_status(now),
             affinity_ms: self.config.affinity().map(millis),
             promoted: self.failover.promoted().map(|promoted| {
                 let name = self.config.endpoints()[promoted.endpoint].name();
