@@ -67,6 +67,8 @@ pub struct Figures {
     pub selected: Option<bool>,
     /// Does it have flows from before it was left?
     pub draining: Option<bool>,
+    /// Has its name no address?
+    pub unresolved: Option<bool>,
     /// Tier and weight.
     pub place: Option<(u8, u16)>,
 }
@@ -89,6 +91,7 @@ impl Figures {
             mode: None,
             selected: None,
             draining: None,
+            unresolved: None,
             place: None,
         }
     }
@@ -320,6 +323,11 @@ impl Seen {
             let Some(state) = of.state else { return Ok(()) };
             let mut each = STATES.into_iter();
             each.try_for_each(|each| put(Some(("state", each.label())), (each == state).into()))
+        })?;
+        let help = "1 while the endpoint's name has no address: it keeps its last one, or is down with \
+                    the verdict dns";
+        self.family(encoder, ("endpoint_unresolved", help, gauge), |of, put| {
+            of.unresolved.map_or(Ok(()), |is| put(None, is.into()))
         })?;
         let help = "1 for each endpoint that new connections of the service go to";
         self.family(encoder, ("endpoint_selected", help, gauge), |of, put| {

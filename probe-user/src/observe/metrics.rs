@@ -29,7 +29,7 @@ use crate::{
     config,
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
-    failover::{Reason, orders::Mode},
+    failover::{Reason, cut::Gone, orders::Mode},
     health::{Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
     reload::Outcome,
 };
@@ -118,6 +118,7 @@ pub struct Recorder {
     failovers: Family<OfService, Histogram, fn() -> Histogram>,
     flows_max: Gauge,
     frozen: Family<OfService, Gauge>,
+    cut_off: Family<OfReason, Gauge>,
     services: ServiceIds,
     feed: Feed,
 }
@@ -148,6 +149,7 @@ impl Metrics {
             failovers: Family::new_with_constructor(|| Histogram::new(FAILOVER_BUCKETS)),
             flows_max: Gauge::default(),
             frozen: Family::default(),
+            cut_off: Family::default(),
             services: ServiceIds::default(),
             feed: Feed::default(),
         };
@@ -198,6 +200,12 @@ impl Metrics {
             "1 while endpoints of all hosts are silent together, so that the agent doubts itself and \
              holds all selections",
             r.distrust.clone(),
+        );
+        registry.register(
+            "service_cut_off",
+            "1 while the service's endpoints cannot be reached from this node, by what is gone, so that \
+             its selection is held",
+            r.cut_off.clone(),
         );
         registry.register(
             "service_refusing",
@@ -428,6 +436,12 @@ impl Recorder {
         self.refusing.remove(&of);
         self.shadow.remove(&of);
         self.frozen.remove(&of);
+        for reason in Gone::WORDS {
+            self.cut_off.remove(&OfReason {
+                service: of.service.clone(),
+                reason,
+            });
+        }
         for reason in Reason::ALL {
             self.switches.remove(&OfReason {
                 service: of.service.clone(),
@@ -513,6 +527,17 @@ impl Observer for Recorder {
         self.distrust.set(doubts.into());
     }
 
+    fn cut_off(&self, service: &str, gone: Option<&Gone>) {
+        for reason in Gone::WORDS {
+            self.cut_off
+                .get_or_create(&OfReason {
+                    service: service.to_owned(),
+                    reason,
+                })
+                .set(gone.is_some_and(|gone| gone.label() == reason).into());
+        }
+    }
+
     fn draining(&self, service: &str, endpoint: &str, draining: bool) {
         self.endpoints.change(service, endpoint, |figures| {
             figures.draining = Some(draining);
@@ -592,6 +617,12 @@ impl Observer for Recorder {
     fn mode(&self, service: &str, endpoint: &str, mode: Mode) {
         self.endpoints.change(service, endpoint, |figures| {
             figures.mode = Some(mode);
+        });
+    }
+
+    fn unresolved(&self, service: &str, endpoint: &str, unresolved: bool) {
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.unresolved = Some(unresolved);
         });
     }
 
