@@ -8,7 +8,9 @@
 //! An endpoint keeps its present address as long as it is among the answers, so a
 //! server that rotates its records does not make it wander; a new one is the least
 //! of the answers, so that all nodes choose the same. A family without an answer
-//! keeps its last address: a DNS failure must not become an outage.
+//! keeps its last address: a DNS failure must not become an outage. What becomes of an
+//! endpoint whose name has no address at all, or none any more, the core decides
+//! ([`crate::core`]); here it is only told apart whether DNS said so, or said nothing.
 
 use std::{
     collections::BTreeMap,
@@ -136,7 +138,7 @@ pub fn lookups<N: Clone>(
         .map(|(host, resolver, whose)| async move {
             let answer = match resolver {
                 Ok(resolver) => ask(&resolver, &host).await,
-                Err(error) => Err(format!("set up the resolver: {error}")),
+                Err(error) => Err(Unresolved::failure(format!("set up the resolver: {error}"))),
             };
             (whose, answer)
         })
@@ -144,14 +146,72 @@ pub fn lookups<N: Clone>(
 }
 
 /// A name's addresses, or why there is none.
-pub type Answer = Result<Vec<IpAddr>, String>;
+pub type Answer = Result<Vec<IpAddr>, Unresolved>;
+
+/// Why a name has no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Who says so.
+    pub why: Why,
+    /// The same for people.
+    pub reason: String,
+}
+
+/// Who says that a name has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// DNS does: there is no such name, or none with an address.
+    Nx,
+    /// Nobody: no server answered, or none could.
+    Failure,
+}
+
+impl Why {
+    /// In HAProxy's words, as far as it tells them apart.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Nx => "nx",
+            Self::Failure => "failure",
+        }
+    }
+}
+
+impl Unresolved {
+    /// DNS says so.
+    pub fn nx(reason: impl Into<String>) -> Self {
+        Self {
+            why: Why::Nx,
+            reason: reason.into(),
+        }
+    }
+
+    /// Nobody says so.
+    pub fn failure(reason: impl Into<String>) -> Self {
+        Self {
+            why: Why::Failure,
+            reason: reason.into(),
+        }
+    }
+
+    /// A name whose answers are of other families than its listeners.
+    pub fn families() -> Self {
+        Self::nx("it has no address in a family of the service's listeners")
+    }
+}
 
 /// Asks for a name's addresses in the families that are needed.
 async fn ask(resolver: &TokioResolver, host: &str) -> Answer {
     let answer = resolver.lookup_ip(host).await;
-    let found: Vec<IpAddr> = answer.map_err(|error| error.to_string())?.iter().collect();
+    let found: Vec<IpAddr> = match answer {
+        Ok(answer) => answer.iter().collect(),
+        Err(error) if error.is_nx_domain() => return Err(Unresolved::nx("there is no such name")),
+        Err(error) if error.is_no_records_found() => {
+            return Err(Unresolved::nx("the name has no address"));
+        }
+        Err(error) => return Err(Unresolved::failure(error.to_string())),
+    };
     if found.is_empty() {
-        return Err("the answer holds no address".to_owned());
+        return Err(Unresolved::nx("the answer holds no address"));
     }
     if let Some(reason) = found
         .iter()
@@ -159,7 +219,10 @@ async fn ask(resolver: &TokioResolver, host: &str) -> Answer {
         .reduce(|all, one| all.and(one))
         .flatten()
     {
-        return Err(format!("{} cannot be steered to: {reason}", found[0]));
+        return Err(Unresolved::nx(format!(
+            "{} cannot be steered to: {reason}",
+            found[0]
+        )));
     }
     Ok(found)
 }
@@ -266,7 +329,7 @@ mod tests {
         assert_eq!(answers.len(), 100);
         for (_, answer) in answers {
             let error = answer.unwrap_err();
-            assert!(error.contains("loopback"), "{error}");
+            assert!(error.reason.contains("loopback"), "{error:?}");
         }
     }
 }

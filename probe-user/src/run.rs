@@ -1,7 +1,7 @@
 //! `probe run`: puts the agent together, keeps it going, and takes it apart.
 //!
 //! Nothing in the kernel is touched before the configuration is valid, the
-//! interfaces that it names exist and its names resolve; no entry is changed
+//! interfaces that it names exist and its names were looked up; no entry is changed
 //! before the sockets are open; and a start that fails leaves the kernel as it
 //! was. After that, any task that
 //! ends by itself ends the process with code 1, and so does a panic anywhere:
@@ -56,7 +56,7 @@ use crate::{
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder, page},
     reload::{self, Loaded, Reloader},
-    resolve::{Answer, Families, Resolved, choose, literal, lookups},
+    resolve::{Answer, Families, Resolved, Unresolved, choose, literal, lookups},
 };
 use realtime::Had;
 use threads::Thread;
@@ -103,7 +103,7 @@ async fn live(
     let existing = interfaces::list().await?;
     literals_exist(config, &existing).map_err(invalid)?;
     let known = last_known(config.datapath().bpffs());
-    let resolved = resolve_all(config, &known).await.map_err(invalid)?;
+    let (resolved, failed) = locate(config, &known).await;
     // From here on a failed start undoes what it did in the kernel, until `commit`.
     let mut datapath = Datapath::open(&options(config)).map_err(anyhow::Error::new)?;
     let socket = Socket::bind(config.socket(), config.group())?;
@@ -175,6 +175,7 @@ async fn live(
     let (names, names_now) = watch::channel(Names {
         names: names(config),
         every: config.resolve_every(),
+        failed,
     });
     let ready = Arc::new(AtomicBool::new(false));
     let reloader = Reloader::new(
@@ -257,6 +258,7 @@ async fn live(
         .checks_at_once()
         .and_then(|most| usize::try_from(most).ok());
     let budget = Arc::new(Budget::new(config.checks_per_second(), at_once));
+    core.look_by(Box::new(interfaces::Kernel));
     core.tell_budget(budget.clone());
     tasks.spawn(tasks::budget(budget.clone(), metrics.recorder()));
     let mut turns = (0..lanes.len()).cycle();
@@ -502,7 +504,7 @@ pub(crate) fn literals_exist(
 pub(crate) type Named = (String, Families, Vec<(usize, usize)>);
 
 /// From places in the configuration to the slots that the core knows them by.
-pub(crate) fn renumber((_, _, whose): &mut Named, slots: &Slots) {
+pub(crate) fn renumber<'a>(whose: impl IntoIterator<Item = &'a mut (usize, usize)>, slots: &Slots) {
     for (service, endpoint) in whose {
         if let Some((of, endpoints)) = slots.get(*service)
             && let Some(slot) = endpoints.get(*endpoint)
@@ -517,6 +519,8 @@ pub(crate) fn renumber((_, _, whose): &mut Named, slots: &Slots) {
 pub(crate) struct Names {
     pub(crate) names: Vec<Named>,
     pub(crate) every: Duration,
+    /// What the first round did not find, which nobody was told of.
+    pub(crate) failed: Failed,
 }
 
 pub(crate) fn names(config: &Config) -> Vec<Named> {
@@ -534,21 +538,18 @@ pub(crate) fn names(config: &Config) -> Vec<Named> {
     names.into_iter().map(named).collect()
 }
 
-/// Where every endpoint is. A name that does not resolve is a fault, unless an
-/// earlier agent knew the endpoint's address.
-pub(crate) async fn resolve_all(
-    config: &Config,
-    known: &[LastKnown],
-) -> Result<Vec<Vec<Resolved>>, Fault> {
+/// Endpoints whose names do not resolve, by their places: of the service and in it.
+pub(crate) type Failed = Vec<((usize, usize), Unresolved)>;
+
+/// Where every endpoint is that is somewhere. One whose name does not resolve is where an
+/// earlier agent knew it, or else nowhere.
+pub(crate) async fn locate(config: &Config, known: &[LastKnown]) -> (Vec<Vec<Resolved>>, Failed) {
     let mut all: Vec<Vec<Resolved>> = config
         .services()
         .iter()
         .map(|service| {
-            service
-                .endpoints()
-                .iter()
-                .map(|e| literal(e.address()))
-                .collect()
+            let endpoints = service.endpoints().iter();
+            endpoints.map(|e| literal(e.address())).collect()
         })
         .collect();
     let answers: Vec<_> = lookups(names(config)).collect().await;
@@ -557,8 +558,9 @@ pub(crate) async fn resolve_all(
         whose.into_iter().map(answered).collect::<Vec<_>>()
     };
     let mut answers: Vec<_> = answers.into_iter().flat_map(each).collect();
-    // The first in the file is the one reported, whichever failed first.
+    // The first in the file is the first reported, whichever failed first.
     answers.sort_by_key(|(at, _)| *at);
+    let mut failed = Failed::new();
     for ((s, e), answer) in answers {
         let service = &config.services()[s];
         let endpoint = &service.endpoints()[e];
@@ -572,47 +574,39 @@ pub(crate) async fn resolve_all(
         }
         *at = choose(*at, families, answer.as_deref().unwrap_or_default());
         match answer {
-            Err(error) if at.is_empty() => {
-                return Err(Fault::new(
-                    format!("services[{s}].endpoints[{e}].address"),
-                    endpoint.address(),
-                    format!("does not resolve: {error}"),
-                    "a name that DNS or the hosts file knows",
-                ));
-            }
-            Err(error) => warn!(
+            Err(lost) => failed.push(((s, e), lost)),
+            Ok(_) if at.is_empty() => failed.push(((s, e), Unresolved::families())),
+            Ok(_) if families.v4 && at.v4.is_none() || families.v6 && at.v6.is_none() => warn!(
                 service = service.name(),
                 endpoint = endpoint.name(),
-                "{} does not resolve, its last known address is used: {error}",
+                "{} has an address in one family only; clients of the other are refused while it \
+                 is selected",
                 endpoint.address()
             ),
-            Ok(_) if at.is_empty() => {
-                return Err(Fault::new(
-                    format!("services[{s}].endpoints[{e}].address"),
-                    endpoint.address(),
-                    "has no address in a family of the service's listeners",
-                    "a name with an address in every family of the service's listeners",
-                ));
-            }
-            Ok(_) => {
-                if families.v4 && at.v4.is_none() || families.v6 && at.v6.is_none() {
-                    warn!(
-                        service = service.name(),
-                        endpoint = endpoint.name(),
-                        "{} has an address in one family only; clients of the other are refused \
-                         while it is selected",
-                        endpoint.address()
-                    );
-                }
-            }
+            Ok(_) => {}
         }
     }
-    Ok(all)
+    (all, failed)
+}
+
+/// A name that does not resolve is a fault, for who wants to know before a start.
+pub(crate) async fn all_resolve(config: &Config) -> Result<(), Fault> {
+    let (_, failed) = locate(config, &[]).await;
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(((s, e), lost)) => Err(Fault::new(
+            format!("services[{s}].endpoints[{e}].address"),
+            config.services()[s].endpoints()[e].address(),
+            format!("does not resolve: {}", lost.reason),
+            "a name that DNS or the hosts file knows, in a family of the service's listeners",
+        )),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resolve::Why;
 
     fn config(address: &str) -> Config {
         config::parse(&format!(
@@ -638,16 +632,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_does_not_resolve_needs_an_earlier_address() {
+    async fn a_name_that_does_not_resolve_is_where_it_was_or_nowhere() {
         // The hosts file knows `localhost` everywhere, and it cannot be steered to.
         let config = config("localhost:80");
-        let fault = resolve_all(&config, &[]).await.unwrap_err().to_string();
+        let fault = all_resolve(&config).await.unwrap_err().to_string();
         assert!(
             fault.starts_with(
                 "services[0].endpoints[0].address: `localhost:80`: does not resolve: "
             ),
             "{fault}"
         );
+        let (at, failed) = locate(&config, &[]).await;
+        assert!(at[0][0].is_empty());
+        assert!(matches!(&failed[..], [((0, 0), lost)] if lost.why == Why::Nx));
         let known = LastKnown {
             service: "s".to_owned(),
             endpoint: "e".to_owned(),
@@ -655,10 +652,11 @@ mod tests {
             v6: None,
             port: 81,
         };
-        let at = resolve_all(&config, &[known]).await.unwrap()[0][0];
+        let (at, failed) = locate(&config, &[known]).await;
         assert_eq!(
-            at.addresses().collect::<Vec<_>>(),
+            at[0][0].addresses().collect::<Vec<_>>(),
             ["10.0.0.7:80".parse().unwrap()]
         );
+        assert_eq!(failed.len(), 1, "it is said all the same");
     }
 }

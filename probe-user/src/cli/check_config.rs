@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Failure, args, print};
 use crate::{
     config::{self, Config},
-    run::resolve_all,
+    run::all_resolve,
 };
 
 pub fn run(args: &args::CheckConfig) -> Result<(), Failure> {
@@ -21,12 +21,10 @@ pub fn run(args: &args::CheckConfig) -> Result<(), Failure> {
             .build()
             .map_err(anyhow::Error::new)?;
         // Without what an earlier agent knew: the question is what DNS says.
-        runtime
-            .block_on(resolve_all(&config, &[]))
-            .map_err(|fault| {
-                let file = file.clone();
-                Failure::Config(config::Error::Invalid { file, fault }.into())
-            })?;
+        runtime.block_on(all_resolve(&config)).map_err(|fault| {
+            let file = file.clone();
+            Failure::Config(config::Error::Invalid { file, fault }.into())
+        })?;
     }
     print(&format!("{}: good\n{}", file.display(), summary(&config)))
 }

@@ -139,7 +139,7 @@ fn human(status: &status::Status, now_ms: u64, coloured: bool) -> String {
                     (Some(verdict), Some(detail)) => format!("{verdict}: {detail}"),
                     _ => "none yet".to_owned(),
                 },
-                endpoint.resolved.join(", "),
+                address(endpoint),
                 traffic.flows_opened.to_string(),
                 (traffic.forward_packets + traffic.reverse_packets).to_string(),
                 (traffic.forward_bytes + traffic.reverse_bytes).to_string(),
@@ -211,6 +211,16 @@ pub(super) fn state(endpoint: &status::Endpoint) -> String {
         ("drain", "up") => "drain".to_owned(),
         ("drain", state) => format!("drain, {state}"),
         (_, state) => state.to_owned(),
+    }
+}
+
+/// Where it is, or was last.
+fn address(endpoint: &status::Endpoint) -> String {
+    let resolved = endpoint.resolved.join(", ");
+    match (&endpoint.unresolved, resolved.is_empty()) {
+        (_, true) => "unknown".to_owned(),
+        (Some(_), false) => format!("{resolved} (no longer resolves)"),
+        (None, false) => resolved,
     }
 }
 

@@ -33,7 +33,7 @@ pub use scalar::unsteerable;
 pub(crate) use scalar::{duration, is_host_name, show};
 pub use valid::{
     AllDown, Config, Connections, DEFAULT_BPFFS, DEFAULT_SOCKET, Datapath, Endpoint, Failback,
-    Mode, Observe, Realtime, Service,
+    Holds, Mode, Observe, Realtime, Service,
 };
 
 /// Reads and judges a configuration file.

@@ -116,6 +116,8 @@ pub struct Page {
 #[serde(deny_unknown_fields)]
 pub struct Resolve {
     pub every: Option<String>,
+    pub hold_nx: Option<String>,
+    pub hold_failure: Option<String>,
 }
 
 /// One of `services`.

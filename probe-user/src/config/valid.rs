@@ -59,7 +59,18 @@ pub struct Config {
     per_second: Option<u32>,
     at_once: Option<u32>,
     resolve_every: Duration,
+    holds: Holds,
     page: Option<SocketAddr>,
+}
+
+/// How long endpoints keep their last addresses when their names do not resolve; nothing is for
+/// ever. HAProxy's `hold nx`, and its `hold timeout`, `refused` and `other` in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Holds {
+    /// DNS says that there is no address.
+    pub nx: Option<Duration>,
+    /// No name server says anything.
+    pub failure: Option<Duration>,
 }
 
 /// Real-time priority and locked memory for checks and decisions.
@@ -251,6 +262,10 @@ impl Config {
     pub fn resolve_every(&self) -> Duration {
         self.resolve_every
     }
+    /// How long names that do not resolve keep their last addresses.
+    pub fn resolve_holds(&self) -> Holds {
+        self.holds
+    }
 
     pub(super) fn parse(raw: &raw::File) -> Result<Self, Fault> {
         let node = word(
@@ -342,8 +357,25 @@ impl Config {
             per_second: bound("checking.per_second", &raw.checking.per_second)?,
             at_once: bound("checking.at_once", &raw.checking.at_once)?,
             resolve_every,
+            holds: Holds {
+                nx: hold("resolve.hold_nx", raw.resolve.hold_nx.as_deref())?,
+                failure: hold("resolve.hold_failure", raw.resolve.hold_failure.as_deref())?,
+            },
             page,
         })
+    }
+}
+
+/// A time, or none where it is unlimited.
+fn hold(field: &str, raw: Option<&str>) -> Result<Option<Duration>, Fault> {
+    match raw {
+        None | Some("unlimited") => Ok(None),
+        Some(text) => duration(field, text, Duration::ZERO)
+            .map(Some)
+            .map_err(|fault| Fault {
+                accepted: format!("unlimited, or {}", fault.accepted),
+                ..fault
+            }),
     }
 }
 

@@ -77,6 +77,15 @@ pub enum What {
     Killed { flows: u64, filter: String, by: Who },
     /// The agent doubts itself rather than its endpoints, or no longer.
     Distrust { doubts: bool },
+    /// A service's endpoints cannot be reached from this node, or can again.
+    CutOff {
+        service: String,
+        /// `link`, `gateway` or `route`; nothing if it is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        what: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// A tier came and went, or was steady again: its next fail-back waits so long.
     Damping {
         service: String,
@@ -96,6 +105,19 @@ pub enum What {
         endpoint: String,
         from: Vec<String>,
         to: Vec<String>,
+    },
+    /// An endpoint's name has no address any more, or has one again.
+    Name {
+        service: String,
+        endpoint: String,
+        resolves: bool,
+        /// `nx`, as DNS says there is none, or `failure`, as nobody says anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Where the endpoint is meanwhile, as far as that is known.
+        kept: Vec<String>,
     },
     /// Clients of lost endpoints were told.
     Told { told: u64, not_told: u64 },
@@ -128,9 +150,11 @@ impl What {
             Self::PromotionOver { .. } => "promotion-over",
             Self::Killed { .. } => "killed",
             Self::Distrust { .. } => "distrust",
+            Self::CutOff { .. } => "cut-off",
             Self::Damping { .. } => "damping",
             Self::Drained { .. } => "drained",
             Self::Moved { .. } => "moved",
+            Self::Name { .. } => "name",
             Self::Told { .. } => "told",
             Self::Orders { .. } => "orders",
             Self::Reload { .. } => "reload",
@@ -144,9 +168,11 @@ impl What {
             | Self::State { service, .. }
             | Self::Order { service, .. }
             | Self::PromotionOver { service, .. }
+            | Self::CutOff { service, .. }
             | Self::Damping { service, .. }
             | Self::Drained { service, .. }
-            | Self::Moved { service, .. } => Some(service),
+            | Self::Moved { service, .. }
+            | Self::Name { service, .. } => Some(service),
             Self::Started { .. }
             | Self::Killed { .. }
             | Self::Distrust { .. }
@@ -205,6 +231,17 @@ impl fmt::Display for What {
                 f.write_str("all hosts are silent: perhaps it is this node; selections are held")
             }
             Self::Distrust { doubts: false } => f.write_str("it was not this node"),
+            Self::CutOff {
+                service,
+                reason: Some(reason),
+                ..
+            } => write!(
+                f,
+                "{service}: its endpoints cannot be reached from this node: {reason}; the selection is held"
+            ),
+            Self::CutOff { service, .. } => {
+                write!(f, "{service}: its endpoints can be reached again")
+            }
             Self::Damping {
                 service,
                 tier,
@@ -239,6 +276,29 @@ impl fmt::Display for What {
                 from.join(", "),
                 to.join(", ")
             ),
+            Self::Name {
+                service,
+                endpoint,
+                resolves: true,
+                ..
+            } => write!(f, "{service}/{endpoint}: its name resolves again"),
+            Self::Name {
+                service,
+                endpoint,
+                reason,
+                kept,
+                ..
+            } => {
+                let reason = reason.as_deref().unwrap_or_default();
+                write!(
+                    f,
+                    "{service}/{endpoint}: its name does not resolve: {reason}; "
+                )?;
+                match kept.as_slice() {
+                    [] => f.write_str("nothing is known of where it is"),
+                    kept => write!(f, "it keeps {}", kept.join(", ")),
+                }
+            }
             Self::Told { told, not_told } => {
                 write!(f, "{told} clients of lost endpoints told, {not_told} not")
             }

@@ -23,7 +23,7 @@ pub mod status;
 mod tests;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -40,7 +40,11 @@ use crate::{
         self, Attached, EndpointCounters, EndpointId, OwnState, Role, ServiceId, Steering, Swept,
         TcWay, TellState, Vip, XdpWay,
     },
-    failover::{Reason, orders::Mode},
+    failover::{
+        Reason,
+        cut::{Gone, Ways},
+        orders::Mode,
+    },
     health::{
         Signal, State, Verdict,
         agent::{self, Said},
@@ -49,7 +53,7 @@ use crate::{
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::{Change, Interface},
-    resolve::Resolved,
+    resolve::{Answer, Resolved},
     run::realtime::Had,
 };
 use alarm::Alarm;
@@ -57,7 +61,7 @@ use interfaces::Managed;
 use journal::Journal;
 use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
-pub use services::{Reloaded, Slots};
+pub use services::{Reloaded, Slots, failed};
 
 /// How often verdicts that change nothing are looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -147,6 +151,8 @@ pub trait Observer: Send {
     fn holds(&self, service: &str, hold: Duration);
     /// The agent doubts itself, or no longer.
     fn distrusts(&self, doubts: bool);
+    /// What the ways to all endpoints of the service need is gone, or there.
+    fn cut_off(&self, service: &str, gone: Option<&Gone>);
     /// An endpoint that was left has flows, or may have, or has none any more.
     fn draining(&self, service: &str, endpoint: &str, draining: bool);
     /// A service has this id in the kernel.
@@ -166,6 +172,8 @@ pub trait Observer: Send {
     fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16);
     /// What operators say of an endpoint.
     fn mode(&self, service: &str, endpoint: &str, mode: Mode);
+    /// Does the endpoint's name, if it has one, have no address?
+    fn unresolved(&self, service: &str, endpoint: &str, unresolved: bool);
     /// Does nothing but an order change the service's selection?
     fn frozen(&self, service: &str, frozen: bool);
 }
@@ -248,7 +256,7 @@ pub struct Lookup {
     /// Position in the service.
     pub endpoint: usize,
     /// What DNS said, or why it said nothing.
-    pub answer: Result<Vec<IpAddr>, String>,
+    pub answer: Answer,
 }
 
 /// Another configuration.
@@ -256,7 +264,7 @@ pub struct Lookup {
 pub struct Reload {
     /// All of it, valid.
     pub config: Config,
-    /// An address for each endpoint of each service.
+    /// Where each endpoint of each service is.
     pub resolved: Vec<Vec<Resolved>>,
     /// The interfaces that exist.
     pub existing: Vec<Interface>,
@@ -357,7 +365,7 @@ pub struct Core<D> {
 
 impl<D: Steering + Attach> Core<D> {
     /// Puts the configuration into the kernel and selects; attaches and checks nothing
-    /// yet. `resolved` holds an address for each endpoint of each service.
+    /// yet. `resolved` says where each endpoint of each service is; one that is nowhere is down.
     pub fn new(
         config: &Config,
         resolved: Vec<Vec<Resolved>>,
@@ -415,6 +423,11 @@ impl<D: Steering + Attach> Core<D> {
     /// Whether checks and decisions run at real-time priority.
     pub fn tell_realtime(&mut self, had: &Had) {
         self.realtime = status::Realtime::of(had);
+    }
+
+    /// Who is asked for the ways to endpoints that fall silent.
+    pub fn look_by(&mut self, ways: Box<dyn Ways>) {
+        self.services.look_by(ways);
     }
 
     /// What bounds all checks.
@@ -475,7 +488,8 @@ impl<D: Steering + Attach> Core<D> {
                     self.services.tick(Instant::now(), &mut self.datapath, self.observer.as_ref())?;
                 }
                 Some(lookup) = inputs.lookups.recv() => {
-                    self.services.looked_up(lookup, &mut self.datapath, self.observer.as_ref())?;
+                    let now = Instant::now();
+                    self.services.looked_up(lookup, now, &mut self.datapath, self.observer.as_ref())?;
                 }
                 Some(change) = inputs.changes.recv() => {
                     self.managed.change(&mut self.datapath, change, self.observer.as_ref());

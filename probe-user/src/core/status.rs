@@ -145,6 +145,9 @@ pub struct Service {
     pub listeners: Vec<String>,
     pub selection: Selection,
     pub failback: Failback,
+    /// Its endpoints cannot be reached from this node, so the selection is held.
+    #[serde(default)]
+    pub cut_off: Option<CutOff>,
     /// While several share the new connections, for how long a client's stay with one.
     pub affinity_ms: Option<u64>,
     /// The endpoint that an operator chose, while that holds.
@@ -154,6 +157,16 @@ pub struct Service {
     #[serde(default)]
     pub frozen: Option<Ordered>,
     pub endpoints: Vec<Endpoint>,
+}
+
+/// What is gone that the ways to all endpoints of a service need.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CutOff {
+    /// `link`, `gateway` or `route`.
+    pub what: String,
+    /// For people.
+    pub reason: String,
+    pub since_unix_ms: u64,
 }
 
 /// Where new connections go.
@@ -227,8 +240,11 @@ pub struct Endpoint {
     pub serving: bool,
     /// As configured.
     pub address: String,
-    /// Where that is now.
+    /// Where that is now; nothing while its name has no address.
     pub resolved: Vec<String>,
+    /// Its name does not resolve: what is told above is where it was last.
+    #[serde(default)]
+    pub unresolved: Option<Unresolved>,
     /// `unknown`, `up` or `down`.
     pub state: String,
     /// What operators say of it, in HAProxy's words: `ready`, `drain` or `maint`.
@@ -282,6 +298,18 @@ pub struct Endpoint {
     /// For looking up its traffic.
     #[serde(skip)]
     pub id: Option<EndpointId>,
+}
+
+/// A name without an address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unresolved {
+    pub since_unix_ms: u64,
+    /// `nx`, as DNS says there is none, or `failure`, as nobody says anything.
+    pub why: String,
+    /// For people.
+    pub reason: String,
+    /// The endpoint is down for that.
+    pub down: bool,
 }
 
 /// How long an endpoint's last checks took, good and bad ones.

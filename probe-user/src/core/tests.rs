@@ -1,5 +1,7 @@
 //! The core with a recorder in the kernel's place: what is written, in which order.
 
+mod cut;
+mod names;
 mod reload;
 
 use std::{
@@ -13,13 +15,13 @@ use super::{order::Wish, *};
 use crate::{
     config,
     datapath::{
-        AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan, Silent, TcWay,
-        XdpWay,
+        AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan, Silent,
+        TcWay, XdpWay,
     },
     failover::{NoFailback, orders::Mode},
     health::{Kind, Saw, scheduler::Standing},
     interfaces::Interface,
-    resolve::literal,
+    resolve::{Unresolved, literal},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,14 +44,15 @@ enum Did {
     /// The hold time, where it is more than the usual one of these tests.
     Holds(Duration),
     Doubts(bool),
+    CutOff(&'static str),
     /// The observer heard that it left.
     Gone(String),
     /// The duration of a failover, where it is more than the usual one of these tests.
     FailedOver(Duration),
 }
 use Did::{
-    Apply, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress, Refuse,
-    Rest, Select, Spread, Up, Weigh,
+    Apply, CutOff, Detach, Doubts, Down, Drained, FailedOver, Forget, Heard, Holds, Readdress,
+    Refuse, Rest, Select, Spread, Up, Weigh,
 };
 
 #[derive(Default)]
@@ -158,7 +161,9 @@ impl Steering for Recorder {
     }
     fn silent(&self, at_least: Duration) -> Result<Vec<Silent>, datapath::Error> {
         let silent = self.silent.lock().unwrap();
-        let lasting = silent.iter().filter(|(_, since)| since.elapsed() >= at_least);
+        let lasting = silent
+            .iter()
+            .filter(|(_, since)| since.elapsed() >= at_least);
         let silent = lasting.map(|(id, since)| Silent {
             endpoint: EndpointId(*id),
             since: 1,
@@ -232,6 +237,11 @@ impl Observer for Ears {
     fn distrusts(&self, doubts: bool) {
         self.0.lock().unwrap().push(Doubts(doubts));
     }
+    fn cut_off(&self, _: &str, gone: Option<&Gone>) {
+        if let Some(gone) = gone {
+            self.0.lock().unwrap().push(CutOff(gone.label()));
+        }
+    }
     fn draining(&self, _: &str, _: &str, _: bool) {}
     fn served(&self, _: &str, _: ServiceId) {}
     fn identified(&self, _: &str, _: &str, _: EndpointId) {}
@@ -249,6 +259,7 @@ impl Observer for Ears {
     fn placed(&self, _: &str, _: &str, _: u8, _: u16) {}
     fn mode(&self, _: &str, _: &str, _: Mode) {}
     fn frozen(&self, _: &str, _: bool) {}
+    fn unresolved(&self, _: &str, _: &str, _: bool) {}
 }
 
 fn config(extra: &str) -> Config {
@@ -293,6 +304,8 @@ struct Bench {
     triggered: Arc<Mutex<BTreeMap<usize, Triggered>>>,
     journal: Arc<Journal>,
     kept: watch::Receiver<Kept>,
+    /// What is known of ways to hosts.
+    ways: cut::Known,
 }
 
 impl Bench {
@@ -307,14 +320,27 @@ impl Bench {
         recorder: Recorder,
         existing: &[Interface],
     ) -> Self {
+        Self::located(resolved(config), standing, config, recorder, existing)
+    }
+
+    /// With endpoints there, or nowhere.
+    fn located(
+        at: Vec<Vec<Resolved>>,
+        standing: StandingOrders,
+        config: &Config,
+        recorder: Recorder,
+        existing: &[Interface],
+    ) -> Self {
         let did = recorder.did.clone();
         let (plans, full) = (recorder.plans.clone(), recorder.full.clone());
         let ears = Box::new(Ears(did.clone()));
         let journal = Arc::new(Journal::default());
-        let (at, pins) = (resolved(config), "pins".to_owned());
+        let pins = "pins".to_owned();
         let mut core =
             Core::new(config, at, standing, journal.clone(), recorder, pins, ears).unwrap();
         let kept = core.kept();
+        let ways = cut::Known::default();
+        core.look_by(Box::new(ways.clone()));
         core.attach(existing).unwrap();
         let (reports, r) = mpsc::channel(8);
         let (signals, g) = mpsc::channel(8);
@@ -368,6 +394,7 @@ impl Bench {
             triggered,
             journal,
             kept,
+            ways,
         }
     }
 
@@ -491,7 +518,7 @@ impl Bench {
                     .map(|ip| ip.parse().unwrap())
                     .collect::<Vec<IpAddr>>()
             })
-            .map_err(str::to_owned);
+            .map_err(Unresolved::nx);
         let lookup = Lookup {
             service: 0,
             endpoint: 0,
@@ -1610,7 +1637,10 @@ async fn too_many_errors_in_a_row_mark_down() {
     bench.signal(whose, Signal::Unanswered).await;
     assert_eq!(bench.did().await, []);
     assert!(bench.triggered(0).await);
-    silent.lock().unwrap().insert(0, Instant::now() - timeout * 6 / 10);
+    silent
+        .lock()
+        .unwrap()
+        .insert(0, Instant::now() - timeout * 6 / 10);
     bench.signal(whose, Signal::Unanswered).await;
     assert_eq!(
         bench.did().await,

@@ -18,7 +18,7 @@ mod flows;
 mod forge;
 pub mod kernel;
 mod mapping;
-mod netlink;
+pub(crate) mod netlink;
 mod node;
 mod own;
 mod pins;

@@ -1,4 +1,4 @@
-//! The few questions that attaching and detaching ask of rtnetlink, in one
+//! The few questions that attaching, detaching and self-distrust ask of rtnetlink, in one
 //! blocking exchange each. They work in the network namespace of the caller,
 //! where `/sys` may show another.
 
@@ -159,7 +159,10 @@ pub fn clsact_filters(ifindex: u32) -> io::Result<usize> {
 }
 
 /// Sends one request and collects its answers.
-fn exchange(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(crate) fn exchange(
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;

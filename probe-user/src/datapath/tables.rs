@@ -610,7 +610,9 @@ impl Tables {
 
     /// All ids are below this one.
     pub fn ids(&self) -> u32 {
-        self.endpoints.last_key_value().map_or(0, |(id, _)| id.0 + 1)
+        self.endpoints
+            .last_key_value()
+            .map_or(0, |(id, _)| id.0 + 1)
     }
 
     /// Packets that an endpoint has sent to clients, if that can be read.

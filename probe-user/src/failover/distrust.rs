@@ -58,6 +58,12 @@ pub const fn is_silence(kind: Kind) -> bool {
     )
 }
 
+/// Did the endpoint say anything, whatever it was? What the agent itself could not do tells
+/// nothing, least of all in its favour.
+pub const fn is_word(kind: Kind) -> bool {
+    !is_silence(kind) && !matches!(kind, Kind::Local)
+}
+
 impl Distrust {
     /// One that may be switched off.
     pub fn new(on: bool) -> Self {
@@ -72,7 +78,7 @@ impl Distrust {
         self.on = on;
     }
 
-    /// May there be doubt at all?
+    /// Does the agent doubt itself at all?
     pub fn is_on(&self) -> bool {
         self.on
     }
@@ -110,8 +116,7 @@ impl Distrust {
 
     /// A check was made; true if it ends the suspicion.
     pub fn heard(&mut self, kind: Kind, now: Instant) -> bool {
-        // What the agent itself could not do tells nothing, least of all in its favour.
-        if is_silence(kind) || kind == Kind::Local || self.since().is_none() {
+        if !is_word(kind) || self.since().is_none() {
             return false;
         }
         if let Some(suspicion) = &mut self.suspicion {

@@ -23,6 +23,7 @@
 //! `maint` counts as down; one that was promoted is selected until it is down; and while the
 //! service is frozen nothing but an order changes the selection.
 
+pub mod cut;
 pub mod damping;
 pub mod distrust;
 pub mod drain;
@@ -174,7 +175,7 @@ pub struct Failover {
 }
 
 impl Failover {
-    /// At least one member must weigh something. Of an inherited selection only members
+    /// Where no member weighs anything clients are refused. Of an inherited selection only members
     /// that do count, and only those of the lowest tier among them.
     pub fn new(
         failback: Failback,
@@ -271,7 +272,7 @@ impl Failover {
         };
         self.all_down = all_down;
         self.members = members.to_vec();
-        self.promoted = promoted;
+        self.promoted = promoted.filter(|of| self.may_serve(of.endpoint));
         self.up = up;
         self.selected = match kept {
             Target::Refuse if all_down == AllDown::Refuse => Target::Refuse,

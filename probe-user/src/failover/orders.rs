@@ -63,8 +63,8 @@ pub enum NoPromotion {
     /// The operator has to say first that it may serve.
     #[error("it is in {}; say `ready` first", .0.label())]
     OutOfService(Mode),
-    /// The configuration gives it no connections.
-    #[error("its weight is 0, so it takes no new connections")]
+    /// The configuration gives it no connections, or nobody knows where it is.
+    #[error("its weight is 0, or its name has no address, so it takes no new connections")]
     Weightless,
 }
 
@@ -73,7 +73,7 @@ impl Failover {
     #[must_use]
     pub fn with_orders(mut self, promoted: Option<Promotion>, frozen: bool, now: Instant) -> Self {
         self.frozen = frozen;
-        self.promoted = promoted.filter(|of| of.endpoint < self.members.len());
+        self.promoted = promoted.filter(|of| self.may_serve(of.endpoint));
         self.settle_promotion();
         if let Some(promoted) = self.promoted {
             let to = Target::Endpoints(vec![promoted.endpoint]);
@@ -82,6 +82,12 @@ impl Failover {
             }
         }
         self
+    }
+
+    /// Is it anybody, and not one whose place nobody knows?
+    pub(super) fn may_serve(&self, endpoint: usize) -> bool {
+        let member = self.members.get(endpoint);
+        member.is_some_and(|of| of.weighs || of.state != State::Down)
     }
 
     /// What an operator says of an endpoint.

@@ -164,9 +164,8 @@ mod tests {
     #[test]
     fn open_connections_are_listened_to() {
         let mut silence = Silence::default();
-        let mut judge = |millis: u32, packets| {
-            silence.judge(7, millis * MILLI, TIMEOUT, || Some(packets))
-        };
+        let mut judge =
+            |millis: u32, packets| silence.judge(7, millis * MILLI, TIMEOUT, || Some(packets));
         assert_eq!(judge(5, 3), Thought::Doubt);
         // It sends, and answers nobody who connects: it is checked again and again.
         assert_eq!(judge(10, 4), Thought::Doubt);

@@ -38,6 +38,9 @@ pub enum Kind {
     Observed,
     /// No check: the endpoint's own agent said so ([`crate::health::agent`]).
     AgentSaid,
+    /// No check: the endpoint's name has no address, or had none for too long
+    /// ([`crate::config::Holds`]).
+    Dns,
 }
 
 impl Kind {
@@ -76,7 +79,13 @@ impl Kind {
             Self::Local => "local",
             Self::Observed => "observed",
             Self::AgentSaid => "agent-said",
+            Self::Dns => "dns",
         }
+    }
+
+    /// Does a check conclude it? Else nothing was timed.
+    pub const fn is_of_check(self) -> bool {
+        (self as usize) < Self::ALL.len()
     }
 
     /// Success, failure, or `None` where the endpoint is not judged.
@@ -258,7 +267,7 @@ impl Verdict {
     /// One line for people, as `200 in 0.4 ms`.
     pub fn detail(&self) -> String {
         // Nothing was timed.
-        if self.kind == Kind::Observed {
+        if !self.kind.is_of_check() {
             return self.note.clone().into_owned();
         }
         let ms = self.latency.as_secs_f64() * 1000.0;
@@ -288,6 +297,9 @@ mod tests {
             assert_eq!(Kind::ALL.iter().filter(|other| same(other)).count(), 1);
         }
         assert_eq!(Kind::Observed as usize, Kind::ALL.len());
+        for kind in [Kind::Observed, Kind::AgentSaid, Kind::Dns] {
+            assert!(!kind.is_of_check() && kind.success() == Some(false));
+        }
     }
 
     #[test]

@@ -7,11 +7,13 @@
 
 mod glob;
 mod watch;
+mod ways;
 
 use crate::datapath::Role;
 
 pub use glob::Pattern;
 pub use watch::{Change, Interface, Table, list, watch};
+pub use ways::Kernel;
 
 /// An interface's role by its name: a literal name before a pattern, and an
 /// uplink before an edge.

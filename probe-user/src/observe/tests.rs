@@ -16,7 +16,7 @@ use crate::{
         self, Ended, EndpointCounters, EndpointId, FlowCounts, OwnState, Role, ServiceId, TcWay,
         TellCounts, TellState, Told, XdpWay,
     },
-    failover::{Reason, orders::Mode},
+    failover::{Reason, cut::Gone, orders::Mode},
     health::{Kind, Saw, Signal, State, Verdict},
     http1::{Decoder, Limits, Progress},
     reload::Outcome,
@@ -115,6 +115,8 @@ pub(super) fn eventful() -> Metrics {
     recorder.flows_max(131_072);
     recorder.mode("sense", "sen1", Mode::Maint);
     recorder.frozen("sense", true);
+    recorder.cut_off("sense", Some(&Gone::Route));
+    recorder.unresolved("sense", "sen2", true);
     recorder.late(Duration::from_millis(3), Duration::from_millis(7));
     recorder.realtime(true, false);
     metrics

@@ -39,7 +39,7 @@ use crate::{
     datapath::kernel::last_known,
     interfaces,
     observe::Recorder,
-    run::{self, Names, supervisor},
+    run::{self, Failed, Names, supervisor},
 };
 
 pub use watch::watch;
@@ -368,15 +368,17 @@ impl Reloader {
                 ..Report::failed(Outcome::Refused, self.fault(fault))
             };
         }
-        let (reloaded, config) = match self.apply(config).await {
+        let (reloaded, config, mut failed) = match self.apply(config).await {
             Ok(applied) => applied,
             Err(report) => return Report { changes, ..report },
         };
         let services = names(&config, &reloaded.slots);
+        run::renumber(failed.iter_mut().map(|(whose, _)| whose), &reloaded.slots);
         // Closed: the agent ends.
         let _ = self.names.send(Names {
             names: services,
             every: config.resolve_every(),
+            failed,
         });
         let touched = [&reloaded.added, &reloaded.removed, &reloaded.changed];
         // A renewed certificate is no difference of the text.
@@ -401,7 +403,7 @@ impl Reloader {
     }
 
     /// Has the core take it.
-    async fn apply(&self, config: Config) -> Result<(Reloaded, Config), Report> {
+    async fn apply(&self, config: Config) -> Result<(Reloaded, Config, Failed), Report> {
         let invalid = |fault| Report::failed(Outcome::Invalid, self.fault(fault));
         let refused = |error: &dyn ToString| Report::failed(Outcome::Refused, error.to_string());
         let existing = interfaces::list().await.map_err(|error| refused(&error))?;
@@ -409,7 +411,7 @@ impl Reloader {
         let bpffs = config.datapath().bpffs().to_owned();
         let known = tokio::task::spawn_blocking(move || last_known(&bpffs)).await;
         let known = known.unwrap_or_default();
-        let resolved = run::resolve_all(&config, &known).await.map_err(invalid)?;
+        let (resolved, failed) = run::locate(&config, &known).await;
         let reload = Box::new(Reload {
             config: config.clone(),
             resolved,
@@ -420,7 +422,7 @@ impl Reloader {
         let sent = self.asks.send(Ask::Reload(reload, reply)).await;
         sent.map_err(|_| refused(&ends))?;
         match answer.await {
-            Ok(Ok(reloaded)) => Ok((reloaded, config)),
+            Ok(Ok(reloaded)) => Ok((reloaded, config, failed)),
             Ok(Err(error)) => Err(refused(&error)),
             Err(_) => Err(refused(&ends)),
         }
@@ -472,7 +474,7 @@ async fn read(file: &Path) -> Result<String, config::Error> {
 fn names(config: &Config, slots: &Slots) -> Vec<run::Named> {
     let mut names = run::names(config);
     for name in &mut names {
-        run::renumber(name, slots);
+        run::renumber(&mut name.2, slots);
     }
     names
 }

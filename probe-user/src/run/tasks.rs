@@ -44,16 +44,38 @@ pub async fn resolve(
     mut names: watch::Receiver<Names>,
     lookups: mpsc::Sender<Lookup>,
 ) -> anyhow::Result<()> {
-    // The first round was made at the start, or when the configuration was loaded again.
+    // The first round was made at the start, or when the configuration was loaded again; what it
+    // found is known.
     let mut last = Instant::now();
+    let mut new = true;
     loop {
-        let every = names.borrow_and_update().every;
+        let changed = std::mem::take(&mut new) || names.has_changed().unwrap_or_default();
+        let (every, failed) = {
+            let names = names.borrow_and_update();
+            let failed = if changed {
+                names.failed.clone()
+            } else {
+                Vec::new()
+            };
+            (names.every, failed)
+        };
+        for ((service, endpoint), lost) in failed {
+            let lookup = Lookup {
+                service,
+                endpoint,
+                answer: Err(lost),
+            };
+            if lookups.send(lookup).await.is_err() {
+                return Ok(());
+            }
+        }
         tokio::select! {
             () = sleep_until((last + every).into()) => {}
             changed = names.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
+                new = true;
                 continue;
             }
         }

@@ -5,6 +5,7 @@ mod agents;
 mod beside;
 mod bystander;
 mod checks;
+mod cut_off;
 mod detach;
 mod dsr;
 mod failback;

@@ -109,6 +109,53 @@ fn a_name_that_moves_takes_new_connections_along() {
     });
 }
 
+/// Waits until the master is down for its name.
+fn wait_dns(agent: &mut Agent) -> Result<()> {
+    agent.wait("the verdict dns", |status| {
+        let master = agent::find_endpoint(status, "master")?;
+        ensure!(
+            master["state"] == "down" && master["verdict"] == "dns",
+            "{master}"
+        );
+        Ok(())
+    })
+}
+
+/// A name that nobody knows yet costs nobody else anything; one that vanished for too long is
+/// down, if that is wanted.
+#[test]
+fn a_name_without_an_address_is_down() {
+    privileged(|| {
+        let lab = Lab::new(Way::Edge)?;
+        let _servers = [
+            Server::start(&lab, &lab.master)?,
+            Server::start(&lab, &lab.backup)?,
+        ];
+        let dns = Dns::start(&lab.node)?;
+        dns.set(BACKUP, &[BACKUP_V4.ip(), BACKUP_V6.ip()]);
+        let mut config = named(&lab);
+        config["resolve"]["hold_nx"] = json!("0s");
+        let mut agent = Agent::start(&lab, &config)?;
+        agent.wait_selected("backup")?;
+        wait_dns(&mut agent)?;
+        let answer = get(&lab.client, VIP_V4, "/")?;
+        ensure!(answer.is_ok_and(|answer| answer.body == "backup"));
+        let metrics = agent.metrics_page("/metrics")?;
+        let series = "probe_endpoint_unresolved{service=\"sense\",endpoint=\"master\"} 1";
+        ensure!(metrics.contains(series), "{metrics}");
+        dns.set(MASTER, &[MASTER_V4.ip(), MASTER_V6.ip()]);
+        agent.wait_state("master", "up")?;
+        agent.wait_selected("master")?;
+        // It goes as it came.
+        dns.set(MASTER, &[]);
+        wait_dns(&mut agent)?;
+        agent.wait_selected("backup")?;
+        let answer = get(&lab.client, VIP_V6, "/")?;
+        ensure!(answer.is_ok_and(|answer| answer.body == "backup"));
+        Ok(())
+    });
+}
+
 #[test]
 fn a_name_that_vanishes_keeps_its_last_addresses() {
     privileged(|| {

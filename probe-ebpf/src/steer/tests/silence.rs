@@ -26,7 +26,11 @@ fn it_begins_with_the_first_syn_and_ends_with_any_answer() {
         for (tick, port) in [(10, 1), (11, 2), (12, 1)] {
             host.tick.set(tick);
             forward(&host, &syn(port));
-            assert_eq!(since(&host), 10, "of the first, whoever repeats or comes next");
+            assert_eq!(
+                since(&host),
+                10,
+                "of the first, whoever repeats or comes next"
+            );
         }
         // The first SYN is lost, and the second one's answer says that the endpoint is there.
         reverse(&host, &answer(2, SYN | ACK));

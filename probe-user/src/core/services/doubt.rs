@@ -5,6 +5,8 @@
 //! is over each is checked at once, and told of if that fails; who comes up meanwhile was never
 //! down.
 
+use std::net::IpAddr;
+
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -48,7 +50,9 @@ impl Services {
                  selections are held until any of them says a word"
             );
         }
-        doubts
+        // Even so: it may tell why.
+        let cut_off = self.is_cut_off(s, e, kind, now, observer);
+        doubts || cut_off
     }
 
     /// Has anybody on another host been heard since then, or is there nobody, or no doubt to be had?
@@ -74,12 +78,7 @@ impl Services {
         observer.distrusts(false);
         self.journal.tell(What::Distrust { doubts: false });
         info!("an endpoint says a word: it is not this node; all are judged by their next check");
-        let all = self.all.iter().flat_map(|service| &service.endpoints);
-        for endpoint in all.filter(|endpoint| endpoint.withheld) {
-            if let Some(trigger) = &endpoint.trigger {
-                trigger.pull();
-            }
-        }
+        self.all.iter().for_each(Service::ask_withheld);
     }
 
     /// The time of doubt is over: what was withheld is so.
@@ -89,7 +88,8 @@ impl Services {
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result {
-        for service in &mut self.all {
+        let reached = |service: &&mut Service| service.cut.as_ref().is_none_or(|cut| !cut.holds());
+        for service in self.all.iter_mut().filter(reached) {
             service.believe(now, datapath, observer)?;
         }
         self.reckon();
@@ -98,20 +98,23 @@ impl Services {
 }
 
 impl Service {
-    /// Where an endpoint's checks go, and what it says.
-    fn witness(&self, endpoint: &Endpoint, silent: bool) -> Witness {
+    /// The host that an endpoint's checks go to.
+    pub(super) fn host(&self, endpoint: &Endpoint) -> Option<IpAddr> {
         let mut each = self.config.check().each().iter();
         let reach = each.find_map(|each| each.kind().reach());
-        let at = endpoint.at.addresses().next();
-        let target = at.map(|at| reach.map_or(at, |reach| reach.target(at)));
-        Witness {
-            host: target.map(|target| target.ip()),
-            silent,
-        }
+        let at = endpoint.at.addresses().next()?;
+        let target = reach.map_or(at, |reach| reach.target(at));
+        Some(target.ip())
+    }
+
+    /// Where an endpoint's checks go, and what it says.
+    fn witness(&self, endpoint: &Endpoint, silent: bool) -> Witness {
+        let host = self.host(endpoint);
+        Witness { host, silent }
     }
 
     /// Is an endpoint silent that is up, or was a short time ago? Nothing of others.
-    fn silence(&self, endpoint: &Endpoint, now: Instant) -> Option<bool> {
+    pub(super) fn silence(&self, endpoint: &Endpoint, now: Instant) -> Option<bool> {
         let last = endpoint.verdict.as_ref();
         let silent = last.is_some_and(|verdict| distrust::is_silence(verdict.kind));
         match endpoint.health.state() {
@@ -158,6 +161,8 @@ impl Service {
 impl Endpoint {
     /// Is it down, as far as that is believed?
     pub(super) fn is_down(&self) -> bool {
-        self.wishes.down() || self.health.state() == State::Down && !self.withheld
+        self.wishes.down()
+            || self.is_nowhere()
+            || self.health.state() == State::Down && !self.withheld
     }
 }

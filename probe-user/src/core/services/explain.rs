@@ -72,6 +72,13 @@ impl Services {
                 ),
             );
         }
+        if let Some((gone, since)) = found.cut.as_ref().and_then(|cut| cut.gone()) {
+            let ago = span(now.saturating_duration_since(since));
+            let because = format!(
+                "its endpoints cannot be reached from this node for {ago}, {gone}: the selection is held"
+            );
+            explained.because.insert(0, because);
+        }
         Ok(explained)
     }
 }

@@ -1,7 +1,9 @@
 //! The services: from verdicts to map writes.
 
+mod cut;
 mod doubt;
 mod explain;
+mod names;
 pub mod orders;
 mod reload;
 mod said;
@@ -11,6 +13,7 @@ mod weights;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -19,21 +22,22 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{
-    CheckKey, CheckPlan, Lookup, Named, Observer, Running, StartChecks,
+    CheckKey, CheckPlan, Named, Observer, Running, StartChecks,
     journal::{Journal, What},
     order::{Given, Kept, Standing as StandingOrders},
     status,
 };
 use crate::{
-    config::{self, Config, Connections, Observe},
+    config::{self, Config, Connections, Holds, Observe},
     datapath::{
         self, AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan,
         Steering, Swept, Vip,
     },
     failover::{
         Failover, Member, Reason, Switch, Target,
+        cut::{Cut, Ways},
         damping::Damped,
-        distrust::Distrust,
+        distrust::{self, Distrust},
         drain::{Before, Drains, Limits},
         orders::{Mode, Promotion},
         slow_start::SlowStart,
@@ -51,6 +55,8 @@ use crate::{
     resolve::{Families, Resolved, choose},
 };
 use explain::History;
+use names::Lost;
+pub use names::failed;
 use orders::{Ordered, Restored};
 
 type Result<T = ()> = std::result::Result<T, datapath::Error>;
@@ -66,6 +72,8 @@ struct Service {
     /// A shadow that steered a short time ago.
     withdrawn: Option<Withdrawn>,
     config: config::Service,
+    /// The way to its endpoints is gone, or was when some of them went down.
+    cut: Option<Cut>,
     /// Shared by all that check its endpoints.
     check: Arc<config::Check>,
     id: ServiceId,
@@ -133,8 +141,8 @@ struct Endpoint {
     silence: Silence,
     /// When a good check ended last.
     heard: Option<Instant>,
-    /// The last lookup failed, and that was said.
-    unresolved: bool,
+    /// Its name does not resolve, and that was said.
+    unresolved: Option<Lost>,
 }
 
 /// Time between the first checks of two endpoints: two of a service are soon known, and ten
@@ -161,6 +169,10 @@ pub struct Services {
     /// not check together.
     turn: u64,
     distrust: Distrust,
+    /// Nothing where nobody can be asked.
+    ways: Option<Box<dyn Ways>>,
+    /// How long names that do not resolve keep their addresses.
+    holds: Holds,
     lateness: Lateness,
     /// Looks for silent endpoints, where that leads to anything.
     watch: Option<Watch>,
@@ -223,6 +235,8 @@ impl Services {
             all,
             turn: RandomState::new().hash_one(0),
             distrust: Distrust::new(config.suspect_self()),
+            ways: None,
+            holds: config.resolve_holds(),
             lateness: Lateness::new(Instant::now()),
             watch: None,
             start_checks: None,
@@ -320,8 +334,11 @@ impl Services {
             let withheld = fell.is_some() && self.withholds(s, e, kind, now, observer);
             self.all[s].endpoints[e].withheld = withheld;
         }
-        let believed = success == Some(false) && self.distrust.believes(begun);
+        let failed = success == Some(false);
         let service = &mut self.all[s];
+        let cut = service.cut.as_ref();
+        let reachable = cut.is_none_or(|cut| cut.believes(begun));
+        let believed = failed && reachable && self.distrust.believes(begun);
         let endpoint = &mut service.endpoints[e];
         let told = believed && std::mem::take(&mut endpoint.withheld);
         // What its own agent said comes first.
@@ -349,6 +366,12 @@ impl Services {
         if standing == Standing::Counts && self.distrust.heard(kind, now) {
             self.ask_again(observer);
         }
+        if standing == Standing::Counts && self.all[s].cut.is_some() {
+            if distrust::is_word(kind) {
+                self.reached(s, now, observer);
+            }
+            self.reckon();
+        }
         Ok(())
     }
 
@@ -375,6 +398,7 @@ impl Services {
             }
         }
         self.withdraw_due(now, datapath)?;
+        self.look_again(now, observer);
         let doubted = self.distrust.since().is_some();
         if self.distrust.tick(now) {
             if doubted {
@@ -396,24 +420,6 @@ impl Services {
     /// Orders in effect, as they change.
     pub fn kept(&self) -> watch::Receiver<Kept> {
         self.published.subscribe()
-    }
-
-    /// DNS answered, or did not.
-    pub fn looked_up<D: Steering>(
-        &mut self,
-        lookup: Lookup,
-        datapath: &mut D,
-        observer: &dyn Observer,
-    ) -> Result {
-        let Some((s, e)) = self.place(lookup.service, lookup.endpoint) else {
-            return Ok(());
-        };
-        let service = &mut self.all[s];
-        let moved = service.looked_up(e, lookup.answer, datapath, observer)?;
-        if moved && let Some(start) = &mut self.start_checks {
-            service.start_check(e, service.begin_now(), start);
-        }
-        Ok(())
     }
 
     /// The flow tables were swept.
@@ -475,11 +481,13 @@ impl Services {
 
     fn reckon(&mut self) {
         self.settle_promotions();
+        self.all.iter_mut().for_each(Service::settle_cut);
         let due = |s: &Service| {
             let failover = [s.failover.due(), s.failover.steady_due()];
             failover
                 .into_iter()
                 .chain([s.drains.due(), s.slow_start.due()])
+                .chain([s.cut.as_ref().and_then(Cut::due)])
         };
         let due = self.all.iter().flat_map(due).flatten();
         let withdrawn = self.withdrawn_due();
@@ -506,6 +514,7 @@ impl Service {
         });
         let mark = |i: usize| applied.inherited_marks.get(i).copied().unwrap_or(Mark::Up);
         let state = |i: usize| match &inherited {
+            _ if at[i].is_empty() => State::Down,
             _ if restored.modes[i] == Mode::Maint => State::Unknown,
             _ if mark(i) == Mark::Down => State::Down,
             // It was in use: it takes `fall` failures to leave it.
@@ -518,7 +527,7 @@ impl Service {
             .enumerate()
             .map(|(i, endpoint)| Member {
                 tier: endpoint.tier(),
-                weighs: endpoint.weight() > 0,
+                weighs: endpoint.weight() > 0 && !at[i].is_empty(),
                 state: state(i),
                 mode: restored.modes[i],
             })
@@ -565,10 +574,15 @@ impl Service {
             .zip(&applied.endpoints)
             .zip(config.endpoints())
             .enumerate()
-            .map(|(i, ((at, id), endpoint))| Endpoint {
-                mark: mark(i),
-                health: RiseFall::new(check.rise(), check.fall(), members[i].state),
-                ..Endpoint::new(i, *id, at, config, endpoint)
+            .map(|(i, ((at, id), endpoint))| {
+                // Of who is nowhere no check has said anything.
+                let state = Some(members[i].state).filter(|_| !at.is_empty());
+                let state = state.unwrap_or(State::Unknown);
+                Endpoint {
+                    mark: mark(i),
+                    health: RiseFall::new(check.rise(), check.fall(), state),
+                    ..Endpoint::new(i, *id, at, config, endpoint)
+                }
             })
             .collect::<Vec<_>>();
         let mut service = Self {
@@ -576,6 +590,7 @@ impl Service {
             places: (0..endpoints.len()).map(Some).collect(),
             withdrawn: None,
             config: config.clone(),
+            cut: None,
             check: Arc::new(config.check().clone()),
             id: applied.id,
             failover,
@@ -729,42 +744,18 @@ impl Service {
         Ok(())
     }
 
-    /// Applies DNS's answer; true if the endpoint has moved.
-    fn looked_up<D: Steering>(
+    /// Moves an endpoint to where DNS says it is; true if that is elsewhere.
+    fn move_to<D: Steering>(
         &mut self,
         e: usize,
-        answer: std::result::Result<Vec<std::net::IpAddr>, String>,
+        answers: &[IpAddr],
         datapath: &mut D,
         observer: &dyn Observer,
     ) -> Result<bool> {
         let config = &self.config.endpoints()[e];
         let (service, name) = (self.config.name(), config.name());
         let endpoint = &mut self.endpoints[e];
-        let answers = match answer {
-            Ok(answers) => {
-                if std::mem::take(&mut endpoint.unresolved) {
-                    info!(
-                        service,
-                        endpoint = name,
-                        "{} resolves again",
-                        config.address()
-                    );
-                }
-                answers
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut endpoint.unresolved, true) {
-                    warn!(
-                        service,
-                        endpoint = name,
-                        "{} does not resolve and keeps its last address: {error}",
-                        config.address()
-                    );
-                }
-                return Ok(false);
-            }
-        };
-        let at = choose(endpoint.at, endpoint.families, &answers);
+        let at = choose(endpoint.at, endpoint.families, answers);
         if at == endpoint.at {
             return Ok(false);
         }
@@ -784,9 +775,15 @@ impl Service {
         let was: Vec<_> = endpoint.at.addresses().collect();
         let now: Vec<_> = at.addresses().collect();
         endpoint.at = at;
+        if let Some(lost) = &mut endpoint.unresolved {
+            lost.over = false;
+        }
         endpoint.id = id;
         endpoint.generation += 1;
-        // A new id begins unmarked.
+        // A new id begins unmarked, but for one that was down.
+        if endpoint.mark == Mark::Down && !endpoint.is_down() {
+            datapath.mark(id, Mark::Up)?;
+        }
         (endpoint.mark, endpoint.resting) = (Mark::Up, false);
         endpoint.weight = plan.weight;
         let selected = self.failover.serves(e);
@@ -833,7 +830,7 @@ impl Service {
         let endpoint = &mut self.endpoints[e];
         // Before others begin, sentinel connections included.
         endpoint.running = None;
-        if self.failover.mode(e) == Mode::Maint {
+        if self.failover.mode(e) == Mode::Maint || endpoint.is_nowhere() {
             return;
         }
         let key = CheckKey {
@@ -928,7 +925,7 @@ impl Endpoint {
             errors: error_limit(service),
             silence: Silence::default(),
             heard: None,
-            unresolved: false,
+            unresolved: None,
         }
     }
 }

@@ -20,7 +20,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
@@ -201,6 +201,7 @@ impl Services {
         self.check_all();
         self.distrust.set(config.suspect_self());
         self.watch(now);
+        self.holds = config.resolve_holds();
         self.reckon();
         self.publish();
         reloaded.slots = self.slots();
@@ -231,6 +232,7 @@ impl Services {
             for (endpoint, at) in service.endpoints().iter().zip(at) {
                 if let Some(e) = old.position(endpoint, at)
                     && matches!(endpoint.address(), Address::Name { .. })
+                    && !old.endpoints[e].at.is_empty()
                     && old.endpoints[e].families == Families::of(service, endpoint)
                 {
                     *at = old.endpoints[e].at;
@@ -577,13 +579,16 @@ impl Service {
                 mode: *mode,
                 tier: of.tier(),
                 weighs: of.weight() > 0
+                    && !at[i].is_empty()
                     && from.is_none_or(|old| self.endpoints[old].wishes.serves()),
-                state: from
-                    .and_then(|old| match asked_anew[i] {
-                        true => Some(self.endpoints[old].health.state()),
-                        false => self.failover.state(old),
-                    })
-                    .unwrap_or(State::Unknown),
+                state: match from.map(|old| (old, &self.endpoints[old])) {
+                    _ if at[i].is_empty() => State::Down,
+                    None => State::Unknown,
+                    // It has an address now.
+                    Some((_, known)) if known.at.is_empty() => State::Unknown,
+                    Some((_, known)) if asked_anew[i] => known.state(),
+                    Some((old, _)) => self.failover.state(old).unwrap_or(State::Unknown),
+                },
             })
             .collect();
         let (failback, all_down) = (config.failback(), config.all_down());
@@ -614,7 +619,11 @@ impl Service {
                 config.tier(),
                 config.weight(),
             );
-            observer.state(self.config.name(), config.name(), endpoint.health.state());
+            observer.state(self.config.name(), config.name(), endpoint.state());
+            let unresolved = endpoint.unresolved.is_some();
+            if matches!(config.address(), Address::Name { .. }) {
+                observer.unresolved(self.config.name(), config.name(), unresolved);
+            }
         }
         self.tell_mode(observer);
         self.tell_damping(observer);
@@ -675,6 +684,10 @@ impl Service {
                 }
             });
             let mut moved = endpoint.at != at;
+            if endpoint.at.is_empty() && moved {
+                endpoint.unresolved = None;
+                (endpoint.verdict, endpoint.since) = (None, SystemTime::now());
+            }
             if endpoint.id != ids[i] {
                 endpoint.id = ids[i];
                 endpoint.mark = Mark::Up;

@@ -43,8 +43,8 @@ impl Services {
         if endpoint.generation != key.generation || !endpoint.wishes.hear(said) {
             return Ok(());
         }
-        let (state, serves) = (endpoint.state(), endpoint.wishes.serves());
-        let weighs = serves && service.config.endpoints()[e].weight() > 0;
+        let state = endpoint.state();
+        let weighs = service.weighs(e);
         let mut switches: Vec<Switch> = Vec::new();
         if state != before {
             match state {
@@ -97,9 +97,9 @@ impl Service {
 }
 
 impl Endpoint {
-    /// What its checks and its agent say together.
+    /// What its checks, its agent and its name say together.
     pub(super) fn state(&self) -> State {
-        if self.wishes.down() {
+        if self.wishes.down() || self.is_nowhere() {
             State::Down
         } else {
             self.health.state()

@@ -87,7 +87,9 @@ impl Services {
     /// Watches for silence wherever it leads to anything.
     pub(super) fn watch(&mut self, now: Instant) {
         let observed = self.all.iter().filter(|service| service.is_listened_to());
-        let shortest = observed.map(|service| service.config.check().timeout()).min();
+        let shortest = observed
+            .map(|service| service.config.check().timeout())
+            .min();
         self.watch = shortest.map(|shortest| Watch::new(shortest, now));
     }
 
@@ -135,7 +137,10 @@ impl Services {
                 watch.expect(since + timeout + GRAIN);
             }
             let packets = || datapath.packets_from(id);
-            match endpoint.silence.judge(silent.since, watched, timeout, packets) {
+            match endpoint
+                .silence
+                .judge(silent.since, watched, timeout, packets)
+            {
                 Thought::Nothing => {}
                 // The others too, who may show that it is not this node.
                 Thought::Doubt if service.is_listened_to() => {

@@ -7,9 +7,9 @@ use tracing::{debug, info, warn};
 
 use super::{Endpoint, Journal, Observer, Service, What, status};
 use crate::{
-    config::{Failback, Mode},
+    config::{Address, Failback, Mode},
     failover::{Reason, Switch, Target, damping::Damped},
-    health::{Kind, Signal, State, Verdict, scheduler::Standing},
+    health::{Signal, State, Verdict, scheduler::Standing},
 };
 
 impl Service {
@@ -75,9 +75,14 @@ impl Service {
         for (endpoint, config) in self.endpoints.iter().zip(self.config.endpoints()) {
             observer.identified(service, config.name(), endpoint.id);
             observer.placed(service, config.name(), config.tier(), config.weight());
-            observer.state(service, config.name(), endpoint.health.state());
+            observer.state(service, config.name(), endpoint.state());
+            if matches!(config.address(), Address::Name { .. }) {
+                let unresolved = endpoint.unresolved.is_some();
+                observer.unresolved(service, config.name(), unresolved);
+            }
         }
         observer.served(service, self.id);
+        observer.cut_off(service, None);
         self.tell_orders(observer);
         self.tell_mode(observer);
         self.tell_hold(observer);
@@ -288,6 +293,7 @@ impl Service {
                 due_unix_ms: due.map(status::unix_ms),
                 damped: self.damped.iter().map(status_of_damped).collect(),
             },
+            cut_off: self.cut_status(now),
             affinity_ms: self.config.affinity().map(millis),
             promoted: self.failover.promoted().map(|promoted| {
                 let name = self.config.endpoints()[promoted.endpoint].name();
@@ -309,6 +315,7 @@ impl Service {
                         serving: self.failover.serves(i),
                         address: config.address().to_string(),
                         resolved: texts(&endpoint.at.addresses().collect::<Vec<_>>()),
+                        unresolved: endpoint.unresolved.as_ref().map(|of| of.status(now)),
                         state: endpoint.state().label().to_owned(),
                         agent_said: config.agent().map(|_| endpoint.wishes.to_string()),
                         mode: self.failover.mode(i).label().to_owned(),
@@ -329,7 +336,7 @@ impl Service {
                         failures: endpoint.failures,
                         excused: endpoint.excused,
                         latency_us: verdict
-                            .filter(|v| v.kind != Kind::Observed)
+                            .filter(|v| v.kind.is_of_check())
                             .map(|v| u64::try_from(v.latency.as_micros()).unwrap_or(u64::MAX)),
                         durations: endpoint
                             .durations

@@ -367,7 +367,9 @@ pub fn section(kind: &str) -> &'static str {
         "peers" => {
             "state shared among proxies: what endpoints share here they share by hash, the same on every node"
         }
-        "resolvers" => "the node's own resolver configuration decides; how often: resolve.every",
+        "resolvers" => {
+            "the node's own resolver configuration decides; how often: resolve.every; hold: resolve.hold_nx, hold_failure"
+        }
         "userlist" => "passwords: a layer-7 proxy, or the application",
         "mailers" => "alerts come from metrics",
         "cache" => "answers kept: a layer-7 proxy",

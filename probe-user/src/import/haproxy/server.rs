@@ -86,7 +86,9 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     (
         "init-addr",
         1,
-        Changed("a name must resolve when the agent starts; later its last address is kept"),
+        Changed(
+            "as last,libc,none: the last address that was known, else what the name says, else it is down until its name resolves",
+        ),
     ),
     ("inter", 1, Plan),
     ("log-bufsize", 1, Left("logs are no service")),
@@ -140,7 +142,9 @@ const OPTIONS: &[(&str, usize, Fate)] = &[
     (
         "resolvers",
         1,
-        Changed("the node's own resolver configuration decides; how often: resolve.every"),
+        Changed(
+            "the node's own resolver configuration decides; how often: resolve.every; hold: resolve.hold_nx, hold_failure",
+        ),
     ),
     ("rise", 1, Plan),
     ("send-proxy", 0, Lost(PROXY)),

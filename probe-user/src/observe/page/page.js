@@ -232,7 +232,8 @@ class Card {
       say(cells[label][1], small);
     };
     const resolved = endpoint.resolved.join(" ");
-    say(cells.address, resolved === endpoint.address ? resolved : `${endpoint.address} (${resolved})`);
+    const where = endpoint.unresolved ? `${resolved || "nowhere"}, does not resolve` : resolved;
+    say(cells.address, where === endpoint.address ? where : `${endpoint.address} (${where})`);
     const [kind, word] = stateOf(endpoint);
     const order = endpoint.ordered ? `, by ${by(endpoint.ordered)}` : "";
     put("State", word, `for ${ago(endpoint.ordered?.since_unix_ms || endpoint.since_unix_ms)}${order}`);
