@@ -55,22 +55,12 @@ impl Services {
         doubts || cut_off
     }
 
-    /// Has anybody on another host been heard since then, or is there nobody, or no doubt to be had?
-    /// Else the silence of one endpoint is perhaps this node's.
+    /// Was another endpoint of the service heard since then, or is there no doubt to be had? Else
+    /// the silence of one is perhaps this node's, and nobody is there to go to.
     pub(super) fn witnessed(&self, s: usize, e: usize, since: Instant) -> bool {
-        let host = |s: usize, e: usize| {
-            let service = &self.all[s];
-            service.witness(&service.endpoints[e], true).host
-        };
-        let own = host(s, e);
-        let mut others = self.all.iter().enumerate().flat_map(|(s, service)| {
-            let endpoints = service.endpoints.iter().enumerate();
-            let up = endpoints.filter(|(_, endpoint)| endpoint.health.state() == State::Up);
-            up.filter(move |(e, _)| host(s, *e) != own)
-                .map(|(_, endpoint)| endpoint.heard >= Some(since))
-        });
-        let first = others.next();
-        !self.distrust.is_on() || first.is_none_or(|heard| heard || others.any(|heard| heard))
+        let each = self.all[s].endpoints.iter().enumerate();
+        let mut others = each.filter(|(at, _)| *at != e);
+        !self.distrust.is_on() || others.any(|(_, other)| other.heard >= Some(since))
     }
 
     /// Somebody said a word: the others are asked.
