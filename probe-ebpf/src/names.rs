@@ -105,6 +105,9 @@ pub const MAP_FRAGMENTS_V4: &str = "FRAGMENTS_V4";
 pub const MAP_FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 /// Per-CPU array by endpoint id of [`crate::abi::EndpointCounters`].
 pub const MAP_ENDPOINT_COUNTERS: &str = "EP_COUNTERS";
+/// Array by endpoint id of [`crate::abi::Silence`]; user space maps it. Not pinned: what was asked
+/// before the agent that looks is nobody's concern.
+pub const MAP_SILENCES: &str = "SILENCES";
 /// Per-CPU array by [`crate::abi::Reason`] of a packet count.
 pub const MAP_REASON_COUNTERS: &str = "REASON_COUNTERS";
 /// Ring buffer of [`crate::abi::Event`].

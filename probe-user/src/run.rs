@@ -151,7 +151,7 @@ async fn live(
     let telling = teller.as_ref().err().unwrap_or(&TellState::Ready).clone();
     tell_telling(&telling, &metrics.recorder());
     core.tell_telling(&telling);
-    let (decides, checking, had) = begin_threads(config)?;
+    let (decides, tells, checking, had) = begin_threads(config)?;
     tell_realtime(&had, config.realtime(), &metrics.recorder())?;
     core.tell_realtime(&had);
     core.datapath_mut().commit();
@@ -216,12 +216,8 @@ async fn live(
     tasks.spawn(async move { Err(kernel_log.run().await.into()) });
     tasks.spawn(tasks::end_sockets(ender, lost, metrics.recorder()));
     if let Ok(teller) = teller {
-        tasks.spawn(tasks::tell_flows(
-            teller,
-            marked,
-            metrics.recorder(),
-            journal.clone(),
-        ));
+        let telling = tasks::tell_flows(teller, marked, metrics.recorder(), journal.clone());
+        tasks.spawn_on(telling, tells.handle());
     }
     tasks.spawn(supervisor::run(sources.clone(), ready));
     let written = watch::Sender::new(Written::default());
@@ -251,6 +247,7 @@ async fn live(
         swept: sweep_inbox,
         asks: ask_inbox,
         shutdown: ending,
+        precise: true,
     };
     let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
     let lanes: Vec<_> = checking
@@ -358,14 +355,17 @@ async fn live(
 /// A thread that checks, and how it is.
 type Checking = (Thread, Arc<Pulse>);
 
-/// Begins the thread that decides and those that check, with nothing to do yet.
-fn begin_threads(config: &Config) -> anyhow::Result<(Thread, Vec<Checking>, Had)> {
+/// Begins the threads that decide, that tell clients and that check, with nothing to do yet.
+fn begin_threads(config: &Config) -> anyhow::Result<(Thread, Thread, Vec<Checking>, Had)> {
     let timeouts = config.services().iter().flat_map(|s| s.check().each());
     let shortest = timeouts.map(Each::timeout).min().unwrap_or_default();
     let realtime = config.realtime();
     let memory = realtime::lock_memory(realtime);
     let (decides, mut priority) =
         Thread::start("probe-decides", realtime).context("start a thread that decides")?;
+    let (tells, entered) =
+        Thread::start("probe-tells", realtime).context("start a thread that tells clients")?;
+    priority = priority.and(entered);
     let mut checking = Vec::new();
     for i in 0..threads::checking() {
         let (thread, entered) = Thread::start(&format!("probe-checks{i}"), realtime)
@@ -376,7 +376,7 @@ fn begin_threads(config: &Config) -> anyhow::Result<(Thread, Vec<Checking>, Had)
         thread.handle().spawn(async move { beats.beat().await });
         checking.push((thread, pulse));
     }
-    Ok((decides, checking, Had { priority, memory }))
+    Ok((decides, tells, checking, Had { priority, memory }))
 }
 
 /// Tells whether checks and decisions have real-time priority and memory that stays. An error if

@@ -819,6 +819,43 @@ fn closed_flows_leave_nothing() {
     }
 }
 
+/// A SYN begins the silence of its endpoint, and an answer ends it.
+#[test]
+fn silence_is_written_down() {
+    let Some(mut lab) = Programs::load() else {
+        return;
+    };
+    lab.look(7);
+    for decision in [steer(MASTER), alone(MASTER)] {
+        lab.decide(decision);
+        for family in Family::BOTH {
+            for program in Program::FORWARD {
+                println!("{family:?} {program:?}");
+                lab.forget_flows();
+                let syn = client(family, VIP_PORT).syn();
+                lab.run(program, &syn.bytes());
+                lab.look(8);
+                lab.run(program, &syn.bytes());
+                lab.look(7);
+                assert_eq!(lab.silent_since(MASTER), 7, "of the first");
+                lab.run(program, &syn.bytes());
+                lab.answer(&syn);
+                assert_eq!(lab.silent_since(MASTER), 0);
+                // What follows is nobody's question.
+                let data = syn.ack(b"GET / HTTP/1.1\r\n\r\n");
+                lab.run(program, &data.bytes());
+                assert_eq!(lab.silent_since(MASTER), 0);
+                lab.forget_flows();
+                lab.run(program, &syn.bytes());
+                let refused = syn.clone().at_master().refused();
+                lab.run(Program::Reverse, &refused.bytes());
+                assert_eq!(lab.silent_since(MASTER), 0);
+                assert_eq!(lab.silent_since(BACKUP), 7, "who is asked next");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_loaded_maps_have_the_shapes_that_pins_are_compared_with() {
     let Some(lab) = Programs::load() else { return };

@@ -196,8 +196,9 @@ impl<A: Address> Recent<A> {
     /// address is for the caller to compare.
     #[inline(always)]
     fn is_of(&self, client_be: A, seen_port_be: u16, protocol: u8) -> bool {
-        A::from_cells(&self.client_be) == client_be
-            && self.ports.get() as u16 == seen_port_be
+        // The port first: it differs most often.
+        self.ports.get() as u16 == seen_port_be
+            && A::from_cells(&self.client_be) == client_be
             && (self.what.get() >> 16) as u8 == protocol
     }
 
@@ -358,13 +359,11 @@ impl<A: Address> RecentSet<A> {
         if same(first) || same(second) {
             return None;
         }
-        let (one, two) = (first.turn.get(), second.turn.get());
-        let (place, entry, turn) = if one == two {
-            (0, first, two ^ 1)
-        } else {
-            (1, second, one)
-        };
-        entry.write(key, back_key, endpoint, RecentState::Open, turn);
+        // As in `put`, without a branch, which nobody could predict in a flood of SYNs.
+        let two = second.turn.get();
+        let place = (first.turn.get() ^ two) & 1;
+        let entry = &self.0[place as usize];
+        entry.write(key, back_key, endpoint, RecentState::Open, two & 1 ^ 1);
         Some(place)
     }
 }

@@ -44,6 +44,8 @@ pub const SIEVE_WORDS: usize = 1024;
 /// Which listeners there may be: a bit for each [`ListenerKey::bit`]. Most packets of a node are
 /// for nobody's listener, and a look at this is a load where a look into a hash table is a call.
 /// The agent sets a listener's bit before it writes the listener, and takes it away after it.
+/// The addresses of endpoints whose replies cross the node have their bits too, whether they are
+/// listeners or not: what comes from elsewhere is no reply.
 /// With a thousand listeners one of 65 others takes the call.
 #[repr(C)]
 pub struct Sieve([Shared<u64>; SIEVE_WORDS]);

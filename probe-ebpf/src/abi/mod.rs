@@ -30,7 +30,7 @@ pub use own::{
     MAX_OWN_SENDERS, MAX_OWN_SOCKETS, OWN_DATAGRAMS, OWN_FOLLOWS, Own, OwnSender, OwnSocket,
 };
 pub use report::{
-    EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason,
+    EVENT_GAP_NS, EndpointCounters, Event, EventGate, EventKind, MAX_REASONS, Reason, Silence, tick,
 };
 pub use service::{
     Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
@@ -120,6 +120,7 @@ plain! {
     OwnSocket = 48;
     OwnSender = 32;
     EndpointCounters = 48;
+    Silence = 8;
     Event = 48;
     EventGate = 16;
 }

@@ -1,4 +1,6 @@
-//! What the programs tell: counters, reasons, events.
+//! What the programs tell: counters, reasons, events, silence.
+
+use super::Shared;
 
 /// Room for reasons, so that a new one does not change the shape of a pinned map.
 pub const MAX_REASONS: u32 = 64;
@@ -19,6 +21,42 @@ pub struct EndpointCounters {
     pub flows_opened: u64,
     /// Flows seen to end, by FIN in both directions or by RST.
     pub flows_closed: u64,
+}
+
+/// How long an endpoint has answered no client that connects.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Silence {
+    /// [`super::Node::tick`] of the first SYN that was sent to it after it answered one; zero if it
+    /// owes no answer.
+    pub since: Shared<u32>,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Silence {
+    /// A SYN is sent to it. Stored once a silence, not once a SYN.
+    #[inline(always)]
+    pub fn asked(&self, tick: u32) {
+        if self.since.get() == 0 {
+            self.since.set(tick);
+        }
+    }
+
+    /// It answered somebody.
+    #[inline(always)]
+    pub fn broken(&self) {
+        if self.since.get() != 0 {
+            self.since.set(0);
+        }
+    }
+}
+
+/// The unit of [`super::Node::tick`]: CLOCK_MONOTONIC in units of 2^16 ns, about 66 us, and never zero.
+#[inline(always)]
+pub const fn tick(now_ns: u64) -> u32 {
+    let tick = (now_ns >> 16) as u32;
+    if tick == 0 { 1 } else { tick }
 }
 
 macro_rules! reasons {

@@ -185,8 +185,9 @@ pub struct Node {
     /// Not zero if XDP programs may send packets out of their interface (`XDP_TX`) and of each
     /// other's (`XDP_REDIRECT`), which not every driver's peer takes.
     pub may_send: Shared<u32>,
-    /// Zero.
-    pub pad: u32,
+    /// The agent's clock of [`super::Silence`], see [`super::tick`]: it goes on whenever the agent
+    /// looks for silent endpoints, and stands still while none runs. Zero before the first look.
+    pub tick: Shared<u32>,
 }
 
 impl Node {

@@ -178,8 +178,7 @@ impl SynSet {
     /// The one of this place in the set.
     #[inline(always)]
     pub fn at(&self, place: u32) -> &SynCell {
-        let [first, second] = &self.0;
-        if place == 0 { first } else { second }
+        &self.0[place as usize & 1]
     }
 }
 
@@ -217,8 +216,7 @@ impl MoreSet {
     /// The one of this place in the set.
     #[inline(always)]
     pub fn at(&self, place: u32) -> &MoreCell {
-        let [first, second] = &self.0;
-        if place == 0 { first } else { second }
+        &self.0[place as usize & 1]
     }
 }
 

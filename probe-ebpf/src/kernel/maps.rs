@@ -13,7 +13,7 @@ use probe_ebpf::{
         ForwardFlow, FragmentKey, FragmentTrack, LINES_A_POOL, Listener, ListenerKey,
         MAX_AFFINITIES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LISTENERS, MAX_POOLS, MAX_REASONS,
         MAX_RINGS, MAX_SENDERS, MAX_SERVICES, MoreSet, Name, Node, PortLine, Reason, RecentSet,
-        ReverseFlow, Ring, Selection, Shared, Sieve, SynSet, V4, V6,
+        ReverseFlow, Ring, Selection, Shared, Sieve, Silence, SynSet, V4, V6,
     },
     steer::{Insert, Tables, Work},
 };
@@ -93,6 +93,8 @@ static FRAGMENTS_V6: LruHashMap<FragmentKey<V6>, FragmentTrack<V6>> =
     LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 #[map]
 static EP_COUNTERS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(MAX_ENDPOINTS, 0);
+#[map]
+static SILENCES: Array<Silence> = Array::with_max_entries(MAX_ENDPOINTS, BPF_F_MMAPABLE);
 #[map]
 static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_REASONS, 0);
 #[map]
@@ -320,6 +322,11 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
+    fn listens(&self, key: &ListenerKey<A>) -> bool {
+        SIEVE.get(0).is_some_and(|sieve| sieve.may_have(key.bit()))
+    }
+
+    #[inline(always)]
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener> {
         let bit = key.bit();
         if !SIEVE.get(0)?.may_have(bit) {
@@ -456,6 +463,20 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     fn closed(&self, endpoint: u32) {
         if let Some(counters) = counters(endpoint) {
             counters.flows_closed += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn asked(&self, endpoint: u32) {
+        if let (Some(silence), Some(node)) = (SILENCES.get(endpoint), NODE.get(0)) {
+            silence.asked(node.tick.get());
+        }
+    }
+
+    #[inline(always)]
+    fn answered(&self, endpoint: u32) {
+        if let Some(silence) = SILENCES.get(endpoint) {
+            silence.broken();
         }
     }
 

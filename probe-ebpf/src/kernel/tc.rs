@@ -233,12 +233,13 @@ const SEGMENT_V6: i32 = i32::MIN + 7;
 
 /// Lays the segment down for [`segment`].
 #[inline(always)]
-fn lay_down<A: Family>(segment: Segment<A>) -> Result<i32, Reason>
+fn lay_down<A: Family>(segment: Segment<A>, unknown: bool) -> Result<i32, Reason>
 where
     Maps: Tables<A>,
 {
     let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
     work.segment = segment;
+    work.unknown = unknown;
     Ok(if A::VERSION == 4 {
         SEGMENT_V4
     } else {
@@ -412,7 +413,7 @@ where
                 D::count(endpoint, bytes);
                 Ok(TC_ACT_UNSPEC)
             }
-            _ => lay_down(segment),
+            _ => lay_down(segment, reason == Reason::NotSteered),
         }
     }
 }
@@ -454,7 +455,7 @@ where
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<i32, Reason> {
-        lay_down(segment)
+        lay_down(segment, false)
     }
 }
 

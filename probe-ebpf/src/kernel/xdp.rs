@@ -85,12 +85,13 @@ const AGAIN: u32 = u32::MAX - 4;
 
 /// Lays the segment down for [`segment`].
 #[inline(always)]
-fn lay_down<A: Family>(segment: Segment<A>) -> Result<u32, Reason>
+fn lay_down<A: Family>(segment: Segment<A>, unknown: bool) -> Result<u32, Reason>
 where
     Maps: Tables<A>,
 {
     let work = Tables::<A>::work(&Maps).ok_or(Reason::RewriteFailed)?;
     work.segment = segment;
+    work.unknown = unknown;
     Ok(if A::VERSION == 4 {
         SEGMENT_V4
     } else {
@@ -223,7 +224,7 @@ where
                 maps::count_forward(endpoint, segment.end as u64);
                 Ok(xdp_action::XDP_PASS)
             }
-            _ => lay_down(segment),
+            _ => lay_down(segment, reason == Reason::NotSteered),
         }
     }
 }
@@ -276,7 +277,7 @@ where
 
     #[inline(always)]
     fn segment(self, segment: Segment<A>) -> Result<u32, Reason> {
-        lay_down(segment)
+        lay_down(segment, false)
     }
 }
 

@@ -162,7 +162,8 @@ pub fn fast<A: Family, T: Tables<A>>(
     let plain = segment.flags & (SYN | FIN | RST) == 0;
     let quick = segment.opens() && listener.flags & LISTENER_MAIN != 0;
     let simple = segment.protocol == TCP && !segment.fragmented;
-    if !simple || selection.exceptions.get() != 0 || !(plain || quick) {
+    let ends = segment.flags & (SYN | FIN | RST) == FIN;
+    if !simple || selection.exceptions.get() != 0 || !(plain || quick || ends) {
         return Ruling::plain(Fate::Slow, Reason::Undecided);
     }
     let ruling = if listener.kind == LISTENER_SELECTION {
@@ -170,12 +171,19 @@ pub fn fast<A: Family, T: Tables<A>>(
     } else if !Decision::is_alone_direct(selection.decision.get()) {
         Ruling::plain(Fate::Slow, Reason::Undecided)
     } else if listener.kind == LISTENER_OWN {
-        return Ruling::pass(Reason::Direct);
+        return if ends {
+            Ruling::plain(Fate::Slow, Reason::Undecided)
+        } else {
+            Ruling::pass(Reason::Direct)
+        };
     } else {
         straight(tables, segment, listener.endpoint)
     };
-    if plain || ruling.fate == Fate::Slow {
+    if plain || ruling.fate == Fate::Slow || ends && end(tables, segment, &ruling) {
         return ruling;
+    }
+    if ends {
+        return Ruling::plain(Fate::Slow, Reason::Undecided);
     }
     // The SYNs of a flood are of this kind: nothing has to be looked up for them.
     if selection.side.get() == 0
@@ -185,6 +193,30 @@ pub fn fast<A: Family, T: Tables<A>>(
         return ruling;
     }
     Ruling::plain(Fate::Slow, Reason::Undecided)
+}
+
+/// The client's FIN, by the slot alone: notes it in the entry of a flow that goes the ruling's
+/// way. Tells whether there is such a one.
+#[inline(always)]
+fn end<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>, ruling: &Ruling<A>) -> bool {
+    let Some(flow) = tables.forward(&flow::forward_key(segment)) else {
+        return false;
+    };
+    let goes = ruling.fate == Fate::Translate
+        && flow.endpoint == ruling.endpoint
+        && flow.client_port_be == segment.src_port_be;
+    if goes {
+        flow::touch(&flow.seen, tables.clock());
+        finish(flow, segment);
+    }
+    goes
+}
+
+/// The client has sent its FIN.
+#[inline(always)]
+fn finish<A>(flow: &ForwardFlow, segment: &Segment<A>) {
+    flow.fin_end.set(segment.next_seq());
+    flow.state.set(flow.state.get() | FLOW_FIN);
 }
 
 /// To the selected endpoint, if all flows of the service go there.
@@ -387,8 +419,7 @@ fn known<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, flow: &ForwardFlow
     if segment.flags & RST != 0 {
         flow::close(tables, work, id, RecentState::Closed);
     } else if segment.flags & FIN != 0 {
-        flow.fin_end.set(segment.next_seq());
-        flow.state.set(state | FLOW_FIN);
+        finish(flow, segment);
     } else if state & FLOW_FIN != 0
         && segment.flags & ACK != 0
         && let Some(back) = tables.reverse(&work.back_key)
@@ -411,6 +442,7 @@ fn remember_syn<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32) {
         tell(tables, work, EventKind::SynUnanswered, id);
     }
     recent::put(tables, work, id, RecentState::Open);
+    tables.asked(id);
 }
 
 /// A segment that no entry knows: the first of a connection, or one whose flow was lost,
@@ -573,6 +605,7 @@ fn announce<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, way: &Way<'
         RecentState::OpenSide
     };
     recent::put(tables, work, way.target, state);
+    tables.asked(way.target);
     true
 }
 

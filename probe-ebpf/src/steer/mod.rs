@@ -99,6 +99,8 @@ pub struct Ruling<A> {
 pub struct Work<A: Address> {
     /// What is decided about, if it is a segment.
     pub segment: Segment<A>,
+    /// [`reverse_fast`] has found that the segment has no entry.
+    pub unknown: bool,
     /// What is decided about, if it is an ICMP error.
     pub quoted: Quoted<A>,
     /// What is decided about, if it is a later fragment.
@@ -280,6 +282,7 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Rul
     match tables.work() {
         Some(work) if ruling.fate == Fate::Slow => {
             work.segment = *segment;
+            work.unknown = ruling.reason == Reason::NotSteered;
             reverse_slow(tables, work);
             work.ruling
         }
@@ -287,7 +290,8 @@ pub fn reverse<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Rul
     }
 }
 
-/// [`reverse`], see [`forward_fast`].
+/// [`reverse`], see [`forward_fast`]. [`Reason::NotSteered`] with [`Fate::Slow`] means that the
+/// segment has no entry, which shall stand in [`Work::unknown`].
 #[inline(always)]
 pub fn reverse_fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
     reverse::fast(tables, segment)

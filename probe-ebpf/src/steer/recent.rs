@@ -104,6 +104,7 @@ pub fn open<A: Family, T: Tables<A>>(
     if let Some(syns) = tables.syns(number) {
         syns.at(place).write(&syn, &More::default());
     }
+    tables.asked(ruling.endpoint);
     true
 }
 
@@ -144,6 +145,7 @@ pub fn hand_over<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32, o
     if let Some((entry, _)) = find_in(tables, &work.back_key, number) {
         entry.hand_over(origin);
     }
+    tables.asked(id);
 }
 
 /// Is the SYN, which goes to the endpoint's own address, one that was sent on to it? Once.

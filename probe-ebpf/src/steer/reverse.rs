@@ -5,7 +5,7 @@ use crate::{
     abi::{
         Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, EventKind, FLOW_CONFIRMED, FLOW_ENDED,
         FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, FlowKey, KEEP_FLOWS_OF_DOWN,
-        Reason, Recent, RecentState, ReverseFlow,
+        ListenerKey, Reason, Recent, RecentState, ReverseFlow,
     },
     packet::{
         Segment,
@@ -15,24 +15,65 @@ use crate::{
     },
 };
 
-/// What has an entry whose state does not change.
+/// What has an entry, until its end: that takes more. Most packets to clients are nobody's
+/// here: those of no endpoint's address are not looked up.
 #[inline(always)]
 pub fn fast<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Ruling<A> {
-    let key = key(segment);
-    if let Some(flow) = tables.reverse(&key)
-        && segment.flags & (SYN | FIN | RST) == 0
-        && flow.state.get() & (FLOW_CONFIRMED | FLOW_FIN) == FLOW_CONFIRMED
-        && !segment.fragmented
-    {
-        flow::touch(&flow.seen, tables.clock());
-        let translation = translation(flow);
-        return if translation.is_identity(segment, Side::Source) {
-            Ruling::pass(Reason::Direct)
-        } else {
-            Ruling::translate(translation, flow.endpoint)
-        };
+    let from = ListenerKey {
+        addr_be: segment.src_be,
+        port_be: segment.src_port_be,
+        protocol: segment.protocol,
+        pad: 0,
+    };
+    if !tables.listens(&from) {
+        return Ruling::pass(Reason::NotSteered);
     }
-    Ruling::plain(Fate::Slow, Reason::NotSteered)
+    let key = key(segment);
+    let Some(flow) = tables.reverse(&key) else {
+        return Ruling::plain(Fate::Slow, Reason::NotSteered);
+    };
+    let state = flow.state.get();
+    let plain = segment.flags & (SYN | RST) == 0 && !segment.fragmented;
+    if !plain || state & FLOW_FIN != 0 {
+        return Ruling::plain(Fate::Slow, Reason::Undecided);
+    }
+    if segment.flags & FIN != 0 {
+        if client_ended(tables, flow, &key) {
+            return Ruling::plain(Fate::Slow, Reason::Undecided);
+        }
+        end(flow, segment, state);
+    } else if state & FLOW_CONFIRMED == 0 {
+        if segment.protocol == UDP {
+            return Ruling::plain(Fate::Slow, Reason::Undecided);
+        }
+        flow.state.set(state | FLOW_ESTABLISHED | FLOW_CONFIRMED);
+    }
+    flow::touch(&flow.seen, tables.clock());
+    let translation = translation(flow);
+    if translation.is_identity(segment, Side::Source) {
+        Ruling::pass(Reason::Direct)
+    } else {
+        Ruling::translate(translation, flow.endpoint)
+    }
+}
+
+/// Has the client of this reverse entry sent its FIN?
+#[inline(always)]
+fn client_ended<A: Family, T: Tables<A>>(
+    tables: &T,
+    flow: &ReverseFlow<A>,
+    back_key: &FlowKey<A>,
+) -> bool {
+    tables
+        .forward(&flow::of(flow, back_key))
+        .is_some_and(|forth| forth.state.get() & FLOW_FIN != 0)
+}
+
+/// The endpoint's FIN.
+#[inline(always)]
+fn end<A: Family>(flow: &ReverseFlow<A>, segment: &Segment<A>, state: u32) {
+    flow.fin_end.set(segment.next_seq());
+    flow.state.set(state | FLOW_FIN);
 }
 
 /// What the endpoint's segments are known by.
@@ -62,24 +103,30 @@ fn translation<A: Family>(flow: &ReverseFlow<A>) -> Translation<A> {
 /// Everything that takes more than a look.
 #[inline(always)]
 pub fn slow<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    if known(tables, work) {
-        progress(tables, work);
+    let flow = if work.unknown {
+        work.back_key = key(&work.segment);
+        None
     } else {
-        noted(tables, work);
+        known(tables, work)
+    };
+    match flow {
+        Some(flow) => progress(tables, work, flow),
+        None => noted(tables, work),
     }
 }
 
-/// Rules about a segment that has an entry; tells whether it has. A function of its own, as
+/// Rules about a segment that has an entry, which it returns. A function of its own, as
 /// those called after it, for the stack's sake.
 #[inline(never)]
-fn known<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+fn known<'a, A: Family + 'a, T: Tables<A>>(
+    tables: &'a T,
+    work: &mut Work<A>,
+) -> Option<&'a ReverseFlow<A>> {
     work.back_key = key(&work.segment);
-    let Some(flow) = tables.reverse(&work.back_key) else {
-        return false;
-    };
+    let flow = tables.reverse(&work.back_key)?;
     flow::touch(&flow.seen, tables.clock());
     work.steer(Side::Source, translation(flow), flow.endpoint);
-    true
+    Some(flow)
 }
 
 /// [`super::relays`] for what an endpoint sends to the source of full NAT.
@@ -101,20 +148,17 @@ pub fn peek<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
 /// its own, for the stack's sake.
 #[inline(never)]
 pub fn reply<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    if !known(tables, work) {
+    let Some(flow) = known(tables, work) else {
         return work.pass(Reason::NotSteered);
-    }
+    };
     work.hop = work.ruling.translation.client_be;
     work.ruling.fate = Fate::Reply;
-    progress(tables, work);
+    progress(tables, work, flow);
 }
 
 /// A segment that may change the state of its flow.
 #[inline(never)]
-fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    let Some(flow) = tables.reverse(&work.back_key) else {
-        return;
-    };
+fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, flow: &ReverseFlow<A>) {
     let id = flow.endpoint;
     work.key = flow::of(flow, &work.back_key);
     let Work { segment, key, .. } = &*work;
@@ -126,6 +170,7 @@ fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         }
         flow::close(tables, work, id, RecentState::Closed);
     } else if segment.flags & SYN != 0 {
+        tables.answered(id);
         // The client's port begins anew with the same endpoint, or this is the first answer.
         let anew = state & FLOW_ESTABLISHED == 0 || state & FLOW_FIN != 0;
         if segment.flags & ACK != 0 && anew && state & FLOW_ENDED == 0 {
@@ -136,15 +181,11 @@ fn progress<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
             }
         }
     } else if segment.flags & FIN != 0 {
-        match tables.forward(key) {
+        if client_ended(tables, flow, &work.back_key) {
             // Both have sent theirs. The last acknowledgment may go by the slot alone, unseen.
-            Some(forth) if forth.state.get() & FLOW_FIN != 0 => {
-                flow::close(tables, work, id, RecentState::Closed);
-            }
-            _ => {
-                flow.fin_end.set(segment.next_seq());
-                flow.state.set(state | FLOW_FIN);
-            }
+            flow::close(tables, work, id, RecentState::Closed);
+        } else {
+            end(flow, segment, state);
         }
     } else if state & FLOW_FIN != 0 {
         if segment.flags & ACK != 0
@@ -192,6 +233,9 @@ fn noted<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         return;
     };
     let id = trace.endpoint;
+    if work.segment.flags & RST == 0 {
+        tables.answered(id);
+    }
     work.key = recent::forward_key(&trace);
     let (lives, side) = match entry.state() {
         RecentState::Open => (true, 0),
@@ -306,6 +350,7 @@ fn no_room<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id
 /// The endpoint refused a connection.
 #[inline(always)]
 fn refused<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id: u32) {
+    tables.answered(id);
     tell(tables, work, EventKind::EndpointRefused, service, id);
 }
 

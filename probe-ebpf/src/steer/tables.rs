@@ -41,6 +41,9 @@ pub trait Tables<A: Address> {
     /// [`crate::abi::Node::limit`].
     fn grant(&self) -> bool;
 
+    /// May there be a listener of this key? Costs less than [`Tables::listener`], and is wrong
+    /// where that is not.
+    fn listens(&self, key: &ListenerKey<A>) -> bool;
     /// The listener at a destination.
     fn listener(&self, key: &ListenerKey<A>) -> Option<Listener>;
     /// The service's slot. `None` only if the id is out of range.
@@ -99,6 +102,10 @@ pub trait Tables<A: Address> {
     fn opened(&self, endpoint: u32);
     /// Counts a flow that ended at an endpoint.
     fn closed(&self, endpoint: u32);
+    /// A SYN goes to an endpoint whose answers come by here.
+    fn asked(&self, endpoint: u32);
+    /// Such an endpoint answered one, whoever's.
+    fn answered(&self, endpoint: u32);
     /// Tells the agent, rate-limited.
     fn event(&self, kind: EventKind, service: u32, endpoint: u32, client: A, client_port_be: u16);
 }

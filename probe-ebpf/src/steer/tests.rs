@@ -8,7 +8,7 @@ use crate::abi::{
     KEEP_FLOWS_OF_DOWN, LINES_A_POOL, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
     LISTENER_SELECTION, Listener, ListenerKey, MoreSet, NO_ENDPOINT, NO_TIER, PORT_RESTING,
     PORT_USED, PREVIOUS_RING, PortLine, RING_SIZE, RecentSet, ReverseFlow, Ring, SLOT_ALONE,
-    SLOT_ALONE_DIRECT, Selection, Shared, Straight, SynSet, V4, V6, seen,
+    SLOT_ALONE_DIRECT, Selection, Shared, Silence, Straight, SynSet, V4, V6, seen,
 };
 use crate::packet::parse::{ACK, FIN, RST, SYN, TCP, UDP};
 use proptest::prelude::*;
@@ -20,6 +20,7 @@ use std::{
 };
 
 mod redispatch;
+mod silence;
 
 const VIP: V4 = V4::from_bytes([10, 96, 0, 10]);
 const OTHER_VIP: V4 = V4::from_bytes([10, 96, 0, 11]);
@@ -50,6 +51,8 @@ struct Host {
     capacity: usize,
     counted: RefCell<Vec<Reason>>,
     events: RefCell<Vec<EventKind>>,
+    silences: HashMap<u32, Silence>,
+    tick: Cell<u32>,
     open: Cell<i64>,
 }
 
@@ -155,6 +158,8 @@ impl Host {
             capacity: 100,
             counted: RefCell::default(),
             events: RefCell::default(),
+            silences: (0..8).map(|id| (id, Silence::default())).collect(),
+            tick: Cell::new(0),
             open: Cell::new(0),
         };
         host.decide(steer_to(MASTER));
@@ -199,6 +204,12 @@ impl Host {
 impl Tables<V4> for Host {
     fn now_ns(&self) -> u64 {
         self.now_ns.get()
+    }
+    fn listens(&self, key: &ListenerKey<V4>) -> bool {
+        // The agent keeps the own addresses of all endpoints there.
+        let own =
+            |endpoint: &Endpoint| endpoint.v4_be == key.addr_be && endpoint.port_be == key.port_be;
+        self.listeners.contains_key(key) || self.endpoints.values().any(own)
     }
     fn listener(&self, key: &ListenerKey<V4>) -> Option<Listener> {
         self.listeners.get(key).copied()
@@ -299,6 +310,12 @@ impl Tables<V4> for Host {
     }
     fn closed(&self, _endpoint: u32) {
         self.open.set(self.open.get() - 1);
+    }
+    fn asked(&self, endpoint: u32) {
+        self.silences[&endpoint].asked(self.tick.get());
+    }
+    fn answered(&self, endpoint: u32) {
+        self.silences[&endpoint].broken();
     }
     fn event(&self, kind: EventKind, _: u32, _: u32, _: V4, _: u16) {
         self.events.borrow_mut().push(kind);

@@ -12,6 +12,7 @@
 //! A write that the kernel refuses ends the task, and with it the agent: one that
 //! cannot steer must not look alive.
 
+mod alarm;
 pub mod explain;
 mod interfaces;
 pub mod journal;
@@ -55,6 +56,7 @@ use crate::{
     resolve::{Answer, Resolved},
     run::realtime::Had,
 };
+use alarm::Alarm;
 use interfaces::Managed;
 use journal::Journal;
 use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
@@ -342,6 +344,8 @@ pub struct Inputs {
     pub asks: mpsc::Receiver<Ask>,
     /// True when it is time to end.
     pub shutdown: watch::Receiver<bool>,
+    /// Silent endpoints are looked for by a timer of the kernel's own, not by the runtime's.
+    pub precise: bool,
 }
 
 /// The state of the agent.
@@ -449,13 +453,23 @@ impl<D: Steering + Attach> Core<D> {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut quiet_until = Instant::now();
+        let mut alarm = Alarm::new(inputs.precise);
         loop {
             let due = self.services.due();
+            let look = self.services.look_due();
             tokio::select! {
                 Some(report) = inputs.reports.recv() => {
                     // What was before it.
                     self.take_quiet(&mut inputs.quiet)?;
                     self.verdict(report)?;
+                }
+                () = alarm.at(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                    if self.services.look(Instant::now(), &self.datapath)? {
+                        // Good checks break a silence.
+                        self.take_quiet(&mut inputs.quiet)?;
+                        let (datapath, observer) = (&mut self.datapath, self.observer.as_ref());
+                        self.services.judge_silence(Instant::now(), datapath, observer)?;
+                    }
                 }
                 _ = looks.tick(), if !inputs.quiet.is_closed() => self.take_quiet(&mut inputs.quiet)?,
                 Some(signalled) = inputs.signals.recv() => self.services.signalled(

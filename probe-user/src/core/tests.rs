@@ -16,8 +16,8 @@ use super::{order::Wish, *};
 use crate::{
     config,
     datapath::{
-        AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan, TcWay,
-        XdpWay,
+        AppliedService, Choice, EndpointId, EndpointPlan, Mark, ServiceId, ServicePlan, Silent,
+        TcWay, XdpWay,
     },
     failover::{NoFailback, orders::Mode},
     health::{Kind, Saw, scheduler::Standing},
@@ -70,6 +70,10 @@ struct Recorder {
     ids: BTreeMap<String, u32>,
     plans: Arc<Mutex<Vec<Vec<ServicePlan>>>>,
     full: Arc<Mutex<bool>>,
+    /// Since when endpoints have answered no client.
+    silent: Arc<Mutex<BTreeMap<u32, Instant>>>,
+    /// What they have sent to those that are connected.
+    packets: Arc<Mutex<u64>>,
 }
 
 impl Recorder {
@@ -155,6 +159,24 @@ impl Steering for Recorder {
     fn buried(&mut self) {}
     fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
         self.note(Weigh(endpoint.0, weight));
+    }
+    fn silent(&self, at_least: Duration) -> Result<Vec<Silent>, datapath::Error> {
+        let silent = self.silent.lock().unwrap();
+        let lasting = silent
+            .iter()
+            .filter(|(_, since)| since.elapsed() >= at_least);
+        let silent = lasting.map(|(id, since)| Silent {
+            endpoint: EndpointId(*id),
+            since: 1,
+            lasts: since.elapsed(),
+        });
+        Ok(silent.collect())
+    }
+    fn heard(&self, endpoint: EndpointId) {
+        self.silent.lock().unwrap().remove(&endpoint.0);
+    }
+    fn packets_from(&self, _: EndpointId) -> Option<u64> {
+        Some(*self.packets.lock().unwrap())
     }
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), datapath::Error> {
         self.note(match mark {
@@ -339,6 +361,8 @@ impl Bench {
             swept: w,
             asks: a,
             shutdown: s,
+            // Time is paused here.
+            precise: false,
         };
         let started = Arc::new(Mutex::new(Vec::new()));
         let starts = started.clone();
@@ -1648,7 +1672,7 @@ async fn off_only_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn too_many_errors_in_a_row_mark_down() {
-    let bench = up("  observe: mark-down\n  error_limit: 3").await;
+    let (bench, timeout, silent) = watched("  observe: mark-down\n  error_limit: 3").await;
     // A good check forgives, a bad one and the other endpoint's do not.
     bench.refused(0, 0, 2).await;
     assert_eq!(bench.did().await, []);
@@ -1660,7 +1684,15 @@ async fn too_many_errors_in_a_row_mark_down() {
     bench.check(1, Kind::Ok).await;
     assert_eq!(bench.did().await, []);
     assert!(!bench.triggered(0).await, "errors are counted, not checked");
+    // One that is repeated counts if nobody else was answered since.
     let whose = Whose::Steered(ServiceId(0), EndpointId(0));
+    bench.signal(whose, Signal::Unanswered).await;
+    assert_eq!(bench.did().await, []);
+    assert!(bench.triggered(0).await);
+    silent
+        .lock()
+        .unwrap()
+        .insert(0, Instant::now() - timeout * 6 / 10);
     bench.signal(whose, Signal::Unanswered).await;
     assert_eq!(
         bench.did().await,
@@ -1684,6 +1716,97 @@ async fn too_many_errors_in_a_row_mark_down() {
     // What was counted while it was down is no debt.
     bench.refused(0, 0, 2).await;
     assert_eq!(bench.did().await, []);
+    bench.end().await;
+}
+
+/// A bench whose endpoints are up, the time that its checks may take, and since when which of them
+/// have answered no client.
+async fn watched(extra: &str) -> (Bench, Duration, Silences) {
+    let (recorder, of) = (Recorder::default(), config(extra));
+    let (silent, timeout) = (recorder.silent.clone(), of.services()[0].check().timeout());
+    let bench = Bench::new(&of, recorder, &[]);
+    bench.check(0, Kind::Ok).await;
+    bench.check(1, Kind::Ok).await;
+    bench.did().await;
+    // What begins now begins after those checks.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    (bench, timeout, silent)
+}
+
+type Silences = Arc<Mutex<BTreeMap<u32, Instant>>>;
+
+#[tokio::test(start_paused = true)]
+async fn who_answers_nobody_is_checked_and_then_left() {
+    let (bench, timeout, silent) = watched("  observe: mark-down\n  error_limit: 1").await;
+    silent.lock().unwrap().insert(0, Instant::now());
+    tokio::time::sleep(timeout / 2 - timeout / 10).await;
+    assert!(!bench.triggered(0).await);
+    tokio::time::sleep(timeout / 5).await;
+    // The other one is a witness.
+    assert!(bench.triggered(0).await && bench.triggered(1).await);
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(timeout / 2).await;
+    assert_eq!(bench.did().await, [], "perhaps it is this node");
+    bench.check(1, Kind::Ok).await;
+    tokio::time::sleep(timeout).await;
+    assert_eq!(
+        bench.did().await,
+        [Select(1), Down(0), Heard(Reason::MasterDown)]
+    );
+    let status = bench.status().await;
+    assert_eq!(signals(&status, 0, Signal::Silent), 1);
+    assert_eq!(
+        status.services[0].endpoints[0].detail.as_deref(),
+        Some("1 connections of clients failed in a row, the last: silent")
+    );
+    // Clients of the last choice that is kept: no news.
+    silent.lock().unwrap().insert(0, Instant::now());
+    tokio::time::sleep(3 * timeout).await;
+    assert_eq!(bench.did().await, []);
+    assert_eq!(signals(&bench.status().await, 0, Signal::Silent), 1);
+    assert!(silent.lock().unwrap().is_empty());
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_check_breaks_a_silence() {
+    let (bench, timeout, silent) = watched("  observe: mark-down\n  error_limit: 1").await;
+    silent.lock().unwrap().insert(0, Instant::now());
+    tokio::time::sleep(timeout * 7 / 10).await;
+    assert!(bench.triggered(0).await);
+    bench.check(0, Kind::Ok).await;
+    tokio::time::sleep(timeout).await;
+    assert_eq!(bench.did().await, []);
+    assert_eq!(signals(&bench.status().await, 0, Signal::Silent), 0);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_checked_only_where_clients_do_no_more() {
+    let (bench, timeout, silent) = watched("").await;
+    silent.lock().unwrap().insert(0, Instant::now());
+    bench.check(1, Kind::Ok).await;
+    tokio::time::sleep(timeout * 3 / 2).await;
+    assert!(bench.triggered(0).await);
+    assert_eq!(bench.did().await, []);
+    assert_eq!(signals(&bench.status().await, 0, Signal::Silent), 1);
+    bench.end().await;
+    let (bench, timeout, silent) = watched("  observe: off").await;
+    silent.lock().unwrap().insert(0, Instant::now());
+    tokio::time::sleep(3 * timeout).await;
+    assert!(!bench.triggered(0).await);
+    assert_eq!(signals(&bench.status().await, 0, Signal::Silent), 0);
+    bench.end().await;
+}
+
+/// Its id is retired, or was given to another since.
+#[tokio::test(start_paused = true)]
+async fn the_silence_of_nobody_is_forgotten() {
+    let (bench, timeout, silent) = watched("").await;
+    silent.lock().unwrap().insert(77, Instant::now());
+    tokio::time::sleep(3 * timeout).await;
+    assert_eq!(bench.did().await, []);
+    assert!(silent.lock().unwrap().is_empty());
     bench.end().await;
 }
 

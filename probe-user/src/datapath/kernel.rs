@@ -39,6 +39,7 @@ use super::{
     own::{self, Own},
     pins::{Lock, Pins},
     reader::FlowGauge,
+    silences::{Silences, Silent},
     tables::{self, Tables},
 };
 
@@ -84,6 +85,7 @@ pub struct Datapath {
     tables: Tables,
     gauge: Arc<FlowGauge>,
     node: Node,
+    silences: Silences,
     own: Own,
     /// Told when flows may have lost their endpoint, or have it again.
     marked: Arc<Notify>,
@@ -125,6 +127,9 @@ impl Datapath {
         let tables = Tables::take(&mut ebpf, learned)?;
         let node = tables::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
         node.set_sources(options.source_v4, options.source_v6);
+        let silences = tables::take_mapped(&mut ebpf, names::MAP_SILENCES, |fd| {
+            Silences::map(fd, node.clone())
+        })?;
         let own = Own::new(
             loaded,
             tables::take_mapped(&mut ebpf, names::MAP_OWN, |fd| Own::map(fd))?,
@@ -142,6 +147,7 @@ impl Datapath {
             tables,
             gauge: Arc::default(),
             node,
+            silences,
             own,
             marked: Arc::default(),
             xdp,
@@ -398,6 +404,18 @@ impl Steering for Datapath {
 
     fn weigh(&mut self, endpoint: EndpointId, weight: u16) {
         self.tables.weigh(endpoint, weight);
+    }
+
+    fn silent(&self, at_least: Duration) -> Result<Vec<Silent>, Error> {
+        self.silences.look(self.tables.ids(), at_least)
+    }
+
+    fn heard(&self, endpoint: EndpointId) {
+        self.silences.heard(endpoint);
+    }
+
+    fn packets_from(&self, endpoint: EndpointId) -> Option<u64> {
+        self.tables.packets_from(endpoint)
     }
 
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error> {

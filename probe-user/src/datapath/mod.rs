@@ -29,6 +29,7 @@ mod ring;
 mod rings;
 mod selections;
 mod sieve;
+mod silences;
 mod sockets;
 mod sweep;
 mod tables;
@@ -50,8 +51,9 @@ pub use own::{Ended, Ender, OwnMode, OwnState};
 pub use pins::check_shape;
 pub use raw::{RawSender, Sent};
 pub use reader::{FlowCounts, Reader};
+pub use silences::Silent;
 pub use sweep::{Limits, Sweeper, Swept};
-pub use tell::{TellCounts, TellState, Teller, Telling, Told};
+pub use tell::{Found, Look, TellCounts, TellState, Teller, Telling, Told};
 pub use trial::{Ends, Outcome, Program, Trial};
 
 /// The kernel side, built by `cargo xtask build-ebpf` and carried in the binary.
@@ -420,6 +422,16 @@ pub trait Steering {
 
     /// What an endpoint weighs in rings that are built from now on.
     fn weigh(&mut self, endpoint: EndpointId, weight: u16);
+
+    /// Endpoints that have left clients' SYNs unanswered for so long, all of them. Asked again and
+    /// again: the first time says nothing.
+    fn silent(&self, at_least: Duration) -> Result<Vec<Silent>, Error>;
+
+    /// An endpoint answers, or does not matter: SYNs from before do not count.
+    fn heard(&self, endpoint: EndpointId);
+
+    /// Packets that an endpoint has sent to clients, if that can be read.
+    fn packets_from(&self, endpoint: EndpointId) -> Option<u64>;
 
     /// Decides over the existing flows of an endpoint.
     fn mark(&mut self, endpoint: EndpointId, mark: Mark) -> Result<(), Error>;

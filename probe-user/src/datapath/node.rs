@@ -21,6 +21,7 @@ const GRANTED: usize = offset_of!(Words, granted) / 8;
 const LIMIT: usize = offset_of!(Words, limit) / 8;
 const SOURCE_V6: usize = offset_of!(Words, source_v6) / 4;
 const SOURCE_V4: usize = offset_of!(Words, source_v4) / 4;
+const LOOK: usize = offset_of!(Words, tick) / 4;
 const MAY_SEND: usize = offset_of!(Words, may_send) / 4;
 
 /// Time between two ticks: less than the unit of the clock.
@@ -56,6 +57,11 @@ impl Node {
     pub fn tick(&self) -> Result<(), Error> {
         self.0.half(CLOCK).store(now()?, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// It is looked for silent endpoints, see [`Words::tick`].
+    pub fn look(&self, tick: u32) {
+        self.0.half(LOOK).store(tick, Ordering::Relaxed);
     }
 
     /// From now on so many flows may get their entries before their client has shown that it

@@ -156,6 +156,9 @@ impl Tables {
         for address in present.keys() {
             tables.sieve.add(place(address).0);
         }
+        for known in tables.endpoints.values() {
+            admit(&tables.sieve, &known.value);
+        }
         tables.listeners = present;
         tables.cache_listeners();
         Ok(tables)
@@ -605,6 +608,19 @@ impl Tables {
         Ok(Some(id))
     }
 
+    /// All ids are below this one.
+    pub fn ids(&self) -> u32 {
+        self.endpoints
+            .last_key_value()
+            .map_or(0, |(id, _)| id.0 + 1)
+    }
+
+    /// Packets that an endpoint has sent to clients, if that can be read.
+    pub fn packets_from(&self, id: EndpointId) -> Option<u64> {
+        let values = self.counters.get(&id.0, 0).ok()?;
+        Some(values.iter().map(|Image(cpu)| cpu.reverse_packets).sum())
+    }
+
     fn add_endpoint(
         &mut self,
         service: ServiceId,
@@ -685,6 +701,8 @@ impl Tables {
     }
 
     fn write_endpoint(&mut self, id: EndpointId, value: Endpoint) -> Result<(), Error> {
+        // Before anybody is sent to it: what it answers must be looked at.
+        admit(&self.sieve, &value);
         self.endpoint_map
             .set(id.0, Image(value), 0)
             .map_err(|e| Error::failed(format!("writing endpoint {}", id.0), e))?;
@@ -1017,7 +1035,10 @@ impl Tables {
         for (address, listener) in news {
             self.write_listener(*address, *listener)?;
         }
-        self.sieve.keep(wanted.keys().map(|vip| place(vip).0));
+        let own = self.endpoints.values();
+        let own = own.flat_map(|known| own_addresses(&known.value));
+        let all = wanted.keys().copied().chain(own);
+        self.sieve.keep(all.map(|vip| place(&vip).0));
         self.cache_listeners();
         Ok(())
     }
@@ -1180,6 +1201,18 @@ fn place(vip: &Vip) -> Place {
         IpAddr::V4(ip) => of(&key(V4::from_bytes(ip.octets()), *vip)),
         IpAddr::V6(ip) => of(&key(V6::from_bytes(ip.octets()), *vip)),
     }
+}
+
+/// Lets the sieve pass what this endpoint sends.
+fn admit(sieve: &Sieve, value: &Endpoint) {
+    for vip in own_addresses(value) {
+        sieve.add(place(&vip).0);
+    }
+}
+
+/// An endpoint's own addresses, see [`own`].
+fn own_addresses(value: &Endpoint) -> impl Iterator<Item = Vip> + use<> {
+    own(EndpointId(0), value).map(|(vip, _)| vip)
 }
 
 fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {

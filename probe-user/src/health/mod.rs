@@ -12,6 +12,7 @@
 //! - [`lateness`]: how late the agent itself is, and what that excuses (pure).
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
 //! - [`agent`]: what an endpoint says of itself (and who asks it).
+//! - [`silence`]: when an endpoint has answered no client for too long (pure).
 //! - [`signal`]: such reasons, and what a run of them makes of the endpoint (pure).
 
 pub mod agent;
@@ -23,6 +24,7 @@ pub mod rise_fall;
 pub mod scheduler;
 pub mod sentinel;
 pub mod signal;
+pub mod silence;
 pub mod transport;
 pub mod verdict;
 pub mod window;

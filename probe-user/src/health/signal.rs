@@ -14,6 +14,9 @@ pub enum Signal {
     Refused,
     /// A client repeated its SYN, which the endpoint had not answered.
     Unanswered,
+    /// The endpoint has answered no client that connects, nor a check, for as long as a check may
+    /// take.
+    Silent,
     /// The endpoint closed the sentinel connection.
     SentinelClosed,
     /// The endpoint reset the sentinel connection.
@@ -24,9 +27,10 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Refused,
         Self::Unanswered,
+        Self::Silent,
         Self::SentinelClosed,
         Self::SentinelReset,
         Self::SentinelFailed,
@@ -46,7 +50,7 @@ impl Signal {
 
     /// Did a client notice it?
     pub const fn is_of_client(self) -> bool {
-        matches!(self, Self::Refused | Self::Unanswered)
+        matches!(self, Self::Refused | Self::Unanswered | Self::Silent)
     }
 
     /// The signal's word.
@@ -54,6 +58,7 @@ impl Signal {
         match self {
             Self::Refused => EventKind::EndpointRefused.label(),
             Self::Unanswered => EventKind::SynUnanswered.label(),
+            Self::Silent => "silent",
             Self::SentinelClosed => "sentinel_closed",
             Self::SentinelReset => "sentinel_reset",
             Self::SentinelFailed => "sentinel_failed",

@@ -20,6 +20,7 @@ use prometheus_client::{
 };
 
 use super::{
+    endpoints::Endpoints,
     exposition::{self, Format},
     page::Feed,
     process::Process,
@@ -29,54 +30,14 @@ use crate::{
     core::{Counters, Observer},
     datapath::{Ended, EndpointId, OwnState, Role, ServiceId, TcWay, TellState, Told, XdpWay},
     failover::{Reason, cut::Gone, orders::Mode},
-    health::{Kind, Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
+    health::{Signal, State, Verdict, lateness::BOUNDS_US, scheduler::Standing},
     reload::Outcome,
 };
-
-/// From a local answer to the longest sensible timeout.
-const BUCKETS: [f64; 15] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    10.0,
-];
 
 /// From a burst of checks to `fall` timeouts of a slow rhythm.
 const FAILOVER_BUCKETS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfEndpoint {
-    service: String,
-    endpoint: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfState {
-    service: String,
-    endpoint: String,
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfMode {
-    service: String,
-    endpoint: String,
-    mode: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfVerdict {
-    service: String,
-    endpoint: String,
-    verdict: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfExcuse {
-    service: String,
-    endpoint: String,
-    reason: &'static str,
-}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfService {
@@ -95,24 +56,10 @@ struct OfKind {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfSignal {
-    service: String,
-    endpoint: String,
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfWay {
     role: &'static str,
     tc: &'static str,
     xdp: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfChallenge {
-    service: String,
-    endpoint: String,
-    to: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -135,24 +82,8 @@ struct OfOutcome {
     outcome: &'static str,
 }
 
-/// Ids by service and endpoint name, for reading the kernel's counters.
-type Ids = Arc<Mutex<BTreeMap<(String, String), EndpointId>>>;
-
-/// Ids by service name, for the same.
+/// Ids by service name, for reading the kernel's counters.
 type ServiceIds = Arc<Mutex<BTreeMap<String, ServiceId>>>;
-
-/// What checks of an endpoint are counted by, found without making labels: checks are many,
-/// and none of them should allocate.
-#[derive(Clone)]
-struct Meter {
-    /// In the order of [`Kind::ALL`].
-    checks: [Counter; Kind::ALL.len()],
-    skipped: Counter,
-    duration: Histogram,
-}
-
-/// Meters by service and endpoint name.
-type Meters = Arc<Mutex<BTreeMap<String, BTreeMap<String, Meter>>>>;
 
 /// All of them.
 pub struct Metrics {
@@ -165,17 +96,11 @@ pub struct Metrics {
 /// The part that is written to; cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
-    checks: Family<OfVerdict, Counter>,
-    skipped: Family<OfEndpoint, Counter>,
-    excused: Family<OfExcuse, Counter>,
+    endpoints: Endpoints,
     lateness: Histogram,
     latest: Gauge<f64, AtomicU64>,
     realtime: Family<OfKind, Gauge>,
     stretch: Gauge<f64, AtomicU64>,
-    duration: Family<OfEndpoint, Histogram, fn() -> Histogram>,
-    state: Family<OfState, Gauge>,
-    selected: Family<OfEndpoint, Gauge>,
-    draining: Family<OfEndpoint, Gauge>,
     holds: Family<OfService, Gauge<f64, AtomicU64>>,
     distrust: Gauge,
     refusing: Family<OfService, Gauge>,
@@ -183,28 +108,17 @@ pub struct Recorder {
     members_changed: Family<OfService, Counter>,
     interfaces: Family<OfWay, Gauge>,
     events: Family<OfKind, Counter>,
-    signals: Family<OfSignal, Counter>,
     own: Family<OfOwnState, Gauge>,
     own_ended: Family<OfOutcome, Counter>,
     telling: Family<OfTellState, Gauge>,
-    challenges: Family<OfChallenge, Counter>,
-    released: Family<OfEndpoint, Counter>,
-    told: Family<OfEndpoint, Counter>,
-    not_told: Family<OfEndpoint, Counter>,
     shadow: Family<OfService, Gauge>,
     reloads: Family<OfResult, Counter>,
     reload_succeeded: Gauge,
     reloaded_at: Gauge<f64, AtomicU64>,
     failovers: Family<OfService, Histogram, fn() -> Histogram>,
-    tiers: Family<OfEndpoint, Gauge>,
-    weights: Family<OfEndpoint, Gauge>,
     flows_max: Gauge,
-    modes: Family<OfMode, Gauge>,
     frozen: Family<OfService, Gauge>,
-    unresolved: Family<OfEndpoint, Gauge>,
     cut_off: Family<OfReason, Gauge>,
-    meters: Meters,
-    ids: Ids,
     services: ServiceIds,
     feed: Feed,
 }
@@ -213,17 +127,11 @@ impl Metrics {
     /// Registers everything.
     pub fn new(counters: Arc<dyn Counters>) -> Self {
         let recorder = Recorder {
-            checks: Family::default(),
-            skipped: Family::default(),
-            excused: Family::default(),
+            endpoints: Endpoints::default(),
             lateness: Histogram::new(BOUNDS_US.iter().map(|us| *us as f64 / 1e6)),
             latest: Gauge::default(),
             realtime: Family::default(),
             stretch: Gauge::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
-            state: Family::default(),
-            selected: Family::default(),
-            draining: Family::default(),
             holds: Family::default(),
             distrust: Gauge::default(),
             refusing: Family::default(),
@@ -231,28 +139,17 @@ impl Metrics {
             members_changed: Family::default(),
             interfaces: Family::default(),
             events: Family::default(),
-            signals: Family::default(),
             own: Family::default(),
             own_ended: Family::default(),
             telling: Family::default(),
-            challenges: Family::default(),
-            released: Family::default(),
-            told: Family::default(),
-            not_told: Family::default(),
             shadow: Family::default(),
             reloads: Family::default(),
             reload_succeeded: Gauge::default(),
             reloaded_at: Gauge::default(),
             failovers: Family::new_with_constructor(|| Histogram::new(FAILOVER_BUCKETS)),
-            tiers: Family::default(),
-            weights: Family::default(),
             flows_max: Gauge::default(),
-            modes: Family::default(),
             frozen: Family::default(),
-            unresolved: Family::default(),
             cut_off: Family::default(),
-            meters: Meters::default(),
-            ids: Ids::default(),
             services: ServiceIds::default(),
             feed: Feed::default(),
         };
@@ -272,17 +169,6 @@ impl Metrics {
         }
         let mut registry = Registry::with_prefix("probe");
         let r = &recorder;
-        registry.register("checks", "Health checks by verdict", r.checks.clone());
-        registry.register(
-            "checks_skipped",
-            "Health checks left out because the one before took longer than the interval",
-            r.skipped.clone(),
-        );
-        registry.register(
-            "checks_excused",
-            "Health checks whose verdict does not count, by reason: the agent itself was stalled",
-            r.excused.clone(),
-        );
         registry.register(
             "check_lateness_seconds",
             "How late the agent itself is: from the time that a health check was due to its beginning",
@@ -302,32 +188,6 @@ impl Metrics {
             "realtime",
             "1 where checks and decisions have it: real-time priority, locked memory",
             r.realtime.clone(),
-        );
-        registry.register(
-            "check_duration_seconds",
-            "Time from the beginning of a health check to its verdict",
-            r.duration.clone(),
-        );
-        registry.register(
-            "endpoint_state",
-            "1 for the state that the endpoint is in",
-            r.state.clone(),
-        );
-        registry.register(
-            "endpoint_unresolved",
-            "1 while the endpoint's name has no address: it keeps its last one, or is down with the \
-             verdict dns",
-            r.unresolved.clone(),
-        );
-        registry.register(
-            "endpoint_selected",
-            "1 for each endpoint that new connections of the service go to",
-            r.selected.clone(),
-        );
-        registry.register(
-            "endpoint_draining",
-            "1 while the endpoint, left for another one, has flows from before",
-            r.draining.clone(),
         );
         registry.register(
             "failback_hold_seconds",
@@ -373,11 +233,6 @@ impl Metrics {
             r.events.clone(),
         );
         registry.register(
-            "endpoint_signals",
-            "Signs that the endpoint may have failed, beside its checks, by kind",
-            r.signals.clone(),
-        );
-        registry.register(
             "node_processes",
             "1 for whether processes of the node itself are steered",
             r.own.clone(),
@@ -391,26 +246,6 @@ impl Metrics {
             "telling",
             "1 for whether idle connections of lost endpoints are told at once",
             r.telling.clone(),
-        );
-        registry.register(
-            "flow_challenges",
-            "SYNs sent on open connections of lost endpoints, by whom they went to",
-            r.challenges.clone(),
-        );
-        registry.register(
-            "syns_released",
-            "SYNs that waited for an endpoint when it went down, and were sent on at once",
-            r.released.clone(),
-        );
-        registry.register(
-            "flows_told",
-            "Open connections of lost endpoints that ended after their client was challenged",
-            r.told.clone(),
-        );
-        registry.register(
-            "flows_not_told",
-            "Open connections of lost endpoints that were left to their next packet",
-            r.not_told.clone(),
         );
         registry.register(
             "service_shadow",
@@ -438,21 +273,6 @@ impl Metrics {
             r.failovers.clone(),
         );
         registry.register(
-            "endpoint_tier",
-            "The endpoint's place: 0 is the master, 1 and up are backups",
-            r.tiers.clone(),
-        );
-        registry.register(
-            "endpoint_weight",
-            "The endpoint's share of its tier's connections, in proportion to the others'",
-            r.weights.clone(),
-        );
-        registry.register(
-            "endpoint_mode",
-            "1 for what operators say of the endpoint",
-            r.modes.clone(),
-        );
-        registry.register(
             "service_frozen",
             "1 while nothing but an order changes the service's selection",
             r.frozen.clone(),
@@ -472,7 +292,7 @@ impl Metrics {
         );
         registry.register_collector(Box::new(Datapath {
             counters,
-            ids: recorder.ids.clone(),
+            endpoints: recorder.endpoints.clone(),
             services: recorder.services.clone(),
         }));
         let mut process = Registry::default();
@@ -550,24 +370,18 @@ impl Recorder {
 
     /// Some of them were.
     pub fn told(&self, told: &Told) {
-        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((service, endpoint), id) in ids.iter() {
-            let Some(counts) = told.counts.get(id) else {
-                continue;
+        self.endpoints.every(|figures| {
+            let Some(counts) = told.counts.get(&figures.id) else {
+                return;
             };
-            let of = of_endpoint(service, endpoint);
-            for (to, count) in CHALLENGED
-                .into_iter()
-                .zip([counts.clients, counts.endpoints])
-            {
-                self.challenges
-                    .get_or_create(&of_challenge(&of, to))
-                    .inc_by(count);
+            let sent = [counts.clients, counts.endpoints];
+            for (challenges, sent) in figures.challenges.iter_mut().zip(sent) {
+                *challenges += sent;
             }
-            self.released.get_or_create(&of).inc_by(counts.released);
-            self.told.get_or_create(&of).inc_by(counts.told);
-            self.not_told.get_or_create(&of).inc_by(counts.given_up);
-        }
+            figures.released += counts.released;
+            figures.told += counts.told;
+            figures.not_told += counts.given_up;
+        });
     }
 
     /// A configuration was loaded at the start.
@@ -608,76 +422,11 @@ fn unix_seconds() -> f64 {
 
 /// What left the configuration is told of no more: a rate of nothing would go on.
 impl Recorder {
-    fn forget_endpoint(&self, service: &str, endpoint: &str) {
-        let of = of_endpoint(service, endpoint);
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.remove(&(of.service.clone(), of.endpoint.clone()));
-        drop(ids);
-        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meters) = meters.get_mut(service) {
-            meters.remove(endpoint);
-        }
-        drop(meters);
-        for kind in Kind::ALL {
-            self.checks.remove(&OfVerdict {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                verdict: kind.label(),
-            });
-        }
-        for state in [State::Unknown, State::Up, State::Down] {
-            self.state.remove(&OfState {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                state: state.label(),
-            });
-        }
-        for signal in Signal::ALL {
-            self.signals.remove(&OfSignal {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                kind: signal.label(),
-            });
-        }
-        for standing in Standing::EXCUSES {
-            self.excused.remove(&OfExcuse {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                reason: standing.label(),
-            });
-        }
-        for to in CHALLENGED {
-            self.challenges.remove(&of_challenge(&of, to));
-        }
-        for counters in [&self.skipped, &self.released, &self.told, &self.not_told] {
-            counters.remove(&of);
-        }
-        for mode in Mode::ALL {
-            self.modes.remove(&OfMode {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                mode: mode.label(),
-            });
-        }
-        for gauges in [
-            &self.selected,
-            &self.draining,
-            &self.tiers,
-            &self.weights,
-            &self.unresolved,
-        ] {
-            gauges.remove(&of);
-        }
-        self.duration.remove(&of);
-    }
-
     fn forget_service(&self, service: &str) {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         services.remove(service);
         drop(services);
-        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        meters.remove(service);
-        drop(meters);
+        self.endpoints.forget_service(service);
         let of = OfService {
             service: service.to_owned(),
         };
@@ -705,49 +454,17 @@ impl Recorder {
 /// Of [`Ended`].
 const OUTCOMES: [&str; 2] = ["ended", "refused"];
 
-/// Who gets challenges.
-const CHALLENGED: [&str; 2] = ["client", "endpoint"];
-
-fn of_challenge(of: &OfEndpoint, to: &'static str) -> OfChallenge {
-    OfChallenge {
-        service: of.service.clone(),
-        endpoint: of.endpoint.clone(),
-        to,
-    }
-}
-
-fn of_endpoint(service: &str, endpoint: &str) -> OfEndpoint {
-    OfEndpoint {
-        service: service.to_owned(),
-        endpoint: endpoint.to_owned(),
-    }
-}
-
 impl Observer for Recorder {
     fn checked(&self, service: &str, endpoint: &str, verdict: &Verdict, skipped: u64) {
-        let meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever is checked was identified before.
-        let Some(meter) = meters.get(service).and_then(|of| of.get(endpoint)) else {
-            return;
-        };
-        meter.duration.observe(verdict.latency.as_secs_f64());
-        if skipped > 0 {
-            meter.skipped.inc_by(skipped);
-        }
-        // Of the one kind that no check concludes there is none.
-        if let Some(counter) = meter.checks.get(verdict.kind as usize) {
-            counter.inc();
-        }
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.checked(verdict, skipped);
+        });
     }
 
     fn excused(&self, service: &str, endpoint: &str, standing: Standing) {
-        self.excused
-            .get_or_create(&OfExcuse {
-                service: service.to_owned(),
-                endpoint: endpoint.to_owned(),
-                reason: standing.label(),
-            })
-            .inc();
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.excused(standing);
+        });
     }
 
     fn late(&self, late: Duration, largest: Duration) {
@@ -756,37 +473,23 @@ impl Observer for Recorder {
     }
 
     fn signalled(&self, service: &str, endpoint: &str, signal: Signal) {
-        let of = of_endpoint(service, endpoint);
-        self.signals
-            .get_or_create(&OfSignal {
-                service: of.service,
-                endpoint: of.endpoint,
-                kind: signal.label(),
-            })
-            .inc();
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.signalled(signal);
+        });
     }
 
     fn state(&self, service: &str, endpoint: &str, state: State) {
         self.feed.state(service, endpoint, state);
-        for each in [State::Unknown, State::Up, State::Down] {
-            self.state
-                .get_or_create(&OfState {
-                    service: service.to_owned(),
-                    endpoint: endpoint.to_owned(),
-                    state: each.label(),
-                })
-                .set((each == state).into());
-        }
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.state = Some(state);
+        });
     }
 
     fn selected(&self, service: &str, selected: &[&str]) {
         self.feed.selected(service, selected);
-        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        for (of, endpoint) in ids.keys().filter(|(of, _)| of == service) {
-            self.selected
-                .get_or_create(&of_endpoint(of, endpoint))
-                .set(selected.contains(&endpoint.as_str()).into());
-        }
+        self.endpoints.each(service, |endpoint, figures| {
+            figures.selected = Some(selected.contains(&endpoint));
+        });
         self.refusing
             .get_or_create(&OfService {
                 service: service.to_owned(),
@@ -836,9 +539,9 @@ impl Observer for Recorder {
     }
 
     fn draining(&self, service: &str, endpoint: &str, draining: bool) {
-        self.draining
-            .get_or_create(&of_endpoint(service, endpoint))
-            .set(draining.into());
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.draining = Some(draining);
+        });
     }
 
     fn served(&self, service: &str, id: ServiceId) {
@@ -847,45 +550,8 @@ impl Observer for Recorder {
     }
 
     fn identified(&self, service: &str, endpoint: &str, id: EndpointId) {
+        self.endpoints.identified(service, endpoint, id);
         // Created at zero: rates need the value before the first increment.
-        let of = of_endpoint(service, endpoint);
-        drop(self.released.get_or_create(&of));
-        drop(self.told.get_or_create(&of));
-        drop(self.not_told.get_or_create(&of));
-        for to in CHALLENGED {
-            drop(self.challenges.get_or_create(&of_challenge(&of, to)));
-        }
-        let checks = Kind::ALL.map(|kind| {
-            let of = OfVerdict {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                verdict: kind.label(),
-            };
-            self.checks.get_or_create(&of).clone()
-        });
-        let meter = Meter {
-            checks,
-            skipped: self.skipped.get_or_create(&of).clone(),
-            duration: self.duration.get_or_create(&of).clone(),
-        };
-        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_service = meters.entry(of.service.clone()).or_default();
-        of_service.insert(of.endpoint.clone(), meter);
-        drop(meters);
-        for standing in Standing::EXCUSES {
-            drop(self.excused.get_or_create(&OfExcuse {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                reason: standing.label(),
-            }));
-        }
-        for signal in Signal::ALL {
-            drop(self.signals.get_or_create(&OfSignal {
-                service: of.service.clone(),
-                endpoint: of.endpoint.clone(),
-                kind: signal.label(),
-            }));
-        }
         for reason in Reason::ALL {
             // Those that are no switches.
             if !matches!(
@@ -893,18 +559,16 @@ impl Observer for Recorder {
                 Reason::Initial | Reason::Inherited | Reason::MembersChanged
             ) {
                 drop(self.switches.get_or_create(&OfReason {
-                    service: of.service.clone(),
+                    service: service.to_owned(),
                     reason: reason.label(),
                 }));
             }
         }
         let of_service = OfService {
-            service: of.service.clone(),
+            service: service.to_owned(),
         };
         drop(self.members_changed.get_or_create(&of_service));
         drop(self.failovers.get_or_create(&of_service));
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.insert((of.service, of.endpoint), id);
     }
 
     fn service_mode(&self, service: &str, mode: config::Mode) {
@@ -917,7 +581,7 @@ impl Observer for Recorder {
 
     fn gone(&self, service: &str, endpoint: Option<&str>) {
         match endpoint {
-            Some(endpoint) => self.forget_endpoint(service, endpoint),
+            Some(endpoint) => self.endpoints.forget(service, endpoint),
             None => self.forget_service(service),
         }
     }
@@ -945,27 +609,21 @@ impl Observer for Recorder {
     }
 
     fn placed(&self, service: &str, endpoint: &str, tier: u8, weight: u16) {
-        let of = of_endpoint(service, endpoint);
-        self.tiers.get_or_create(&of).set(tier.into());
-        self.weights.get_or_create(&of).set(weight.into());
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.place = Some((tier, weight));
+        });
     }
 
     fn mode(&self, service: &str, endpoint: &str, mode: Mode) {
-        for each in Mode::ALL {
-            self.modes
-                .get_or_create(&OfMode {
-                    service: service.to_owned(),
-                    endpoint: endpoint.to_owned(),
-                    mode: each.label(),
-                })
-                .set((each == mode).into());
-        }
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.mode = Some(mode);
+        });
     }
 
     fn unresolved(&self, service: &str, endpoint: &str, unresolved: bool) {
-        self.unresolved
-            .get_or_create(&of_endpoint(service, endpoint))
-            .set(unresolved.into());
+        self.endpoints.change(service, endpoint, |figures| {
+            figures.unresolved = Some(unresolved);
+        });
     }
 
     fn frozen(&self, service: &str, frozen: bool) {
@@ -977,10 +635,10 @@ impl Observer for Recorder {
     }
 }
 
-/// What the kernel counts, read at each scrape.
+/// What the kernel counts, read at each scrape, and what is counted by endpoint.
 struct Datapath {
     counters: Arc<dyn Counters>,
-    ids: Ids,
+    endpoints: Endpoints,
     services: ServiceIds,
 }
 
@@ -992,27 +650,27 @@ impl fmt::Debug for Datapath {
 
 impl Collector for Datapath {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let ids = self
-            .ids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let seen = self.endpoints.seen();
+        seen.encode(&mut encoder)?;
         // A counter that cannot be read is left out: an absent metric is seen, a zero is believed.
-        let counted: Vec<_> = ids
-            .iter()
-            .filter_map(|(of, id)| Some((of, self.counters.endpoint(*id).ok()?)))
+        let counted: Vec<_> = seen
+            .ids()
+            .filter_map(|(service, endpoint, id)| {
+                let counters = self.counters.endpoint(id).ok()?;
+                Some((service, endpoint, counters))
+            })
             .collect();
         let counter = MetricType::Counter;
         let mut family =
             encoder.encode_descriptor("datapath_packets", "Steered packets", None, counter)?;
-        for ((service, endpoint), c) in &counted {
+        for (service, endpoint, c) in &counted {
             for (direction, value) in [
                 ("forward", c.forward_packets),
                 ("reverse", c.reverse_packets),
             ] {
                 let labels = [
-                    ("service", service.as_str()),
-                    ("endpoint", endpoint),
+                    ("service", *service),
+                    ("endpoint", *endpoint),
                     ("direction", direction),
                 ];
                 ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
@@ -1020,11 +678,11 @@ impl Collector for Datapath {
         }
         let help = "Steered bytes, link header included";
         let mut family = encoder.encode_descriptor("datapath_bytes", help, None, counter)?;
-        for ((service, endpoint), c) in &counted {
+        for (service, endpoint, c) in &counted {
             for (direction, value) in [("forward", c.forward_bytes), ("reverse", c.reverse_bytes)] {
                 let labels = [
-                    ("service", service.as_str()),
-                    ("endpoint", endpoint),
+                    ("service", *service),
+                    ("endpoint", *endpoint),
                     ("direction", direction),
                 ];
                 ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
@@ -1032,14 +690,14 @@ impl Collector for Datapath {
         }
         let help = "Connections that began";
         let mut family = encoder.encode_descriptor("datapath_flows_opened", help, None, counter)?;
-        for ((service, endpoint), c) in &counted {
-            let labels = [("service", service.as_str()), ("endpoint", endpoint)];
+        for (service, endpoint, c) in &counted {
+            let labels = [("service", *service), ("endpoint", *endpoint)];
             ConstCounter::new(c.flows_opened).encode(family.encode_family(&labels)?)?;
         }
         let help = "Connections seen to end";
         let mut family = encoder.encode_descriptor("datapath_flows_closed", help, None, counter)?;
-        for ((service, endpoint), c) in &counted {
-            let labels = [("service", service.as_str()), ("endpoint", endpoint)];
+        for (service, endpoint, c) in &counted {
+            let labels = [("service", *service), ("endpoint", *endpoint)];
             ConstCounter::new(c.flows_closed).encode(family.encode_family(&labels)?)?;
         }
         let help = "Packets that were passed unchanged, reset, dropped or steered in an odd way, by reason";

@@ -5,6 +5,7 @@
 //! which is no reason to restart it but one not to call it ready. Otherwise it
 //! answers 503 and says why.
 
+mod endpoints;
 mod exposition;
 mod metrics;
 pub mod page;

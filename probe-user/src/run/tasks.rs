@@ -23,7 +23,9 @@ use crate::{
         Lookup, Signalled, Whose,
         journal::{Journal, What},
     },
-    datapath::{Ended, Ender, EndpointId, Events, Node, ServiceId, Sweeper, Swept, TICK, Teller},
+    datapath::{
+        Ended, Ender, EndpointId, Events, Look, Node, ServiceId, Sweeper, Swept, TICK, Teller,
+    },
     health::{Signal, budget::Budget},
     log::HeldBack,
     observe::Recorder,
@@ -239,7 +241,8 @@ pub async fn end_sockets(
     }
 }
 
-/// Tells clients of lost endpoints, and the endpoints, that their connection is over.
+/// Tells clients of lost endpoints, and the endpoints, that their connection is over. What takes
+/// long is done elsewhere, so that this may run on a thread with real-time priority.
 pub async fn tell_flows(
     mut teller: Teller,
     marked: Arc<Notify>,
@@ -254,12 +257,19 @@ pub async fn tell_flows(
             () = marked.notified() => teller.switched(Instant::now()),
             () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {}
         }
-        let (back, passed) = tokio::task::spawn_blocking(move || {
-            let passed = teller.pass();
-            (teller, passed)
-        })
-        .await?;
-        teller = back;
+        let passed = match teller.look() {
+            Ok(Look::Many(found)) => {
+                let (back, passed) = tokio::task::spawn_blocking(move || {
+                    let passed = teller.tell(found);
+                    (teller, passed)
+                })
+                .await?;
+                teller = back;
+                passed
+            }
+            Ok(Look::Done(passed)) => Ok(passed),
+            Err(error) => Err(error),
+        };
         match passed {
             Ok(passed) => {
                 recorder.told(&passed);

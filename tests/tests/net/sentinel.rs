@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Ipv6Addr, TcpListener, TcpStream},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,12 +17,13 @@ use lab::{
     Agent, Lab, Namespace, Server, Way, agent,
     client::{Load, Plan, get},
     dns::Dns,
-    journal, privileged,
+    faults, journal, privileged,
     topology::{BACKUP_V4, MASTER_V4, PORT, VIP_V4, VIP_V6},
     until,
     wait::{patience, until_true},
 };
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::rig::Rig;
 
@@ -294,6 +295,76 @@ fn refused_clients_make_the_failover_quick() {
             println!("{failed} of {} requests failed", samples.len());
             ensure!(rig.agent.switches()? == 1, "more than one switch");
         }
+        Ok(())
+    });
+}
+
+/// Leaves a service whose clients' failures count to what this test does to them.
+fn silence_rig(way: Way, timeout: Duration) -> Result<Rig> {
+    Rig::with(way, |config| {
+        let service = &mut config["services"][0];
+        service["check"]["inter"] = json!(NEVER);
+        service["check"]["timeout"] = json!(format!("{}ms", timeout.as_millis()));
+        service["sentinel"] = json!("off");
+        service["observe"] = json!("mark-down");
+        service["error_limit"] = json!(1);
+    })
+}
+
+#[test]
+fn a_master_that_answers_nobody_is_left_after_the_time_of_a_check() {
+    privileged(|| {
+        for way in [Way::Edge, Way::Uplink] {
+            // A client repeats its SYN after a second: that is no part of this.
+            let mut rig = silence_rig(way, patience(Duration::from_millis(200)))?;
+            let load = Load::start(&rig.lab.client, Plan::steady(VIP_V4));
+            load.run_for(20)?;
+            let begun = Instant::now();
+            faults::blackhole(&rig.lab.master)?;
+            rig.agent.wait_selected("backup")?;
+            let took = begun.elapsed();
+            println!("{way:?}: left after {took:?}");
+            ensure!(took < soon(), "{way:?}: the agent switched after {took:?}");
+            let verdict = rig.agent.wait_state("master", "down")?;
+            ensure!(verdict == "observed", "{verdict} decides");
+            ensure!(count(&rig.agent, "master", "/signals/silent")? == 1);
+            load.wait_for("backup")?;
+            load.stop()?;
+            ensure!(rig.agent.switches()? == 1, "more than one switch");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_master_that_loses_one_clients_syns_is_well() {
+    privileged(|| {
+        let timeout = patience(Duration::from_millis(200));
+        let mut rig = silence_rig(Way::Edge, timeout)?;
+        let checks = count(&rig.agent, "master", "/checks")?;
+        let lossy = "table inet lossy { chain in { type filter hook prerouting priority -300; \
+                     tcp flags & (syn | ack) == syn tcp sport 50000-50009 drop; }; }";
+        rig.lab.master.ask("nft", &[lossy])?;
+        // Among others that are answered, and then alone: it is checked, and that is all.
+        let load = Load::start(&rig.lab.client, Plan::steady(VIP_V4));
+        let connect = |port| {
+            rig.lab.client.run(|| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                socket.bind(&SocketAddr::from(([0; 4], port)).into())?;
+                Ok(socket.connect_timeout(&VIP_V4.into(), 3 * timeout).is_err())
+            })
+        };
+        ensure!(connect(50_000)?, "the first is answered");
+        load.stop()?;
+        ensure!(connect(50_001)?, "the second is answered");
+        rig.agent.wait("a check for that", |status| {
+            let master = agent::find_endpoint(status, "master")?;
+            let made = master["checks"].as_u64();
+            made.filter(|made| *made > checks).context("none")
+        })?;
+        ensure!(count(&rig.agent, "master", "/signals/silent")? == 0);
+        ensure!(rig.agent.wait_state("master", "up")? == "ok");
+        ensure!(rig.agent.switches()? == 0, "a switch");
         Ok(())
     });
 }

@@ -231,7 +231,9 @@ impl Programs {
                 .array(names::MAP_ENDPOINTS)
                 .set(id, Image(endpoint), 0)
                 .expect("in range");
-            programs.listener(v4, v6, port, TCP, id, LISTENER_OWN);
+            for protocol in [TCP, UDP] {
+                programs.listener(v4, v6, port, protocol, id, LISTENER_OWN);
+            }
         }
         programs.decide(steer(MASTER));
         // As an agent does that has swept: unknown clients may have entries.
@@ -424,6 +426,19 @@ impl Programs {
             endpoints.set(id, Image(endpoint), 0).expect("in range");
         }
         self.patch_node(offset_of!(Node, may_send), &[1, 0, 0, 0]);
+    }
+
+    /// The agent looks for silent endpoints.
+    pub fn look(&mut self, tick: u32) {
+        self.patch_node(offset_of!(Node, tick), &tick.to_ne_bytes());
+    }
+
+    /// Since when an endpoint has answered no SYN, which is forgotten.
+    pub fn silent_since(&mut self, id: u32) -> u32 {
+        let mut silences = self.array::<[u32; 2]>(names::MAP_SILENCES);
+        let [since, _] = silences.get(&id, 0).expect("in range");
+        silences.set(id, [0; 2], 0).expect("in range");
+        since
     }
 
     /// XDP programs may not send any more.

@@ -55,6 +55,24 @@ impl Services {
         doubts || cut_off
     }
 
+    /// Has anybody on another host been heard since then, or is there nobody, or no doubt to be had?
+    /// Else the silence of one endpoint is perhaps this node's.
+    pub(super) fn witnessed(&self, s: usize, e: usize, since: Instant) -> bool {
+        let host = |s: usize, e: usize| {
+            let service = &self.all[s];
+            service.witness(&service.endpoints[e], true).host
+        };
+        let own = host(s, e);
+        let mut others = self.all.iter().enumerate().flat_map(|(s, service)| {
+            let endpoints = service.endpoints.iter().enumerate();
+            let up = endpoints.filter(|(_, endpoint)| endpoint.health.state() == State::Up);
+            up.filter(move |(e, _)| host(s, *e) != own)
+                .map(|(_, endpoint)| endpoint.heard >= Some(since))
+        });
+        let first = others.next();
+        !self.distrust.is_on() || first.is_none_or(|heard| heard || others.any(|heard| heard))
+    }
+
     /// Somebody said a word: the others are asked.
     pub(super) fn ask_again(&self, observer: &dyn Observer) {
         observer.distrusts(false);

@@ -49,6 +49,7 @@ use crate::{
         probe::Recipe,
         scheduler::{Intervals, Report, Rhythm, Standing, Trigger},
         signal::{Counts, ErrorLimit},
+        silence::{Silence, Watch},
         window::Window,
     },
     resolve::{Families, Resolved, choose},
@@ -138,6 +139,10 @@ struct Endpoint {
     signals: Counts,
     /// Where clients' failed connections count.
     errors: Option<ErrorLimit>,
+    /// Towards clients that connect.
+    silence: Silence,
+    /// When a good check ended last.
+    heard: Option<Instant>,
     /// Its name does not resolve, and that was said.
     unresolved: Option<Lost>,
 }
@@ -171,6 +176,8 @@ pub struct Services {
     /// How long names that do not resolve keep their addresses.
     holds: Holds,
     lateness: Lateness,
+    /// Looks for silent endpoints, where that leads to anything.
+    watch: Option<Watch>,
     start_checks: Option<StartChecks>,
     /// The earliest fail-back, end of its damping, end of a drain or of a doubt that will be
     /// due; kept, because it is asked for at every message.
@@ -234,6 +241,7 @@ impl Services {
             ways: None,
             holds: config.resolve_holds(),
             lateness: Lateness::new(Instant::now()),
+            watch: None,
             start_checks: None,
             due: None,
         };
@@ -245,6 +253,7 @@ impl Services {
             service.tell_drains(observer);
             service.tell_damping(observer);
         }
+        services.watch(Instant::now());
         services.reckon();
         Ok(services)
     }
@@ -308,8 +317,12 @@ impl Services {
         if endpoint.generation != key.generation {
             return Ok(());
         }
-        if let (Some(true), Some(errors)) = (success, &mut endpoint.errors) {
-            errors.good_check();
+        if success == Some(true) {
+            datapath.heard(endpoint.id);
+            endpoint.heard = Some(now);
+            if let Some(errors) = &mut endpoint.errors {
+                errors.good_check();
+            }
         }
         let begun = now.checked_sub(verdict.latency).unwrap_or(now);
         match success {
@@ -916,6 +929,8 @@ impl Endpoint {
             trigger: None,
             signals: Counts::default(),
             errors: error_limit(service),
+            silence: Silence::default(),
+            heard: None,
             unresolved: None,
         }
     }

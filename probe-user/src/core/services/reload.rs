@@ -200,6 +200,7 @@ impl Services {
         }
         self.check_all();
         self.distrust.set(config.suspect_self());
+        self.watch(now);
         self.holds = config.resolve_holds();
         self.reckon();
         self.publish();

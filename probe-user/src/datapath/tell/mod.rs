@@ -77,6 +77,10 @@ const UNDER_WAY: usize = 3;
 /// takes longer, and its packets are not in our queues.
 const LOOKS: u32 = 4;
 const PAUSE: Duration = Duration::from_micros(50);
+/// Up to so many flows are told by whoever looks for them: that is a few milliseconds at most.
+const FEW: usize = 256;
+/// A walk may be made by a thread with real-time priority, which must not run for too long at once.
+const BREATH: usize = 1 << 15;
 /// From so many flows on they are told by several threads: the answers of clients next door are
 /// worked on where the question was sent.
 const SPLIT: usize = 2048;
@@ -167,6 +171,23 @@ impl Told {
         }
         self.sent.add(other.sent);
     }
+}
+
+/// Flows of lost endpoints.
+#[derive(Debug)]
+pub struct Found {
+    flows: Vec<Flow>,
+    /// When it was looked.
+    began: Instant,
+}
+
+/// What came of a look.
+#[derive(Debug)]
+pub enum Look {
+    /// This was done.
+    Done(Told),
+    /// These are to be told, which takes a while.
+    Many(Found),
 }
 
 /// The forward table of one family.
@@ -275,6 +296,7 @@ where
     /// Adds the flows that follow a selection and whose endpoint is lost.
     fn walk(&self, lost: &mut Lost<'_>, found: &mut Vec<Flow>) -> Result<(), Error> {
         let mut follows = Map::new();
+        let mut seen = 0_usize;
         let (key_size, value_size) = (size_of::<FlowKey<A>>(), size_of::<ForwardFlow>());
         batch::for_each(
             self.data.fd().as_fd(),
@@ -282,6 +304,10 @@ where
             value_size,
             |key, value| {
                 let (key, flow): (FlowKey<A>, ForwardFlow) = (decode(key), decode(value));
+                seen += 1;
+                if seen.is_multiple_of(BREATH) {
+                    std::thread::sleep(PAUSE);
+                }
                 if key.protocol != TCP || !is_open(&flow) || lost.get(flow.endpoint).is_none() {
                     return;
                 }
@@ -371,14 +397,41 @@ impl Teller {
         self.plan.due()
     }
 
-    /// Tells whoever is to be told now. Blocks for a walk of the tables, and for about a second
-    /// per 100,000 flows of lost endpoints.
-    pub fn pass(&mut self) -> Result<Told, Error> {
-        let now = Instant::now();
+    /// Looks for flows of lost endpoints, which takes a walk of the tables. If there are few, whoever
+    /// is to be told now is told.
+    pub fn look(&mut self) -> Result<Look, Error> {
+        let began = Instant::now();
+        let found = Found {
+            flows: self.walk()?,
+            began,
+        };
+        if found.flows.len() > FEW || self.plan.size() > FEW {
+            return Ok(Look::Many(found));
+        }
+        // These take a few packets, and a SYN that is sent on a whole connection.
+        let told = self.told(&found, Self::release)?;
+        Ok(Look::Done(told))
+    }
+
+    /// Tells those of [`Look::Many`]. Blocks for about a second per 100,000 of them.
+    pub fn tell(&mut self, mut found: Found) -> Result<Told, Error> {
         let released = self.release()?;
-        let found = self.walk()?;
-        let round = self.plan.walked(&found, now);
+        // One client after the other: it then finds more than one of its connections ended each time
+        // that it wakes up.
+        found.flows.sort_unstable_by_key(|flow| flow.client);
+        self.told(&found, |_| Ok(released))
+    }
+
+    /// Tells whoever is to be told now, and then does the other thing.
+    fn told(
+        &mut self,
+        found: &Found,
+        release: impl FnOnce(&Self) -> Result<Told, Error>,
+    ) -> Result<Told, Error> {
+        let now = found.began;
+        let round = self.plan.walked(&found.flows, now);
         let mut told = self.split(&round.tell, Self::tell_clients)?;
+        let released = release(self)?;
         told.add(self.split(&round.gone, Self::tell_endpoints)?);
         told.add(self.split(&round.confirm, Self::confirm)?);
         for flow in &round.given_up {
@@ -439,8 +492,12 @@ impl Teller {
         flows: &[Flow],
         work: impl Fn(&Self, &[Flow]) -> Result<Told, Error> + Sync,
     ) -> Result<Told, Error> {
+        // To ask the system for its processors takes longer than to tell a few.
+        if flows.len() < SPLIT {
+            return work(self, flows);
+        }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
-        if flows.len() < SPLIT || threads < 2 {
+        if threads < 2 {
             return work(self, flows);
         }
         let work = &work;

@@ -101,6 +101,12 @@ impl Plan {
         attempts.chain(look).chain(confirm).min()
     }
 
+    /// How many flows it knows.
+    pub fn size(&self) -> usize {
+        let gone = self.gone.iter().map(|(_, flows)| flows.len());
+        self.attempts.len() + gone.sum::<usize>()
+    }
+
     /// Is nobody left to be told?
     pub fn is_done(&self) -> bool {
         self.gone.is_empty() && self.attempts.values().all(|attempt| attempt.due.is_none())

@@ -41,12 +41,18 @@ pub fn judge(figures: &Figures) -> Result<Vec<Bar>> {
                     "x",
                 ));
                 let parse = programs.net(hook, family, What::FloorParse, None)?;
-                bars.push(at_most(
-                    format!("{at}, not ours (25 ns, or 1.15 times parse only if that is more)"),
-                    programs.net(hook, family, What::NotOurs, None)?,
-                    (1.15 * parse).max(25.0),
-                    "ns",
-                ));
+                let mut not_ours = vec![(What::NotOurs, "not ours")];
+                if hook == Hook::Tc {
+                    not_ours.push((What::NotOursBack, "not ours, to a client"));
+                }
+                for (what, shown) in not_ours {
+                    bars.push(at_most(
+                        format!("{at}, {shown} (25 ns, or 1.15 times parse only if that is more)"),
+                        programs.net(hook, family, what, None)?,
+                        (1.15 * parse).max(25.0),
+                        "ns",
+                    ));
+                }
                 bars.push(at_most(
                     format!("{at}, SYN of a new flow, to established, {}", shown(many.1)),
                     ratio((What::New, None), many)?,

@@ -61,6 +61,8 @@ pub enum Kind {
     Back,
     /// The client's data to an address that is nobody's VIP.
     Elsewhere,
+    /// Data from such an address to the client.
+    BackElsewhere,
     /// The client's RST to the VIP.
     Reset,
 }
@@ -68,14 +70,14 @@ pub enum Kind {
 impl Kind {
     /// From an endpoint to the client.
     pub const fn is_back(self) -> bool {
-        matches!(self, Self::Answer | Self::Back)
+        matches!(self, Self::Answer | Self::Back | Self::BackElsewhere)
     }
 
     const fn flags(self) -> u8 {
         match self {
             Self::Open => SYN,
             Self::Answer => SYN | ACK,
-            Self::Data | Self::Back | Self::Elsewhere => ACK,
+            Self::Data | Self::Back | Self::Elsewhere | Self::BackElsewhere => ACK,
             Self::Reset => RST,
         }
     }
@@ -85,7 +87,7 @@ impl Kind {
 fn server(kind: Kind, family: Family) -> (Vec<u8>, u16) {
     let (v4, v6, port) = match kind {
         Kind::Answer | Kind::Back => (MASTER_V4, MASTER_V6, ENDPOINT_PORT),
-        Kind::Elsewhere => (ELSEWHERE_V4, ELSEWHERE_V6, VIP_PORT),
+        Kind::Elsewhere | Kind::BackElsewhere => (ELSEWHERE_V4, ELSEWHERE_V6, VIP_PORT),
         Kind::Open | Kind::Data | Kind::Reset => (VIP_V4, VIP_V6, VIP_PORT),
     };
     match family {
@@ -111,7 +113,7 @@ fn client(family: Family) -> Vec<u8> {
 /// has none, so that a RST in its place has the same length and the next packet fits.
 pub fn frame(kind: Kind, family: Family) -> Vec<u8> {
     let payload: &[u8] = match kind {
-        Kind::Data | Kind::Back | Kind::Elsewhere => b"0123456789",
+        Kind::Data | Kind::Back | Kind::Elsewhere | Kind::BackElsewhere => b"0123456789",
         Kind::Open | Kind::Answer | Kind::Reset => b"",
     };
     let mut tcp_source = (client(family), FIRST_PORT);
@@ -241,7 +243,10 @@ mod tests {
                     NetSlice::Arp(_) => panic!("{kind:?} {family:?} is ARP"),
                 };
                 assert_eq!(header.checksum, sum.expect("it is short"));
-                let data = matches!(kind, Kind::Data | Kind::Back | Kind::Elsewhere);
+                let data = matches!(
+                    kind,
+                    Kind::Data | Kind::Back | Kind::Elsewhere | Kind::BackElsewhere
+                );
                 assert_eq!(payload.len(), if data { 10 } else { 0 });
                 let server = if kind.is_back() { 0 } else { 1 };
                 assert_eq!(ends(&frame, family)[server], server_of(kind, family));
@@ -252,7 +257,7 @@ mod tests {
     fn server_of(kind: Kind, family: Family) -> (Vec<u8>, u16) {
         match kind {
             Kind::Answer | Kind::Back => master(family),
-            Kind::Elsewhere => server(Kind::Elsewhere, family),
+            Kind::Elsewhere | Kind::BackElsewhere => server(Kind::Elsewhere, family),
             Kind::Open | Kind::Data | Kind::Reset => vip(family),
         }
     }

@@ -49,6 +49,7 @@ pub enum What {
     Established,
     Reverse,
     NotOurs,
+    NotOursBack,
     New,
     Answer,
     Flood,
@@ -67,6 +68,7 @@ impl What {
             Self::Established => "probe: established",
             Self::Reverse => "probe: reply",
             Self::NotOurs => "probe: not ours",
+            Self::NotOursBack => "probe: not ours, to a client",
             Self::New => "probe: new flow, SYN",
             Self::Answer => "probe: new flow, SYN-ACK",
             Self::Flood => "probe: SYN flood, tables full",
@@ -240,6 +242,10 @@ impl Bench {
                 case(What::FloorSwap, None, Kind::Data, self.drivers.floor(swap)?);
                 case(What::FloorParse, None, Kind::Elsewhere, floor("parse")?);
                 case(What::NotOurs, None, Kind::Elsewhere, full(forward)?);
+                if hook == Hook::Tc {
+                    let reverse = full(names::PROGRAM_TC_REVERSE)?;
+                    case(What::NotOursBack, None, Kind::BackElsewhere, reverse);
+                }
                 for flows in FLOWS {
                     // Neighbours in time, since they are compared.
                     case(What::FloorDnat, Some(flows), Kind::Data, floor("flow")?);
@@ -277,7 +283,11 @@ impl Bench {
                 What::Reverse => Some((0, vip(case.family))),
                 // New flows are checked by counters in each round.
                 What::New | What::Answer | What::Flood | What::FloodAnswer => continue,
-                What::Harness | What::FloorSwap | What::FloorParse | What::NotOurs => None,
+                What::Harness
+                | What::FloorSwap
+                | What::FloorParse
+                | What::NotOurs
+                | What::NotOursBack => None,
             };
             for _ in 0..16 {
                 let ran =

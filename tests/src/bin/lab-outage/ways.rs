@@ -72,8 +72,8 @@ impl Path {
         let fast = FASTINTER.as_millis();
         match self {
             Self::Probe => format!(
-                "inter {inter} ms, fastinter {fast} ms, fall {FALL}, rise {RISE}, timeout {timeout} ms, sentinel on, on_marked_down reset, \
-                 failback auto with a hold of {} ms",
+                "inter {inter} ms, fastinter {fast} ms, fall {FALL}, rise {RISE}, timeout {timeout} ms, sentinel on, observe mark-down with error_limit 1, \
+                 on_marked_down reset, failback auto with a hold of {} ms",
                 HOLD.as_millis()
             ),
             Self::HaproxyTuned => format!(
@@ -185,6 +185,9 @@ pub fn probe_config(lab: &Lab) -> Value {
     service["check"]["fall"] = json!(FALL);
     service["check"]["rise"] = json!(RISE);
     service["sentinel"] = json!("on");
+    // What the tuned HAProxy has: `observe layer4`, `error-limit 1`, `on-error mark-down`.
+    service["observe"] = json!("mark-down");
+    service["error_limit"] = json!(1);
     service["on_marked_down"] = json!("reset");
     // The master fails again and again here: fail-back must not wait longer each time.
     service["failback"] = json!({"mode": "auto", "hold": millis(HOLD), "max_hold": millis(HOLD)});
