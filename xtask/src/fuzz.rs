@@ -1,5 +1,5 @@
-//! `fuzz`: bad input for the packet code, or for what reads servers' answers, guided by
-//! coverage, for a bounded time.
+//! `fuzz`: bad input for the packet code, or for what reads servers' answers or talks to them,
+//! guided by coverage, for a bounded time.
 //!
 //! The targets are in `tests/fuzz`; libFuzzer runs one, begun from `tests/cases`. What it
 //! finds worth keeping goes to `found` beside it, reduced to what brings coverage
@@ -33,8 +33,6 @@ const COVERAGE: &[&str] = &[
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
-/// Whose ways matter. Those of the second opinion would only fill the corpus.
-const COVERED: [&str; 2] = ["probe-ebpf", "probe-fuzz"];
 /// Frames and heads are short; the longest made by hand says what must be reachable.
 const MAX_LEN: usize = 1024;
 /// One input takes microseconds. Past this it hangs.
@@ -50,6 +48,8 @@ enum Target {
     Packets,
     /// What reads the answers to checks by HTTP.
     Answers,
+    /// What holds the conversations of other checks.
+    Talks,
 }
 
 impl Target {
@@ -57,6 +57,7 @@ impl Target {
         match self {
             Self::Packets => "fuzz-packets",
             Self::Answers => "fuzz-answers",
+            Self::Talks => "fuzz-talks",
         }
     }
 
@@ -66,6 +67,7 @@ impl Target {
         match self {
             Self::Packets => (cases, home),
             Self::Answers => (cases.join("answers"), home.join("answers")),
+            Self::Talks => (cases.join("talks"), home.join("talks")),
         }
     }
 
@@ -74,6 +76,25 @@ impl Target {
         match self {
             Self::Packets => "tests/fuzz/src/made.rs",
             Self::Answers => "tests/fuzz/src/answers.rs",
+            Self::Talks => "tests/fuzz/src/talks.rs",
+        }
+    }
+
+    /// What it is built of.
+    fn features(self) -> &'static str {
+        match self {
+            Self::Packets | Self::Answers => "libfuzzer",
+            Self::Talks => "libfuzzer,talks",
+        }
+    }
+
+    /// Whose ways matter. Those of the second opinion, or of a runtime, would only fill the corpus.
+    /// The agent's own package has a build script, which would get the flags too; but its
+    /// conversations are generic over the stream, so they are compiled with the target's.
+    fn covered(self) -> &'static [&'static str] {
+        match self {
+            Self::Packets | Self::Answers => &["probe-ebpf", "probe-fuzz"],
+            Self::Talks => &["probe-fuzz", "postgres-protocol", "h2"],
         }
     }
 }
@@ -155,7 +176,8 @@ fn build(target: Target) -> Result<PathBuf> {
     let mut command = cargo("build");
     command
         .args(["--release", "--package", "probe-fuzz"])
-        .args(["--features", "libfuzzer", "--bin", target.binary()])
+        .args(["--no-default-features", "--features", target.features()])
+        .args(["--bin", target.binary()])
         // With a target, build scripts and macros are built without the flags.
         .args(["--target", host, "--target-dir"])
         .arg(root().join("target/fuzz"))
@@ -167,7 +189,7 @@ fn build(target: Target) -> Result<PathBuf> {
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         // Unstable flags of a stable compiler and its cargo.
         .env("RUSTC_BOOTSTRAP", "1");
-    for package in COVERED {
+    for package in target.covered() {
         let flags = format!("profile.release.package.{package}.rustflags={COVERAGE:?}");
         command.args(["--config", &flags]);
     }

@@ -1,4 +1,5 @@
-//! Orders of operators: what they ask for, what was done, and how that is kept.
+//! Orders of operators: what they ask for, what was done, and how that is kept. With them is kept which
+//! tiers come and go ([`crate::failover::damping`]), which a restart should not forget either.
 //!
 //! What is in effect is a [`Standing`], which a file keeps over restarts of the agent. It names
 //! services and endpoints, so it survives any change of the configuration: what names nobody is kept as it
@@ -181,9 +182,39 @@ pub struct OfService {
     /// Endpoints that a promotion left, and how long their connections go on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<String, OfLeft>,
+    /// Tiers whose fail-backs wait longer than configured; no order, but kept all the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub damped: BTreeMap<u8, OfTier>,
+}
+
+/// A tier that came and went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfTier {
+    /// What its next fail-back waits.
+    pub hold_ms: u64,
+    /// How often it went down soon after one.
+    pub relapses: u32,
+}
+
+impl Standing {
+    /// Is there any order?
+    pub fn has_orders(&self) -> bool {
+        let mut all = self.services.values();
+        all.any(OfService::has_orders)
+    }
 }
 
 impl OfService {
+    /// Is there any order?
+    pub fn has_orders(&self) -> bool {
+        let without = Self {
+            damped: BTreeMap::new(),
+            ..self.clone()
+        };
+        !without.is_empty()
+    }
+
     /// Adds what is known, to what is kept for endpoints that are not there.
     pub fn merge(&mut self, of: Self) {
         self.frozen = of.frozen;
@@ -191,6 +222,7 @@ impl OfService {
         self.promoted = of.promoted.or_else(|| self.promoted.take());
         self.endpoints.extend(of.endpoints);
         self.left.extend(of.left);
+        self.damped = of.damped;
     }
 
     /// Is there nothing to keep?

@@ -3,6 +3,7 @@
 mod cut;
 mod names;
 mod reload;
+mod truth;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -682,6 +683,57 @@ async fn a_relapse_is_told_and_forgotten() {
     up().await;
     assert_eq!(bench.failback("sense").await, Ok("master".to_owned()));
     assert_eq!(bench.did().await, [Select(0), Heard(Reason::Manual)]);
+    bench.end().await;
+}
+
+/// A restart does not forget that the master comes and goes.
+#[tokio::test(start_paused = true)]
+async fn damping_survives_the_agent() {
+    let config = config("  failback: {hold: 5s}");
+    let bench = Bench::new(&config, Recorder::default(), &[]);
+    for endpoint in [0, 1] {
+        bench.check(endpoint, Kind::Ok).await;
+    }
+    for kind in [Kind::Refused, Kind::Ok] {
+        bench.check(0, kind).await;
+        bench.check(0, kind).await;
+        bench.did().await;
+    }
+    tokio::time::sleep(Duration::from_millis(5010)).await;
+    bench.did().await;
+    assert!(bench.kept.borrow().standing.services.is_empty());
+    bench.check(0, Kind::Refused).await;
+    bench.check(0, Kind::Refused).await;
+    bench.did().await;
+    let standing = bench.kept.borrow().standing.clone();
+    assert!(!standing.has_orders());
+    bench.end().await;
+    let text = serde_json::to_string(&*standing).unwrap();
+    let read = serde_json::from_str(&text).unwrap();
+
+    let left = Recorder {
+        inherited: Some(Choice::Endpoint(EndpointId(1))),
+        inherited_marks: vec![Mark::Down, Mark::Up],
+        ..Recorder::default()
+    };
+    let bench = Bench::after(read, &config, left, &[]);
+    let failback = bench.status().await.services[0].failback.clone();
+    assert_eq!(
+        (failback.damped[0].tier, failback.damped[0].hold_ms),
+        (0, 10_000)
+    );
+    for endpoint in [1, 0, 0] {
+        bench.check(endpoint, Kind::Ok).await;
+    }
+    bench.did().await;
+    tokio::time::sleep(Duration::from_millis(9990)).await;
+    assert_eq!(bench.did().await, []);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(bench.did().await, [Select(0), Heard(Reason::Failback)]);
+    // Steady: forgotten, in the file too.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    bench.did().await;
+    assert!(bench.kept.borrow().standing.services.is_empty());
     bench.end().await;
 }
 

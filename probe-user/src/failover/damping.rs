@@ -60,6 +60,12 @@ impl Damping {
         }
     }
 
+    /// Goes on with what an earlier agent knew of a tier.
+    pub fn restore(&mut self, of: Damped) {
+        let hold = of.hold.clamp(self.hold, self.bound);
+        self.damped.insert(of.tier, Damped { hold, ..of });
+    }
+
     /// The configured times changed. Who has relapsed has.
     pub fn reform(&mut self, hold: Duration, bound: Duration) {
         self.hold = hold;

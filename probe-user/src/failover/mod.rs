@@ -225,6 +225,17 @@ impl Failover {
         failover
     }
 
+    /// Goes on with the hold times of an earlier agent. To be called before anything happens.
+    #[must_use]
+    pub fn with_damped(mut self, damped: impl IntoIterator<Item = Damped>) -> Self {
+        if let Some(damping) = &mut self.damping {
+            let tiers: Vec<_> = self.members.iter().map(|member| member.tier).collect();
+            let known = damped.into_iter().filter(|of| tiers.contains(&of.tier));
+            known.for_each(|of| damping.restore(of));
+        }
+        self
+    }
+
     /// The configuration changed. `from` says of each new member where it stood among the
     /// old ones, if it did. Who is selected stays so as long as it is a member that weighs; if
     /// nobody is left, the lowest tier that is up is selected, before one of which nothing is

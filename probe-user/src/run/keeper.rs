@@ -1,4 +1,5 @@
-//! Keeps what operators ordered over restarts of the agent, in a small file.
+//! Keeps what operators ordered, and which tiers come and go, over restarts of the agent, in a small
+//! file.
 //!
 //! The core never waits for a disk: it says what is to be kept, and this task writes it, whole,
 //! under another name, synced, and moved into place, so that the file is always one version or
@@ -40,7 +41,7 @@ pub fn load(path: &Path) -> (Standing, Option<String>) {
     let shown = path.display();
     match read(path) {
         Ok(Some(standing)) => {
-            if standing != Standing::default() {
+            if standing.has_orders() {
                 info!(file = %shown, services = standing.services.len(), "orders of operators are in effect");
             }
             (standing, None)

@@ -108,6 +108,11 @@ pub fn stored_answers() -> Vec<(String, Vec<u8>)> {
     below("../cases/answers")
 }
 
+/// Every stored conversation, by its path in `tests/cases/talks`, in order.
+pub fn stored_talks() -> Vec<(String, Vec<u8>)> {
+    below("../cases/talks")
+}
+
 fn below(root: &str) -> Vec<(String, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
     let mut all = Vec::new();

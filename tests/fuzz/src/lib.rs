@@ -8,6 +8,7 @@
 //!
 //! - [`made`]: hand-made cases with telling names.
 //! - [`answers`]: the same for what servers answer to checks by HTTP.
+//! - [`talks`]: the same for the other kinds of check, and for endpoints' own agents.
 //! - `opinion`: what etherparse says of the same bytes.
 
 pub mod answers;
@@ -15,8 +16,10 @@ mod case;
 mod check;
 pub mod made;
 mod opinion;
+#[cfg(feature = "talks")]
+pub mod talks;
 
-pub use case::{Case, stored, stored_answers};
+pub use case::{Case, stored, stored_answers, stored_talks};
 pub use check::{
     Carried, Found, Ip, check, check_error, check_piece, check_reset, check_segment, look,
 };

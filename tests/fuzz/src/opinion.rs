@@ -237,7 +237,10 @@ fn piece_alike<A: Ip>(frame: &[u8], ours: &Piece<A>) {
             assert_eq!(ours.l3, at(frame, header.slice()));
             assert_eq!(ours.src_be.raw(), header.source());
             assert_eq!(ours.dst_be.raw(), header.destination());
-            assert_eq!(identified::<A>(ours.id_be), header.identification().into());
+            assert_eq!(
+                identified::<A>(ours.id_be),
+                u32::from(header.identification())
+            );
             assert_eq!(ours.protocol, header.protocol().0);
             assert_ne!(header.fragments_offset().value(), 0);
         }

@@ -80,6 +80,8 @@ struct Service {
     failover: Failover,
     /// What was told of its damping.
     damped: Vec<Damped>,
+    /// The keeper was not told of that yet.
+    damped_anew: bool,
     drains: Drains,
     reason: Reason,
     since: SystemTime,
@@ -217,7 +219,8 @@ impl Services {
                 Service::new(slot, config, at, applied, restored, log, Instant::now())
             })
             .collect::<Vec<_>>();
-        for service in unclaimed.services.keys() {
+        let orders = unclaimed.services.iter().filter(|(_, of)| of.has_orders());
+        for (service, _) in orders {
             if !config.services().iter().any(|s| s.name() == service) {
                 warn!(
                     service,
@@ -248,6 +251,7 @@ impl Services {
             service.write_marks(datapath)?;
             service.tell(observer);
             service.tell_drains(observer);
+            service.tell_damping(observer);
         }
         services.watch(Instant::now());
         services.reckon();
@@ -539,7 +543,8 @@ impl Service {
             inherited.clone(),
             now,
         )
-        .with_orders(restored.promoted, restored.frozen, now);
+        .with_orders(restored.promoted, restored.frozen, now)
+        .with_damped(restored.damped);
         let goes_on = match (&inherited, failover.selected()) {
             (Some(Target::Endpoints(before)), Target::Endpoints(now)) => {
                 now.iter().all(|i| before.contains(i))
@@ -595,6 +600,7 @@ impl Service {
             id: applied.id,
             failover,
             damped: Vec::new(),
+            damped_anew: false,
             drains,
             reason,
             since: SystemTime::now(),

@@ -18,14 +18,15 @@ use crate::{
         Observer,
         journal::What,
         order::{
-            Done, Given, Kept, ModeWord, OfEndpoint, OfLeft, OfService, Order, Promoted, Refused,
-            Standing, Wish,
+            Done, Given, Kept, ModeWord, OfEndpoint, OfLeft, OfService, OfTier, Order, Promoted,
+            Refused, Standing, Wish,
         },
         status,
     },
     datapath::Steering,
     failover::{
         Failover, Switch, Target,
+        damping::Damped,
         orders::{Mode, Promotion},
     },
     health::{RiseFall, State},
@@ -220,12 +221,13 @@ impl Services {
         standing
     }
 
-    /// A promotion may have ended by itself.
+    /// A promotion may have ended by itself, or a tier have come and gone.
     pub(super) fn settle_promotions(&mut self) {
         let mut changed = false;
         for service in &mut self.all {
             let promoted = service.failover.promoted();
             changed |= promoted != service.promoted_told;
+            changed |= std::mem::take(&mut service.damped_anew);
             let before = std::mem::replace(&mut service.promoted_told, promoted);
             if let (Some(before), None) = (before, promoted) {
                 service.promoted_by = None;
@@ -401,6 +403,7 @@ impl Service {
                 .frozen()
                 .then(|| self.frozen_by.clone().unwrap_or_default()),
             promoted,
+            damped: self.failover.damped().into_iter().map(kept).collect(),
             ..OfService::default()
         };
         for e in 0..self.endpoints.len() {
@@ -444,6 +447,7 @@ pub(super) struct Restored {
     pub promoted_by: Option<Given>,
     pub frozen: bool,
     pub frozen_by: Option<Given>,
+    pub damped: Vec<Damped>,
 }
 
 impl Restored {
@@ -485,6 +489,10 @@ impl Restored {
         out.frozen_by = of.frozen.take();
         out.frozen = out.frozen_by.is_some();
         of.left.clear();
+        out.damped = std::mem::take(&mut of.damped)
+            .into_iter()
+            .map(known)
+            .collect();
         if !of.is_empty() {
             let names: Vec<_> = of.endpoints.keys().map(String::as_str).collect();
             warn!(
@@ -495,6 +503,21 @@ impl Restored {
             standing.services.insert(service.name().to_owned(), of);
         }
         out
+    }
+}
+
+/// As it is kept.
+fn kept(of: Damped) -> (u8, OfTier) {
+    let (hold_ms, relapses) = (super::telling::millis(of.hold), of.relapses);
+    (of.tier, OfTier { hold_ms, relapses })
+}
+
+/// As it was.
+fn known((tier, of): (u8, OfTier)) -> Damped {
+    Damped {
+        tier,
+        hold: Duration::from_millis(of.hold_ms),
+        relapses: of.relapses,
     }
 }
 

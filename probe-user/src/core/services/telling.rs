@@ -186,6 +186,7 @@ impl Service {
             }
         }
         self.damped = damped;
+        self.damped_anew = true;
         self.tell_hold(observer);
     }
 

@@ -21,11 +21,12 @@
 //! - [`exec`]: a command decides.
 //!
 //! Most of them are functions over any stream, so plain TCP, TLS and a connection that is
-//! kept ([`kept`]) are all the same to them; they end with an [`Outcome`](failure::Outcome).
+//! kept ([`kept`]), and one that is none ([`heard`]), are all the same to them; they end with an [`Outcome`](failure::Outcome).
 
 pub mod exec;
 pub mod failure;
 pub mod grpc;
+pub mod heard;
 pub mod http;
 mod inbox;
 mod kept;

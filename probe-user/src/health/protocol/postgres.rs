@@ -69,7 +69,7 @@ impl Postgres {
     }
 
     /// Holds the conversation on a new connection. `scratch` is worth keeping.
-    async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
+    pub(super) async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         scratch: &mut BytesMut,

@@ -59,7 +59,7 @@ impl Script {
 }
 
 /// Makes all steps.
-async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
     steps: &[Step],
     stream: &mut S,
     scratch: &mut BytesMut,

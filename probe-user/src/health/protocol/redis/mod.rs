@@ -60,7 +60,7 @@ impl Redis {
 
     /// Holds the conversation. On a connection that was held one before, `fresh` is false
     /// and nobody logs in. `scratch` is worth keeping.
-    async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
+    pub(super) async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         fresh: bool,
