@@ -76,6 +76,8 @@ pub struct Decoder {
     head: BytesMut,
     /// Another request may follow on the connection.
     persistent: bool,
+    /// Some header tells how the answer is coded ([`tells_coding`]).
+    coded: bool,
     body: BytesMut,
 }
 
@@ -95,6 +97,7 @@ impl Decoder {
             searched: 0,
             head: BytesMut::new(),
             persistent: false,
+            coded: false,
             body: BytesMut::new(),
         }
     }
@@ -124,6 +127,10 @@ impl Decoder {
     /// Is there a header of this name, in any case, whose value passes? Before the head
     /// is complete there is none.
     pub fn any_header(&self, name: &str, mut passes: impl FnMut(&[u8]) -> bool) -> bool {
+        // Asked of every answer whose body is looked at, and few have one.
+        if !self.coded && tells_coding(name) {
+            return false;
+        }
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         // It was parsed before.
@@ -272,6 +279,7 @@ impl Decoder {
         let status = response.code.unwrap_or_default();
         let framing = framing(response.headers)?;
         let persistent = is_persistent(response.version, response.headers);
+        self.coded = response.headers.iter().any(|h| tells_coding(h.name));
         if status >= 200 || status == 101 {
             self.head.extend_from_slice(&input[..length]);
         }
@@ -315,6 +323,11 @@ impl Decoder {
         input.advance(take);
         kept == take
     }
+}
+
+/// Does a header of this name tell how the answer is coded, for its transfer or at all?
+fn tells_coding(name: &str) -> bool {
+    name.eq_ignore_ascii_case("content-encoding") || name.eq_ignore_ascii_case("transfer-encoding")
 }
 
 /// A line at the beginning of the input.

@@ -12,7 +12,7 @@ mod keeper;
 pub(crate) mod realtime;
 pub(crate) mod supervisor;
 mod tasks;
-mod threads;
+pub(crate) mod threads;
 
 use std::{
     collections::BTreeMap,
@@ -48,6 +48,7 @@ use crate::{
     health::{
         agent,
         budget::Budget,
+        lane::{Asks, Lane},
         lateness::Pulse,
         scheduler::{self, Replies, Reports, Shared},
         sentinel,
@@ -59,7 +60,7 @@ use crate::{
     resolve::{Answer, Families, Resolved, Unresolved, choose, literal, lookups},
 };
 use realtime::Had;
-use threads::Thread;
+use threads::{Shares, Thread};
 
 /// What is neither checks nor decisions is little; a thread a core of a large node would only
 /// contend.
@@ -250,10 +251,6 @@ async fn live(
         precise: true,
     };
     let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
-    let lanes: Vec<_> = checking
-        .iter()
-        .map(|(thread, pulse)| (thread.handle().clone(), pulse.clone()))
-        .collect();
     let at_once = config
         .checks_at_once()
         .and_then(|most| usize::try_from(most).ok());
@@ -261,29 +258,47 @@ async fn live(
     core.look_by(Box::new(interfaces::Kernel));
     core.tell_budget(budget.clone());
     tasks.spawn(tasks::budget(budget.clone(), metrics.recorder()));
-    let mut turns = (0..lanes.len()).cycle();
+    let mut lanes = Vec::new();
+    for (thread, pulse) in &checking {
+        let shared = Shared {
+            pulse: pulse.clone(),
+            budget: budget.clone(),
+        };
+        let lane = Lane::new(shared.clone(), reports.clone()).context("make a lane of checks")?;
+        lanes.push((thread.handle().clone(), lane.door(), shared));
+        let runs = thread.handle().spawn(lane.run());
+        tasks.spawn(async move { runs.await?.context("the plain checks") });
+    }
+    let shares = Shares::new(lanes.len());
     let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
-        let turn = turns.next().expect("there is a thread");
-        let (handle, pulse) = &lanes[turn];
         let (target, inter) = (plan.target, plan.rhythm.intervals.inter);
         let (recipe, mut rhythm) = (plan.recipe, plan.rhythm);
+        // A check that may have to wait for a place waits in a task of its own.
+        let plain = (!budget.has_places()).then(|| Asks::of(&recipe)).flatten();
+        let fresh = plain.as_ref().is_none_or(Asks::is_fresh);
+        let (turn, share) = shares.take(inter, fresh);
+        let (handle, door, shared) = &lanes[turn];
         rhythm.life_signs = plan.life_signs.map(|id| {
             let counters = seen.clone();
             let sent = move || Some(counters.endpoint_counters(id).ok()?.reverse_packets);
             Replies(Arc::new(sent))
         });
-        let checks = scheduler::run(
-            key,
-            move || recipe.make(),
-            rhythm,
-            plan.triggered,
-            Shared {
-                pulse: pulse.clone(),
-                budget: budget.clone(),
-            },
-            reports.clone(),
-        );
-        let mut running = vec![handle.spawn(checks).abort_handle()];
+        let mut running = Vec::new();
+        let seat = match plain {
+            Some(asks) => Some(door.sit(key, asks, &rhythm, plan.triggered, shared)),
+            None => {
+                let checks = scheduler::run(
+                    key,
+                    move || recipe.make(),
+                    rhythm,
+                    plan.triggered,
+                    shared.clone(),
+                    reports.clone(),
+                );
+                running.push(handle.spawn(checks).abort_handle());
+                None
+            }
+        };
         if plan.sentinel {
             let signals = signals.clone();
             let tell = move |signal| {
@@ -310,7 +325,11 @@ async fn live(
             };
             running.push(handle.spawn(agent::run(plan, tell)).abort_handle());
         }
-        Running(running)
+        Running {
+            tasks: running,
+            seat,
+            share: Some(share),
+        }
     });
     let mut core = decides.handle().spawn(core.run(inputs, start_checks));
 

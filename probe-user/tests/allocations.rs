@@ -5,12 +5,23 @@ use std::{
     cell::Cell,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     thread,
+    time::Duration,
 };
+
+use tokio::sync::mpsc;
 
 use probe_user::{
     config,
-    health::{Kind, Probe},
+    health::{
+        Kind, Probe, RiseFall, State,
+        budget::Budget,
+        lane::{Asks, Lane},
+        lateness::Pulse,
+        probe::Recipe,
+        scheduler::{Intervals, Reports, Rhythm, Shared, Trigger},
+    },
 };
 
 thread_local! {
@@ -48,17 +59,19 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Answers whoever connects, one after the other.
+/// Answers whoever connects, each on a thread of its own.
 fn server(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let target = listener.local_addr().expect("an address");
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
-            let mut request = [0; 1024];
-            while stream.read(&mut request).is_ok_and(|read| read > 0) {
-                stream.write_all(answer).expect("an answer");
-            }
+            thread::spawn(move || {
+                let mut request = [0; 1024];
+                while stream.read(&mut request).is_ok_and(|read| read > 0) {
+                    stream.write_all(answer).expect("an answer");
+                }
+            });
         }
     });
     target
@@ -96,4 +109,74 @@ fn a_good_check_over_a_kept_connection_allocates_nothing() {
         });
         assert_eq!(allocations, 0, "in a thousand checks");
     }
+}
+
+/// So many that the lane looks after them by itself, and several of each endpoint at one time.
+#[test]
+fn nor_do_those_of_a_lane_where_checks_overlap() {
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nversion";
+    let target = server(answer);
+    let config = config::parse(
+        "interfaces: {edge: [a]}\nservices: [{name: a, listeners: ['10.0.0.1:80'], endpoints: \
+         [{name: b, address: '10.0.0.2:80'}], check: {http: {connection: reuse, expect: {body: \
+         {contains: version}}}, inter: 1ms, timeout: 20s, in_flight: 3}}]",
+    )
+    .expect("a configuration");
+    let inter = Duration::from_millis(1);
+    let rhythm = Rhythm {
+        intervals: Intervals {
+            inter,
+            fastinter: inter,
+            downinter: inter,
+        },
+        offset: Duration::ZERO,
+        phase: inter,
+        spread: 0,
+        timeout: Duration::from_secs(20),
+        in_flight: 3,
+        life_signs: None,
+        health: RiseFall::new(2, 2, State::Up),
+    };
+    let shared = Shared {
+        pulse: Arc::new(Pulse::new(Duration::from_secs(20))),
+        budget: Arc::new(Budget::new(None, None)),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let allocations = runtime.block_on(async move {
+        let (urgent, mut reports) = mpsc::channel(4096);
+        let quiet = urgent.clone();
+        let lane = Lane::new(shared.clone(), Reports { urgent, quiet }).expect("a lane");
+        let door = lane.door();
+        let mut seats = Vec::new();
+        for key in 0..4 {
+            let recipe = Recipe {
+                check: Arc::new(config.services()[0].check().clone()),
+                endpoint: target,
+                authority: "a".to_owned(),
+                service: "a".to_owned(),
+                name: "b".to_owned(),
+            };
+            let asks = Asks::of(&recipe).expect("a plain check");
+            seats.push(door.sit(key, asks, &rhythm, Trigger::new().1, &shared));
+        }
+        tokio::spawn(lane.run());
+        let mut counts = Vec::new();
+        for _ in 0..4 {
+            let before = COUNT.get();
+            for _ in 0..1000 {
+                let report = reports.recv().await.expect("the lane runs");
+                assert_eq!(report.verdict.kind, Kind::Ok, "{report:?}");
+            }
+            counts.push(COUNT.get() - before);
+        }
+        counts
+    });
+    // A stall may make more of them overlap than ever before.
+    assert!(
+        allocations.contains(&0),
+        "in a thousand checks: {allocations:?}"
+    );
 }

@@ -1010,7 +1010,7 @@ fn the_example_says_what_the_reference_says() {
     );
     assert_eq!(
         service.check().to_string(),
-        "GET /status, status 200, body `version`, fresh connection every 10, every 10ms, timeout \
+        "GET /status, status 200, body `version`, fresh connection every 25, every 10ms, timeout \
          100ms, rise 2, fall 3"
     );
     assert_eq!(http(&config).reach().port(), Some(8079));
@@ -1124,7 +1124,7 @@ fn the_examples_of_checks_are_good() {
             "gRPC over TLS, service chat.Chat, every 2s, timeout 1s, rise 2, fall 3",
             r"UDP `\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01`, expects regex `^\x00\x01`, every 2s, timeout 1s, rise 2, fall 3",
             "command /usr/local/bin/is-fit, every 5s, timeout 3s, rise 2, fall 3",
-            "all of GET /status, status 200-399, fresh connection every 10; TCP, every 10ms, \
+            "all of GET /status, status 200-399, fresh connection every 25; TCP, every 10ms, \
              timeout 100ms, rise 2, fall 3",
         ]
     );

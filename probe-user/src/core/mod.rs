@@ -49,12 +49,13 @@ use crate::{
         Signal, State, Verdict,
         agent::{self, Said},
         budget::Budget,
+        lane::Seated,
         probe::Recipe,
         scheduler::{Report, Rhythm, Standing, Triggered},
     },
     interfaces::{Change, Interface},
     resolve::{Answer, Resolved},
-    run::realtime::Had,
+    run::{realtime::Had, threads::Share},
 };
 use alarm::Alarm;
 use interfaces::Managed;
@@ -211,13 +212,20 @@ pub struct CheckPlan {
     pub agent: Option<agent::Plan>,
 }
 
-/// The tasks that watch an endpoint. They end with this.
+/// What watches an endpoint. It ends with this.
 #[derive(Debug)]
-pub struct Running(pub Vec<AbortHandle>);
+pub struct Running {
+    /// Tasks.
+    pub tasks: Vec<AbortHandle>,
+    /// Its seat among the plain checks, if it has one.
+    pub seat: Option<Seated<CheckKey>>,
+    /// What it is reckoned for on its thread.
+    pub share: Option<Share>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 

@@ -374,9 +374,11 @@ impl Bench {
                 .lock()
                 .unwrap()
                 .insert(key.endpoint, plan.triggered);
-            Running(vec![
-                tokio::spawn(std::future::pending::<()>()).abort_handle(),
-            ])
+            Running {
+                tasks: vec![tokio::spawn(std::future::pending::<()>()).abort_handle()],
+                seat: None,
+                share: None,
+            }
         });
         Self {
             did,

@@ -92,6 +92,11 @@ impl Budget {
         }
     }
 
+    /// Does it bound how many checks there are at one time?
+    pub fn has_places(&self) -> bool {
+        self.places.is_some()
+    }
+
     /// Waits for a place, in turn.
     pub async fn enter(&self) -> Place {
         let Some(places) = &self.places else {

@@ -8,6 +8,7 @@
 //! - [`wire`]: when an answer came, by the kernel's clock.
 //! - [`probe`]: the checks of one endpoint, and the one verdict of them.
 //! - [`scheduler`]: when a check is made.
+//! - [`lane`]: the same for plain checks, all of a thread in one task.
 //! - [`budget`]: how much checking the agent may do in all.
 //! - [`lateness`]: how late the agent itself is, and what that excuses (pure).
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
@@ -17,6 +18,7 @@
 
 pub mod agent;
 pub mod budget;
+pub mod lane;
 pub mod lateness;
 pub mod probe;
 pub mod protocol;

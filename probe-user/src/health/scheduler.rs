@@ -34,12 +34,15 @@ use std::{
     future::{Future, poll_fn},
     hash::{BuildHasher as _, RandomState},
     pin::{Pin, pin},
-    sync::Arc,
-    task::Poll,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Poll, Waker},
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, stream::FuturesUnordered, task::AtomicWaker};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -189,47 +192,71 @@ impl Intervals {
 
 /// Asks for checks at once.
 #[derive(Clone, Debug)]
-pub struct Trigger(mpsc::Sender<()>);
+pub struct Trigger(Arc<Asked>);
 
 /// What a [`Trigger`] triggers.
 #[derive(Debug)]
-pub struct Triggered(mpsc::Receiver<()>);
+pub struct Triggered(Arc<Asked>);
+
+/// One that waits stands for any number.
+#[derive(Debug, Default)]
+struct Asked {
+    waits: AtomicBool,
+    listener: AtomicWaker,
+}
 
 impl Trigger {
     /// A pair of them.
     pub fn new() -> (Self, Triggered) {
-        // One that waits stands for any number.
-        let (sender, receiver) = mpsc::channel(1);
-        (Self(sender), Triggered(receiver))
+        let asked = Arc::new(Asked::default());
+        (Self(asked.clone()), Triggered(asked))
     }
 
     /// Checks shall be made. Costs nothing if that was asked for already.
     pub fn pull(&self) {
-        // Full: it is asked for. Closed: nobody checks any more.
-        let _ = self.0.try_send(());
+        if !self.0.waits.swap(true, Ordering::AcqRel) {
+            self.0.listener.wake();
+        }
     }
 }
 
 impl Triggered {
-    /// Waits for a trigger, from `not_before` on. Loses none if it is dropped. `None` if
-    /// there will never be one.
-    async fn pulled(&mut self, not_before: Instant) -> Option<()> {
+    /// Waits for a trigger, from `not_before` on. Loses none if it is dropped.
+    async fn pulled(&mut self, not_before: Instant) {
         // A timer that is over costs as much as one that is not.
         if Instant::now() < not_before {
             sleep_until(not_before).await;
         }
-        self.0.recv().await
+        poll_fn(|cx| {
+            self.listen(cx.waker());
+            if self.take() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// The next trigger wakes this; one that waits already may have woken another.
+    pub fn listen(&self, waker: &Waker) {
+        self.0.listener.register(waker);
+    }
+
+    /// Does one wait?
+    pub fn waits(&self) -> bool {
+        self.0.waits.load(Ordering::Acquire)
     }
 
     /// Was the trigger pulled since it was last asked? That is answered with this.
     pub fn take(&mut self) -> bool {
-        self.0.try_recv().is_ok()
+        self.waits() && self.0.waits.swap(false, Ordering::AcqRel)
     }
 }
 
 /// Why a check is made.
 #[derive(Clone, Copy, Debug)]
-enum Cause {
+pub(super) enum Cause {
     /// It is this point of the grid.
     Grid(Instant),
     /// Somebody asked.
@@ -247,14 +274,14 @@ pub struct Shared {
 
 /// A check, from its beginning on.
 #[derive(Clone, Copy, Debug)]
-struct Begun {
-    cause: Cause,
-    at: Instant,
-    late: Option<Duration>,
+pub(super) struct Begun {
+    pub(super) cause: Cause,
+    pub(super) at: Instant,
+    pub(super) late: Option<Duration>,
     /// What the agent had missed until then.
-    unseen: Duration,
+    pub(super) unseen: Duration,
     /// What the endpoint had sent to its clients.
-    replies: Option<u64>,
+    pub(super) replies: Option<u64>,
 }
 
 /// A check that was made, and with what.
@@ -314,7 +341,7 @@ struct Burst {
 }
 
 /// What an endpoint's task knows.
-struct Course {
+pub(super) struct Course {
     intervals: Intervals,
     budget: Arc<Budget>,
     /// What the budget was told that it wants.
@@ -337,7 +364,7 @@ struct Course {
 
 /// What follows a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+pub(super) enum Then {
     /// The same again, now.
     Again,
     /// Whatever is due.
@@ -345,7 +372,7 @@ enum Then {
 }
 
 impl Course {
-    fn new(rhythm: &Rhythm, budget: Arc<Budget>, now: Instant) -> Self {
+    pub(super) fn new(rhythm: &Rhythm, budget: Arc<Budget>, now: Instant) -> Self {
         let first = now + rhythm.offset;
         let wants = rhythm.intervals.of(&rhythm.health);
         budget.wants(None, Some(wants));
@@ -369,7 +396,7 @@ impl Course {
     }
 
     /// What the endpoint has sent to its clients, if that matters.
-    fn replies(&self) -> Option<u64> {
+    pub(super) fn replies(&self) -> Option<u64> {
         (self.life_signs.as_ref()?.0)()
     }
 
@@ -382,12 +409,12 @@ impl Course {
     }
 
     /// When the grid's next check begins.
-    fn due(&self) -> Instant {
+    pub(super) fn due(&self) -> Instant {
         self.grid.due() + self.jitter.of(&self.grid)
     }
 
     /// The grid's next check begins.
-    fn grid_begins(&mut self, now: Instant) -> (Cause, Duration) {
+    pub(super) fn grid_begins(&mut self, now: Instant) -> (Cause, Duration) {
         let (point, due) = (self.grid.due(), self.due());
         match self.begins.take() {
             Some(begins) => {
@@ -402,7 +429,7 @@ impl Course {
         (Cause::Grid(point), now.saturating_duration_since(due))
     }
 
-    fn burst_begins(&mut self, now: Instant) {
+    pub(super) fn burst_begins(&mut self, now: Instant) {
         self.burst = Some(Burst {
             made: 0,
             skipped_before: self.skipped,
@@ -412,14 +439,26 @@ impl Course {
         });
     }
 
+    /// The burst's next check begins.
+    pub(super) fn burst_makes(&mut self) {
+        if let Some(burst) = &mut self.burst {
+            burst.next = None;
+        }
+    }
+
+    /// From when on a trigger begins a burst, unless one is going on.
+    pub(super) fn listens(&self) -> Option<Instant> {
+        self.burst.is_none().then_some(self.quiet_until)
+    }
+
     /// When the burst's next check begins, if it waits for that.
-    fn burst_due(&self) -> Option<Instant> {
+    pub(super) fn burst_due(&self) -> Option<Instant> {
         self.burst.as_ref()?.next
     }
 
     /// A check ended. `was_full`: no other could begin meanwhile. The report, whether it changes
     /// nothing, and what follows.
-    fn ended<K>(
+    pub(super) fn ended<K>(
         &mut self,
         key: K,
         begun: &Begun,
@@ -554,7 +593,7 @@ pub async fn run<K: Clone, C: Check>(
         let event = tokio::select! {
             biased;
             ended = ended(first.as_mut(), &mut others), if running > 0 => Event::Ended(ended),
-            Some(()) = triggered.pulled(course.quiet_until), if !full && course.burst.is_none() => {
+            () = triggered.pulled(course.quiet_until), if !full && course.burst.is_none() => {
                 Event::Triggered
             }
             () = sleep_until(burst.unwrap_or(due)), if !full && burst.is_some() => Event::Burst,
@@ -567,9 +606,7 @@ pub async fn run<K: Clone, C: Check>(
                 continue;
             }
             Event::Burst => {
-                if let Some(burst) = &mut course.burst {
-                    burst.next = None;
-                }
+                course.burst_makes();
                 // This check and those that follow are the answer.
                 triggered.take();
                 (Cause::Burst, None)

@@ -68,6 +68,8 @@ pub struct Transport {
     target: SocketAddr,
     send_proxy: Option<ProxyVersion>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// The first word is ours.
+    speaks: bool,
 }
 
 impl fmt::Debug for Transport {
@@ -98,7 +100,15 @@ impl Transport {
             target,
             send_proxy: reach.send_proxy(),
             tls,
+            speaks: true,
         }
+    }
+
+    /// The same, where the server may speak first.
+    #[must_use]
+    pub fn that_hears_first(mut self, hears: bool) -> Self {
+        self.speaks = !hears || self.tls.is_some() || self.send_proxy.is_some();
+        self
     }
 
     /// Where they go.
@@ -120,7 +130,7 @@ impl Transport {
     /// Makes one, before TLS: some protocols speak in clear first.
     pub async fn open(&self, stage: &mut Stage) -> Result<Wire, Finding> {
         *stage = Stage::CONNECTING;
-        let mut tcp = plain(self.target)
+        let mut tcp = plain(self.target, self.speaks)
             .await
             .map_err(|error| Finding::of_io(&error, true))?;
         if let Some(version) = self.send_proxy {
@@ -157,8 +167,8 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-async fn plain(target: SocketAddr) -> io::Result<Wire> {
-    let wire = Wire::connect(target).await?;
+async fn plain(target: SocketAddr, speaks: bool) -> io::Result<Wire> {
+    let wire = Wire::connect(target, speaks).await?;
     with_another(wire.local_addr()?, target)?;
     Ok(wire)
 }

@@ -22,7 +22,7 @@
 use std::{
     cell::Cell,
     future::{Future, poll_fn},
-    io::{self, IoSliceMut},
+    io,
     mem::{MaybeUninit, size_of},
     net::{Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd as _, BorrowedFd, RawFd},
@@ -34,9 +34,7 @@ use std::{
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        ControlMessageOwned, MsgFlags, recv, recvmsg, setsockopt, sockopt::ReceiveTimestampns,
-    },
+    sys::socket::{MsgFlags, recv, setsockopt, sockopt::ReceiveTimestampns},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -138,15 +136,18 @@ pub struct Wire(TcpStream);
 
 impl Wire {
     /// Makes one. It is closed with a RST, says what it has to say at once, and knows when what it
-    /// reads came.
-    pub async fn connect(target: SocketAddr) -> io::Result<Self> {
+    /// reads came. `speaks`: the first word is ours.
+    pub async fn connect(target: SocketAddr, speaks: bool) -> io::Result<Self> {
         let begun = Instant::now();
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
         // Zero linger: close sends a RST and leaves no TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_nodelay(true)?;
-        stamp(&socket);
+        if speaks {
+            defer_acknowledgment(&socket);
+        }
+        keep_stamps();
         match socket.connect(&target.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
@@ -171,6 +172,12 @@ impl Wire {
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr()
     }
+}
+
+/// The acknowledgment that ends the handshake shall wait for what is said next, and go with it. A
+/// kernel that does not do that sends a packet more.
+pub fn defer_acknowledgment(socket: &Socket) {
+    let _ = socket.set_tcp_quickack(false);
 }
 
 fn poll_connected(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -202,7 +209,7 @@ const RTT: usize = 15;
 const TOTAL_RETRANS: usize = 23;
 
 /// When a connection was established that was begun then and was not used yet.
-fn established(fd: RawFd, begun: Instant) -> Option<Instant> {
+pub fn established(fd: RawFd, begun: Instant) -> Option<Instant> {
     let mut info = MaybeUninit::<TcpInfo>::zeroed();
     let mut length = size_of::<TcpInfo>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes there.
@@ -228,33 +235,77 @@ fn established(fd: RawFd, begun: Instant) -> Option<Instant> {
     Instant::now().checked_sub(ago)
 }
 
-/// Lets the kernel remember when a packet came. One that cannot tells no time.
-fn stamp(socket: &impl std::os::fd::AsFd) {
+/// Lets the kernel remember when packets come, of all sockets. One that cannot tells no time.
+pub fn keep_stamps() {
     static KEPT: OnceLock<Option<std::net::UdpSocket>> = OnceLock::new();
     // The kernel stamps packets while any socket wants it, and to begin or end that it
     // rewrites its own code: one socket always does.
     KEPT.get_or_init(|| {
         let kept = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
-        setsockopt(&kept, ReceiveTimestampns, &true).ok()?;
+        want_stamps(&kept);
         Some(kept)
     });
+}
+
+/// Lets a socket tell what the kernel remembers, of TCP also of what has come already.
+pub fn want_stamps(socket: &impl std::os::fd::AsFd) {
     let _ = setsockopt(socket, ReceiveTimestampns, &true);
 }
 
 /// Reads without waiting, and notes when it came.
 fn read_stamped(fd: RawFd, to: &mut [u8]) -> io::Result<usize> {
-    let mut room = nix::cmsg_space!(libc::timespec);
-    let mut slices = [IoSliceMut::new(to)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(fd, &mut slices, Some(&mut room), flags)?;
-    let stamp = message.cmsgs().ok().and_then(|mut all| {
-        all.find_map(|said| match said {
-            ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
-            _ => None,
-        })
-    });
-    Look::note(stamp.and_then(of_wall_clock));
-    Ok(message.bytes)
+    let (count, came) = read_with_stamp(fd, to)?;
+    Look::note(came);
+    Ok(count)
+}
+
+/// Room for a stamp beside what is read, where its header is aligned.
+#[repr(C)]
+union StampRoom {
+    _header: libc::cmsghdr,
+    bytes: [u8; 64],
+}
+
+/// Reads without waiting; when it came, if that is known.
+pub fn read_with_stamp(fd: RawFd, to: &mut [u8]) -> io::Result<(usize, Option<Instant>)> {
+    let mut room = StampRoom { bytes: [0; 64] };
+    let mut place = libc::iovec {
+        iov_base: to.as_mut_ptr().cast(),
+        iov_len: to.len(),
+    };
+    // SAFETY: a message of nothing is all zeros.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut place;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut room).cast();
+    message.msg_controllen = size_of::<StampRoom>() as _;
+    // SAFETY: the message names memory that outlives the call, each with its length.
+    let count = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT) };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has filled it in.
+    let stamp = unsafe { stamp_of(&message) };
+    Ok((count, stamp.and_then(of_wall_clock)))
+}
+
+/// The stamp beside what was read.
+///
+/// # Safety
+///
+/// The message is as `recvmsg` left it, and its control data as long as it says.
+unsafe fn stamp_of(message: &libc::msghdr) -> Option<Duration> {
+    // SAFETY: upheld by the caller; what follows a header is not aligned, so it is copied.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while let Some(said) = header.as_ref() {
+            if (said.cmsg_level, said.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) {
+                let at: libc::timespec = std::ptr::read_unaligned(libc::CMSG_DATA(said).cast());
+                let seconds = u64::try_from(at.tv_sec).ok()?;
+                return Some(Duration::new(seconds, u32::try_from(at.tv_nsec).ok()?));
+            }
+            header = libc::CMSG_NXTHDR(message, said);
+        }
+    }
+    None
 }
 
 /// When that was, if it is past; a clock that was set meanwhile tells nothing.
@@ -272,6 +323,7 @@ impl AsyncRead for Wire {
         let tcp = &mut self.get_mut().0;
         let look = LOOK.get();
         if look.is_late() && buf.remaining() > 0 {
+            want_stamps(tcp);
             match read_stamped(tcp.as_raw_fd(), buf.initialize_unfilled()) {
                 Ok(count) => {
                     buf.advance(count);
@@ -307,7 +359,8 @@ impl AsyncWrite for Wire {
 
 /// The same of a datagram socket.
 pub fn stamp_datagrams(socket: &UdpSocket) {
-    stamp(socket);
+    keep_stamps();
+    want_stamps(socket);
 }
 
 fn locked<'a, T>(it: &'a Mutex<T>) -> MutexGuard<'a, T> {
@@ -353,7 +406,9 @@ mod tests {
     /// A connection, and the server's side of it.
     async fn pair() -> (Wire, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let wire = Wire::connect(listener.local_addr().unwrap()).await.unwrap();
+        let wire = Wire::connect(listener.local_addr().unwrap(), true)
+            .await
+            .unwrap();
         (wire, listener.accept().unwrap().0)
     }
 
@@ -421,7 +476,7 @@ mod tests {
         let target = listener.local_addr().unwrap();
         let deadline = Instant::now() + Duration::from_millis(100);
         let mut first = true;
-        let mut connect = pin!(Wire::connect(target));
+        let mut connect = pin!(Wire::connect(target, true));
         let slow = poll_fn(|cx| {
             let polled = connect.as_mut().poll(cx);
             if std::mem::take(&mut first) {
@@ -434,7 +489,7 @@ mod tests {
         made.output.expect("it is there").unwrap();
         assert!(made.in_time);
         // One that is begun after the deadline cannot be.
-        let made = within(deadline, Wire::connect(target)).await;
+        let made = within(deadline, Wire::connect(target, true)).await;
         if made.output.is_some() {
             assert!(!made.in_time);
         }

@@ -136,7 +136,7 @@ fn nginx_is_checked_in_every_way() {
             "not": {"body": {"contains": "error"}},
         });
         let two = json!({"port": 8443, "path": "/status", "host": host, "tls": mine, "version": 2,
-                         "expect": expect});
+                         "connection": "mixed", "fresh_every": 10, "expect": expect});
         let expect = json!({"body": {"contains": "version"}});
         let services = [
             // HTTP/2 over TLS with both certificates, reused and renewed.

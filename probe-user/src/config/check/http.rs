@@ -11,8 +11,11 @@ use crate::config::{
 
 /// Below this interval connections are reused unless configured otherwise.
 const OFTEN: Duration = Duration::from_secs(1);
-/// Of mixed connections, checks that one lives for.
-const DEFAULT_FRESH_EVERY: u32 = 10;
+/// Of mixed connections, checks that one lives for at least, unless configured otherwise.
+const FRESH_EVERY: u32 = 10;
+/// Where checks are so frequent that those are sooner over, a connection lives so long: what only
+/// fresh ones can see is seen as often as before, at a fraction of their cost.
+const LIFE: Duration = Duration::from_millis(250);
 const MOST_REDIRECTS: u8 = 10;
 /// Bytes of a request's body.
 const MOST_BODY: usize = 64 * 1024;
@@ -305,8 +308,9 @@ impl Keep {
             Some(text) => Some(number(&every_field, text, 2..=100_000)?),
             None => None,
         };
+        let life = u32::try_from(LIFE.as_micros() / inter.as_micros().max(1));
         let mixed = Self::Mixed {
-            fresh_every: every.unwrap_or(DEFAULT_FRESH_EVERY),
+            fresh_every: every.unwrap_or(life.unwrap_or(u32::MAX).max(FRESH_EVERY)),
         };
         let keep = match connection {
             Some(text) => word(

@@ -39,8 +39,9 @@ pub struct Script {
 impl Script {
     /// With an endpoint that is called `authority`.
     pub fn new(check: &ScriptCheck, endpoint: SocketAddr, authority: &str) -> Self {
+        let hears = !matches!(check.steps().first(), Some(Step::Send(_)));
         Self {
-            transport: Transport::new(check.reach(), endpoint, authority),
+            transport: Transport::new(check.reach(), endpoint, authority).that_hears_first(hears),
             steps: check.steps().to_vec(),
             scratch: BytesMut::new(),
         }

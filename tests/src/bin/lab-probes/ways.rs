@@ -32,7 +32,8 @@ pub enum Kind {
     /// A new connection each time, the only way that HAProxy knows.
     HttpFresh,
     HttpReused,
-    /// What probe does unless told otherwise: ten on a connection below `inter: 1s`, else one.
+    /// What probe does unless told otherwise: below `inter: 1s` ten on a connection, or as many as fit
+    /// into a quarter of a second, else one.
     HttpDefault,
     Tcp,
     RedisFresh,

@@ -33,7 +33,7 @@ use crate::{
         verdict::{Finding, Kind},
     },
 };
-use one::{Ended, Room};
+pub use one::{Asked, Ended, Room, not_sent};
 use two::{Ask, Two};
 
 /// Bytes of heads that a check reads.
@@ -66,11 +66,16 @@ enum Connection {
 }
 
 /// What an answer says.
-enum Answer {
+pub enum Answer {
     /// It was judged.
     Found(Finding),
     /// Ask elsewhere.
-    Moved { status: u16, location: Vec<u8> },
+    Moved {
+        /// The answer's status.
+        status: u16,
+        /// Where.
+        location: Vec<u8>,
+    },
 }
 
 /// What is asked for, after redirects.
@@ -85,13 +90,9 @@ impl Http {
     /// `authority` is the host unless the check names another.
     pub fn new(check: &HttpCheck, endpoint: SocketAddr, authority: &str) -> Self {
         let host = check.host().unwrap_or(authority).to_owned();
-        let target = Target {
-            method: check.method(),
-            moved_to: None,
-        };
         Self {
             transport: Transport::new(check.reach(), endpoint, &host),
-            request: request_of_one(check, &host, &target),
+            request: request(check, &host),
             room: Room::new(check.method()),
             check: check.clone(),
             host,
@@ -223,9 +224,12 @@ impl Http {
         let expect = self.check.expect();
         let ended = match &mut connection {
             Connection::One(stream) => {
-                self.room
-                    .exchange(stream, request, expect, kept, follows, stage)
-                    .await
+                let asked = Asked {
+                    expect,
+                    kept,
+                    follows,
+                };
+                self.room.exchange(stream, request, asked, stage).await
             }
             Connection::Two(two) => {
                 let encrypted = self.transport.is_encrypted();
@@ -255,6 +259,15 @@ fn body_of<'a>(check: &'a HttpCheck, target: &Target<'_>) -> &'a [u8] {
         Method::Post | Method::Put => check.body(),
         Method::Get | Method::Head | Method::Options => &[],
     }
+}
+
+/// The request of a check in HTTP/1.1, as it is before any redirect.
+pub fn request(check: &HttpCheck, host: &str) -> Bytes {
+    let target = Target {
+        method: check.method(),
+        moved_to: None,
+    };
+    request_of_one(check, host, &target)
 }
 
 fn request_of_one(check: &HttpCheck, host: &str, target: &Target<'_>) -> Bytes {
