@@ -35,11 +35,11 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// A SYN is sent to it. Stored once a silence, not once a SYN.
+    /// A SYN is sent to it. Stored once a silence, not once a SYN, and only then is the time asked for.
     #[inline(always)]
-    pub fn asked(&self, tick: u32) {
+    pub fn asked(&self, tick: impl FnOnce() -> u32) {
         if self.since.get() == 0 {
-            self.since.set(tick);
+            self.since.set(tick());
         }
     }
 

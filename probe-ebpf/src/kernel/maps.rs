@@ -468,8 +468,8 @@ impl<A: FamilyMaps> Tables<A> for Maps {
 
     #[inline(always)]
     fn asked(&self, endpoint: u32) {
-        if let (Some(silence), Some(node)) = (SILENCES.get(endpoint), NODE.get(0)) {
-            silence.asked(node.tick.get());
+        if let Some(silence) = SILENCES.get(endpoint) {
+            silence.asked(|| NODE.get(0).map_or(0, |node| node.tick.get()));
         }
     }
 

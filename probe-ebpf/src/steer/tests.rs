@@ -312,7 +312,7 @@ impl Tables<V4> for Host {
         self.open.set(self.open.get() - 1);
     }
     fn asked(&self, endpoint: u32) {
-        self.silences[&endpoint].asked(self.tick.get());
+        self.silences[&endpoint].asked(|| self.tick.get());
     }
     fn answered(&self, endpoint: u32) {
         self.silences[&endpoint].broken();
