@@ -286,6 +286,8 @@ impl<K: Clone> Seat<K> {
             .begin(asks, place, &mut flight.progress, look, desk);
         desk.flying += 1;
         let number = self.flights.len();
+        // One at a time is the rule: no room for four.
+        self.flights.reserve_exact(1);
         self.flights.push(flight);
         if let Some(finding) = found {
             self.ended(number, finding, place, desk, shared, told);
