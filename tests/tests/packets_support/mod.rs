@@ -303,7 +303,7 @@ impl Programs {
         }
         sieve.set(0, words, 0).expect("in range");
         // Half of them stand in the cache, so rows come by both ways.
-        if port % 2 == 0 {
+        if port.is_multiple_of(2) {
             let places = [
                 (v4_key.0.bit(), v4_key.0.words()),
                 (v6_key.0.bit(), v6_key.0.words()),
