@@ -132,3 +132,15 @@ fn below(root: &str) -> Vec<(String, Vec<u8>)> {
     }
     all
 }
+
+/// Numbers below what is asked, the same ones each time.
+pub fn draws() -> impl FnMut(usize) -> usize {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    move |below| {
+        // Xorshift (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    }
+}

@@ -19,7 +19,7 @@ mod opinion;
 #[cfg(feature = "talks")]
 pub mod talks;
 
-pub use case::{Case, stored, stored_answers, stored_talks};
+pub use case::{Case, draws, stored, stored_answers, stored_talks};
 pub use check::{
     Carried, Found, Ip, check, check_error, check_piece, check_reset, check_segment, look,
 };

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use probe_fuzz::{Case, check, look, made, stored};
+use probe_fuzz::{Case, check, draws, look, made, stored};
 
 /// Write `tests/cases/made` anew instead of comparing it.
 const WRITE: &str = "PROBE_WRITE_CASES";
@@ -100,14 +100,7 @@ fn the_stored_cases_are_the_made_ones() {
 /// A short walk around the corpus, the same each time, where there is no fuzzer.
 #[test]
 fn changed_cases_hold() {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut draw = |below: usize| {
-        // Xorshift (Marsaglia 2003).
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
+    let mut draw = draws();
     let cases = stored();
     all_hold((0..200_000).map(|round| {
         let (name, data) = &cases[draw(cases.len())];

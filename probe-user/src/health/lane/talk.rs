@@ -127,9 +127,9 @@ impl Desk {
         room.unwrap_or_else(|| Box::new(Room::new(method)))
     }
 
-    fn take_back(&mut self, room: Box<Room>) {
+    fn take_back(&mut self, room: impl Into<Option<Box<Room>>>) {
         if self.rooms.len() < ROOMS {
-            self.rooms.push(room);
+            self.rooms.extend(room.into());
         }
     }
 }
@@ -214,7 +214,7 @@ impl Line {
                     .read(&mut [0])
                     .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         };
-        let usable = room.goes_on(|input| match read(&self.socket, input) {
+        let usable = room.goes_on(|input| match fill(input, |to| self.socket.read(to)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             read => Some(read),
         });
@@ -223,12 +223,13 @@ impl Line {
     }
 }
 
-fn read(socket: &Plain, to: &mut BytesMut) -> io::Result<usize> {
+/// Fills the room that there is, as far as `read` says.
+fn fill(to: &mut BytesMut, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
     let at = to.len();
     let room = to.capacity() - at;
     // Costs nothing worth mentioning beside a system call, and asks for no proof.
     to.put_bytes(0, room);
-    let read = socket.read(&mut to[at..]);
+    let read = read(&mut to[at..]);
     to.truncate(at + read.as_ref().copied().unwrap_or(0));
     read
 }
@@ -373,11 +374,7 @@ impl Talk {
                 Ended::Stale => {
                     // The server had closed it; that says nothing.
                     self.line = None;
-                    progress
-                        .room
-                        .take()
-                        .into_iter()
-                        .for_each(|room| desk.take_back(room));
+                    desk.take_back(progress.room.take());
                     let came = progress.came;
                     *progress = Progress {
                         came,
@@ -480,9 +477,14 @@ impl Talk {
                 if !std::mem::replace(&mut line.stamps, true) {
                     line.socket.want_stamps();
                 }
-                read_stamped(&line.socket, input, &mut progress.came)
+                let (socket, came) = (&line.socket, &mut progress.came);
+                fill(input, |to| {
+                    let (count, at) = socket.read_stamped(to)?;
+                    *came = (*came).max(at);
+                    Ok(count)
+                })
             } else {
-                read(&line.socket, input)
+                fill(input, |to| line.socket.read(to))
             };
             if let Err(error) = &read
                 && error.kind() == io::ErrorKind::WouldBlock
@@ -517,7 +519,7 @@ impl Talk {
             (true, Some(room), _) => desk.take_back(room),
             (false, room, line) => {
                 *line = None;
-                room.into_iter().for_each(|room| desk.take_back(room));
+                desk.take_back(room);
             }
         }
     }
@@ -525,26 +527,6 @@ impl Talk {
     /// Its time is over: nothing is left of it.
     pub fn give_up(&mut self, progress: &mut Progress, desk: &mut Desk) {
         self.line = None;
-        progress
-            .room
-            .take()
-            .into_iter()
-            .for_each(|room| desk.take_back(room));
+        desk.take_back(progress.room.take());
     }
-}
-
-fn read_stamped(
-    socket: &Plain,
-    to: &mut BytesMut,
-    came: &mut Option<Instant>,
-) -> io::Result<usize> {
-    let at = to.len();
-    let room = to.capacity() - at;
-    to.put_bytes(0, room);
-    let read = socket.read_stamped(&mut to[at..]);
-    let count = read.as_ref().map_or(0, |(count, _)| *count);
-    to.truncate(at + count);
-    let (count, at) = read?;
-    *came = (*came).max(at);
-    Ok(count)
 }

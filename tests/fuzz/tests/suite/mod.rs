@@ -74,14 +74,7 @@ impl Suite {
 
     /// A short walk around the corpus, the same each time, where there is no fuzzer.
     pub fn changed_hold(&self, rounds: u32) {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut draw = |below: usize| {
-            // Xorshift (Marsaglia 2003).
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let mut draw = probe_fuzz::draws();
         let cases = (self.stored)();
         for round in 0..rounds {
             let (name, data) = &cases[draw(cases.len())];
