@@ -28,6 +28,14 @@ impl Gaps {
         self.max = self.max.max(Some(ns));
     }
 
+    pub fn merge(&mut self, other: &Self) {
+        for (count, other) in self.counts.iter_mut().zip(&other.counts) {
+            *count += other;
+        }
+        self.count += other.count;
+        self.max = self.max.max(other.max);
+    }
+
     pub fn max(&self) -> Option<u64> {
         self.max
     }
@@ -62,7 +70,10 @@ mod tests {
         assert_eq!(gaps.quantile(0.5), Some(50_005_000));
         assert_eq!(gaps.quantile(0.99), Some(99_005_000));
         assert_eq!(gaps.quantile(1.0), Some(100_000_000));
-        gaps.add(60_000_000_000);
+        let mut long = Gaps::new();
+        long.add(60_000_000_000);
+        gaps.merge(&long);
+        assert_eq!(gaps.quantile(0.5), Some(51_005_000));
         assert_eq!(gaps.max(), Some(60_000_000_000));
         assert_eq!(gaps.quantile(1.0), gaps.max());
     }

@@ -46,6 +46,9 @@ enum Worker {
     Serve {
         #[arg(long)]
         listen: SocketAddrV4,
+        /// At this port and as many less one that follow
+        #[arg(long)]
+        threads: u16,
         #[arg(long)]
         realtime: bool,
     },
@@ -131,7 +134,11 @@ const QUICK: Scale = Scale {
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.worker {
-        Some(Worker::Serve { listen, realtime }) => serve::serve(*listen, *realtime),
+        Some(Worker::Serve {
+            listen,
+            threads,
+            realtime,
+        }) => serve::serve(*listen, *threads, *realtime),
         Some(Worker::Burn { threads }) => burn(*threads),
         None => run(&args),
     };

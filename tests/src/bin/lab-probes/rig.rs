@@ -30,18 +30,22 @@ use nix::{
 
 use crate::serve::Counted;
 
-/// Of the server that stands for all endpoints.
+/// Of the first thread of the server that stands for all endpoints.
 const PORT: u16 = 8080;
+/// Threads of it. Endpoints are many hosts, and each can answer while another one does: with one thread
+/// the server would be waited for.
+const THREADS: u16 = 2;
 /// Of the one that is killed and stopped; a port of its own, since the other has all
-/// addresses of its port.
-pub const VICTIM: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 50, 255, 1), 8081);
+/// addresses of its ports.
+pub const VICTIM: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 50, 255, 1), 9080);
 /// Descriptors for 10,000 kept connections and as many new ones.
 const DESCRIPTORS: u64 = 100_000;
 
 /// Where the server answers for this endpoint.
 pub fn endpoint(number: usize) -> SocketAddrV4 {
-    let [high, low] = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
-    SocketAddrV4::new(Ipv4Addr::new(10, 50, high, low), PORT)
+    let number = u16::try_from(number).unwrap_or(u16::MAX);
+    let [high, low] = number.to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(10, 50, high, low), PORT + number % THREADS)
 }
 
 /// The hosts.
@@ -86,7 +90,7 @@ impl Rig {
         ])?;
         let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT);
         Ok(Self {
-            server: Server::start(&servers, "server", any, realtime)?,
+            server: Server::start(&servers, "server", any, THREADS, realtime)?,
             checker,
             servers,
             dir: Folder::new()?,
@@ -117,7 +121,7 @@ impl Rig {
 
     /// Starts the one that will be killed.
     pub fn victim(&self, realtime: bool) -> Result<Server> {
-        Server::start(&self.servers, "victim", VICTIM, realtime)
+        Server::start(&self.servers, "victim", VICTIM, 1, realtime)
     }
 
     /// Starts what keeps all CPUs busy, with as many threads.
@@ -140,10 +144,12 @@ impl Server {
         host: &Arc<Namespace>,
         name: &str,
         listen: SocketAddrV4,
+        threads: u16,
         realtime: bool,
     ) -> Result<Self> {
         let mut command = host.command(env::current_exe().context("myself")?);
         command.args(["serve", "--listen", &listen.to_string()]);
+        command.args(["--threads", &threads.to_string()]);
         if realtime {
             command.arg("--realtime");
         }

@@ -1,4 +1,5 @@
-//! The server that is checked: one thread, one epoll, one listener on every address.
+//! The server that is checked: threads with an epoll and a listener on every address each, at ports
+//! that follow each other.
 //!
 //! It stands for all endpoints, since each has an address of its own (10.50.0.0/16 is
 //! local to its host as a whole), and it is the judge of when checks come: the kernel
@@ -11,7 +12,7 @@ use std::{
     io::{self, BufRead},
     net::SocketAddrV4,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -87,6 +88,16 @@ impl Stats {
         }
     }
 
+    /// Adds another thread's, to whose port none of the same addresses belongs.
+    fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.requests += other.requests;
+        for (last, other) in self.last_ns.iter_mut().zip(&other.last_ns) {
+            *last = (*last).max(*other);
+        }
+        self.gaps.merge(&other.gaps);
+    }
+
     fn seen(&self) -> usize {
         self.last_ns.iter().filter(|last| **last != 0).count()
     }
@@ -113,39 +124,54 @@ fn now_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| Duration::from(now).as_nanos() as u64)
 }
 
+type Shared = Arc<Mutex<Stats>>;
+
+fn lock(stats: &Shared) -> MutexGuard<'_, Stats> {
+    stats.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What all of them have counted.
+fn sum(all: &[Shared]) -> Stats {
+    let mut sum = Stats::new();
+    for stats in all {
+        let stats = lock(stats);
+        sum.begun_ns = sum.begun_ns.min(stats.begun_ns);
+        sum.add(&stats);
+    }
+    sum
+}
+
 /// Serves until standard input ends, which brings orders: `begin`, `seen`, `end`.
-pub fn serve(at: SocketAddrV4, realtime: bool) -> Result<()> {
-    let listener = open(at)?;
-    let stats = Arc::new(Mutex::new(Stats::new()));
-    let shared = Arc::clone(&stats);
-    let serving = thread::spawn(move || {
-        if realtime {
-            crate::realtime();
-        }
-        serve_all(&listener, &shared)
-    });
+pub fn serve(at: SocketAddrV4, threads: u16, realtime: bool) -> Result<()> {
+    let (mut serving, mut counts) = (Vec::new(), Vec::new());
+    for number in 0..threads {
+        let listener = open(SocketAddrV4::new(*at.ip(), at.port() + number))?;
+        let stats: Shared = Arc::new(Mutex::new(Stats::new()));
+        counts.push(Arc::clone(&stats));
+        serving.push(thread::spawn(move || {
+            if realtime {
+                crate::realtime();
+            }
+            serve_all(&listener, &stats)
+        }));
+    }
     println!("ready");
     for line in io::stdin().lock().lines() {
-        let line = line.context("stdin")?;
-        let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
-        match line.as_str() {
+        match line.context("stdin")?.as_str() {
             "begin" => {
-                *stats = Stats::new();
+                counts.iter().for_each(|stats| *lock(stats) = Stats::new());
                 println!("begun");
             }
-            "seen" => println!("{}", stats.seen()),
+            "seen" => println!("{}", sum(&counts).seen()),
             _ => {
-                let counted = serde_json::to_string(&stats.counted());
+                let counted = serde_json::to_string(&sum(&counts).counted());
                 println!("{}", counted.context("figures are JSON")?);
             }
         }
-        drop(stats);
-        if serving.is_finished() {
-            break;
+        if let Some(over) = serving.iter().position(|one| one.is_finished()) {
+            let over = serving.swap_remove(over);
+            return over.join().expect("serving does not panic");
         }
-    }
-    if serving.is_finished() {
-        return serving.join().expect("serving does not panic");
     }
     Ok(())
 }
@@ -169,7 +195,7 @@ struct Connection {
     address: usize,
 }
 
-fn serve_all(listener: &OwnedFd, stats: &Mutex<Stats>) -> Result<()> {
+fn serve_all(listener: &OwnedFd, stats: &Shared) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("no epoll")?;
     epoll
         .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))
@@ -183,7 +209,7 @@ fn serve_all(listener: &OwnedFd, stats: &Mutex<Stats>) -> Result<()> {
             Err(Errno::EINTR) => 0,
             Err(error) => return Err(error).context("cannot wait"),
         };
-        let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stats = lock(stats);
         for event in &events[..count] {
             if event.data() == LISTENER {
                 accept_all(listener, &epoll, &mut connections, &mut stats)?;
