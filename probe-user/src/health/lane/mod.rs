@@ -1,10 +1,10 @@
 //! Plain checks of many endpoints by one task.
 //!
-//! Nearly all checks are plain: a connection, or a question by HTTP/1.1 and its answer, over TCP. A task and
-//! timers of their own for each endpoint, a runtime's registration for each connection and a
-//! channel between them cost as much as the kernel's part of a check over a kept connection. So
-//! each thread that checks has a *lane*: one task with an epoll of its own, one heap of what is due, and
-//! a *seat* for each endpoint. What a seat does when is decided by what decides it elsewhere
+//! Nearly all checks are plain: a connection, a question by HTTP/1.1 or to Redis and its answer, a
+//! script, over TCP. A task and timers of their own for each endpoint, a runtime's registration for
+//! each connection and a channel between them cost as much as the kernel's part of a check over a
+//! kept connection. So each thread that checks has a *lane*: one task with an epoll of its own, one
+//! heap of what is due, and a *seat* for each endpoint. What a seat does when is decided by what decides it elsewhere
 //! ([`Course`]), what is said by [`talk`]; the lane only waits, for all of them at once.
 //!
 //! - A connection is known to epoll once, edge-triggered; of a new one only when there is something
@@ -16,7 +16,7 @@
 //!   every millisecond, when checks are due anyway. To be woken costs as much as to read. How long an answer took is
 //!   then told by the kernel's stamps. Who has a new connection is looked after twice before epoll learns
 //!   of it, and what is due at one time connects first and asks then: a server that is still busy with
-//!   one need not be woken for the next.
+//!   one need not be woken for the next. Nor for the end of one before, which is told it then.
 //! - A deadline that is over is not believed before the socket was asked once more, and of what is
 //!   found then, or later, when it came.
 //! - Rooms for answers are shared, so a good check allocates nothing.
@@ -24,6 +24,7 @@
 //! Verdicts go the ways that they go elsewhere ([`Reports`]). If the core is slow the lane waits
 //! for it, and so does everything on it; what comes meanwhile has the kernel's stamp.
 
+mod asks;
 mod socket;
 mod talk;
 #[cfg(test)]
@@ -51,7 +52,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-pub use talk::Asks;
+pub use asks::Asks;
 use talk::{Desk, Look, Progress, Talk, Token};
 
 use super::{
@@ -476,7 +477,9 @@ impl<K: Clone + Send + 'static> Lane<K> {
             std::mem::swap(&mut soon, &mut self.desk.connecting);
             for token in soon.drain(..) {
                 self.event(token, EpollFlags::EPOLLOUT, &mut told);
+                self.desk.parting.pop();
             }
+            self.desk.parting.clear();
             for (quiet, report) in told.drain(..) {
                 let way = if quiet {
                     &self.reports.quiet

@@ -4,7 +4,8 @@
 //! [`super::super::wire`]. And the acknowledgment that ends a handshake waits for what is said next
 //! (`TCP_QUICKACK` off, as HAProxy does): it goes with the request, or, where nothing is said and the
 //! connection is closed at once, not at all, so that the server's application hears of no
-//! connection. On a local link a packet less is a tenth of a check.
+//! connection. On a local link a packet less is a tenth of a check. A server that speaks first would
+//! wait for it.
 
 use std::{
     io,
@@ -33,13 +34,15 @@ pub enum Connected {
 }
 
 impl Plain {
-    /// Begins to connect.
-    pub fn connect(target: SocketAddr) -> io::Result<Self> {
+    /// Begins to connect. `hears`: the first word is the server's.
+    pub fn connect(target: SocketAddr, hears: bool) -> io::Result<Self> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
         // Zero linger: close sends a RST and leaves no TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
-        wire::defer_acknowledgment(&socket);
+        if !hears {
+            wire::defer_acknowledgment(&socket);
+        }
         match socket.connect(&target.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
@@ -69,6 +72,13 @@ impl Plain {
     pub fn local(&self) -> io::Result<SocketAddr> {
         let local = socket2::SockRef::from(&self.0).local_addr()?;
         local.as_socket().ok_or(io::ErrorKind::Unsupported.into())
+    }
+
+    /// From now on what is sent goes out at once, though the server has not acknowledged what was sent
+    /// before.
+    pub fn without_delay(&self) {
+        // It is worth a try: what is said comes later without it.
+        let _ = socket2::SockRef::from(&self.0).set_tcp_nodelay(true);
     }
 
     /// Sends what there is room for. While it is not connected that is nothing (`WouldBlock`), and

@@ -1,22 +1,28 @@
-//! A plain conversation as a machine without a task: a connection, or a request by HTTP/1.1 and its
-//! answer, over TCP without TLS. It is what nearly all checks are.
+//! A plain conversation as a machine without a task: a connection, a request by HTTP/1.1 and its
+//! answer, or what is said to Redis or by a script, over TCP without TLS. It is what nearly all checks are.
 //!
-//! It says and judges what [`protocol::http`](super::super::protocol::http) and
-//! [`protocol::tcp`](super::super::protocol::tcp) do, with the same [`Room`]; only who waits is another.
-//! A call never waits: it goes as far as the socket lets it.
+//! It says and judges what [`protocol`](super::super::protocol) does, with the same [`Room`] and the
+//! same [`Dialogue`]; only who waits is another. A call never waits: it goes as far as the socket
+//! lets it.
 
-use std::{io, net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd as _};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use tokio::time::Instant;
 
-use super::socket::{Connected, Plain};
+use super::{
+    asks::{Asks, How},
+    socket::{Connected, Plain},
+};
 use crate::{
-    config::{Check, HttpCheck, HttpVersion, Keep, Kind as Checked, Reach},
+    config::{HttpCheck, Keep},
     health::{
-        probe::Recipe,
-        protocol::http::{Answer, Asked as Judged, Ended, Room, not_sent, request},
+        protocol::{
+            dialogue::{Dialogue, Next, Turn},
+            failure::{Failure, Outcome},
+            http::{Answer, Asked as Judged, Ended, Room, not_sent},
+        },
         transport::Stage,
         verdict::{Finding, Kind},
     },
@@ -26,61 +32,8 @@ use crate::{
 const HASTE: u8 = 2;
 /// Rooms that a lane keeps for answers that come in pieces, or at one time.
 const ROOMS: usize = 64;
-
-/// What is asked, and where.
-#[derive(Debug)]
-pub struct Asks {
-    check: Arc<Check>,
-    target: SocketAddr,
-    timeout: Duration,
-    /// Nothing for a plain connection.
-    request: Bytes,
-}
-
-impl Asks {
-    /// Of checks that such a conversation can be: one a service, over TCP as it is.
-    pub fn of(recipe: &Recipe) -> Option<Self> {
-        let [only] = recipe.check.each() else {
-            return None;
-        };
-        let plain = |reach: &Reach| reach.tls().is_none() && reach.send_proxy().is_none();
-        let (reach, request) = match only.kind() {
-            Checked::Tcp(tcp) => (tcp.reach(), Bytes::new()),
-            Checked::Http(http) if http.version() != HttpVersion::Two && http.redirects() == 0 => {
-                let host = http.host().unwrap_or(&recipe.authority);
-                (http.reach(), request(http, host))
-            }
-            _ => return None,
-        };
-        plain(reach).then(|| Self {
-            target: reach.target(recipe.endpoint),
-            timeout: only.timeout(),
-            check: recipe.check.clone(),
-            request,
-        })
-    }
-
-    /// Time that a conversation may take.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    /// Does it make a connection for each check, or for nearly each?
-    pub fn is_fresh(&self) -> bool {
-        self.http().is_none_or(|http| http.keep() == Keep::Fresh)
-    }
-
-    fn speaks(&self) -> bool {
-        !self.request.is_empty()
-    }
-
-    fn http(&self) -> Option<&HttpCheck> {
-        match self.check.each().first()?.kind() {
-            Checked::Http(http) => Some(http),
-            _ => None,
-        }
-    }
-}
+/// Bytes of a room that is worth keeping.
+const ROOMY: usize = 16 * 1024;
 
 /// What all conversations of a lane share.
 #[derive(Debug)]
@@ -94,6 +47,9 @@ pub struct Desk {
     pub soon: Vec<Token>,
     /// Who has begun to connect, and asks when all that are due have.
     pub connecting: Vec<Token>,
+    /// Connections that are done with: they are closed when others have asked what is due. The
+    /// server is awake then, and need not be woken by the end of each.
+    pub parting: Vec<Plain>,
     /// Checks that are being made.
     pub flying: usize,
     /// Checks that have ended since that was looked at.
@@ -103,6 +59,8 @@ pub struct Desk {
         reason = "they move, and conversations shall be small"
     )]
     rooms: Vec<Box<Room>>,
+    /// The same for what has no room of its own kind.
+    empty: Vec<BytesMut>,
     lines: u32,
 }
 
@@ -114,9 +72,11 @@ impl Desk {
             hasty: false,
             soon: Vec::new(),
             connecting: Vec::new(),
+            parting: Vec::new(),
             flying: 0,
             made: 0,
             rooms: Vec::new(),
+            empty: Vec::new(),
             lines: 0,
         }
     }
@@ -130,6 +90,14 @@ impl Desk {
     fn take_back(&mut self, room: impl Into<Option<Box<Room>>>) {
         if self.rooms.len() < ROOMS {
             self.rooms.extend(room.into());
+        }
+    }
+
+    fn clear_up(&mut self, mut input: BytesMut) {
+        // One that was never used has none.
+        if (1..=ROOMY).contains(&input.capacity()) && self.empty.len() < ROOMS {
+            input.clear();
+            self.empty.push(input);
         }
     }
 }
@@ -214,19 +182,171 @@ impl Line {
                     .read(&mut [0])
                     .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         };
-        let usable = room.goes_on(|input| match fill(input, |to| self.socket.read(to)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            read => Some(read),
-        });
+        let usable =
+            room.goes_on(
+                |input| match fill(input, usize::MAX, |to| self.socket.read(to)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                    read => Some(read),
+                },
+            );
         desk.take_back(room);
         usable
     }
+
+    /// Is there a connection? Then this is waited for.
+    fn reaches(
+        &mut self,
+        asks: &Asks,
+        stage: Stage,
+        progress: &mut Progress,
+        look: Look,
+        desk: &mut Desk,
+    ) -> Result<bool, Finding> {
+        match self.socket.connected(asks.target) {
+            Ok(Connected::Yes) => {
+                progress.reaches(stage, &self.socket, look);
+                Ok(true)
+            }
+            Ok(Connected::NotYet) => {
+                let waits = self.wait(true, &mut progress.asked, desk);
+                waits.map(|()| false)
+            }
+            Err(error) => Err(Finding::of_io(&error, true)),
+        }
+    }
+
+    /// Goes as far as it can. `Ok` while more has to come.
+    fn talks(
+        &mut self,
+        asks: &Asks,
+        dialogue: Dialogue<'_>,
+        Heard { turn, input }: &mut Heard,
+        progress: &mut Progress,
+        look: Look,
+        desk: &mut Desk,
+    ) -> Result<(), Talked> {
+        loop {
+            match dialogue.next(turn, input) {
+                Next::End(outcome) => return Err(Talked::To(outcome)),
+                Next::Say(words) => {
+                    if !turn.begins() {
+                        self.socket.without_delay();
+                    }
+                    let said = match self.say(words, dialogue.stage(), progress, look, desk) {
+                        Ok(true) => Ok(()),
+                        Ok(false) => return Ok(()),
+                        Err(Unsaid::Broken(error)) => Err(error),
+                        Err(Unsaid::Unasked(finding)) => return Err(Talked::Unasked(finding)),
+                    };
+                    progress.sent = 0;
+                    let said = dialogue.said(turn, input, said);
+                    said.map_err(|failure| Talked::To(Err(failure)))?;
+                }
+                Next::Hear => {
+                    if !progress.connected
+                        && !self.reaches(asks, dialogue.stage(), progress, look, desk)?
+                    {
+                        return Ok(());
+                    }
+                    if !look.readable {
+                        return Ok(self.wait(false, &mut progress.asked, desk)?);
+                    }
+                    if input.capacity() == 0 {
+                        *input = desk.empty.pop().unwrap_or_default();
+                    }
+                    input.reserve(turn.sip());
+                    match self.hear(input, turn.sip(), progress, look) {
+                        Ok(count) => turn.heard(count),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            return Ok(self.wait(false, &mut progress.asked, desk)?);
+                        }
+                        Err(error) => return Err(Talked::To(Err(turn.broke(error)))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says the rest of this. `Ok(false)` while there is no room for it.
+    fn say(
+        &mut self,
+        words: &[u8],
+        stage: Stage,
+        progress: &mut Progress,
+        look: Look,
+        desk: &mut Desk,
+    ) -> Result<bool, Unsaid> {
+        while progress.sent < words.len() {
+            match self.socket.send(&words[progress.sent..]) {
+                Ok(count) => {
+                    progress.reaches(stage, &self.socket, look);
+                    progress.sent += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let waits = self.wait(true, &mut progress.asked, desk);
+                    return waits.map(|()| false).map_err(Unsaid::Unasked);
+                }
+                Err(error) if !progress.connected => {
+                    return Err(Unsaid::Unasked(Finding::of_io(&error, true)));
+                }
+                Err(error) => return Err(Unsaid::Broken(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what there is, but not more than that.
+    fn hear(
+        &mut self,
+        input: &mut BytesMut,
+        most: usize,
+        progress: &mut Progress,
+        look: Look,
+    ) -> io::Result<usize> {
+        if !look.stamps {
+            return fill(input, most, |to| self.socket.read(to));
+        }
+        if !std::mem::replace(&mut self.stamps, true) {
+            self.socket.want_stamps();
+        }
+        fill(input, most, |to| {
+            let (count, at) = self.socket.read_stamped(to)?;
+            progress.came = progress.came.max(at);
+            Ok(count)
+        })
+    }
 }
 
-/// Fills the room that there is, as far as `read` says.
-fn fill(to: &mut BytesMut, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+/// Why something could not be said.
+enum Unsaid {
+    /// There is no connection, or the agent cannot wait for it.
+    Unasked(Finding),
+    /// It broke.
+    Broken(io::Error),
+}
+
+/// How a dialogue ended.
+enum Talked {
+    /// It came to this end.
+    To(Outcome),
+    /// There is no connection, or the agent cannot wait for it.
+    Unasked(Finding),
+}
+
+impl From<Finding> for Talked {
+    fn from(finding: Finding) -> Self {
+        Self::Unasked(finding)
+    }
+}
+
+/// Fills the room that there is, but not with more than that, as far as `read` says.
+fn fill(
+    to: &mut BytesMut,
+    most: usize,
+    read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
     let at = to.len();
-    let room = to.capacity() - at;
+    let room = (to.capacity() - at).min(most);
     // Costs nothing worth mentioning beside a system call, and asks for no proof.
     to.put_bytes(0, room);
     let read = read(&mut to[at..]);
@@ -266,8 +386,17 @@ pub struct Progress {
     /// So often it was asked whether something came.
     asked: u8,
     connected: bool,
+    /// Of what is being said.
     sent: usize,
     room: Option<Box<Room>>,
+    heard: Option<Heard>,
+}
+
+/// How far a dialogue is, and what came of an answer that is not whole.
+#[derive(Debug)]
+struct Heard {
+    turn: Turn,
+    input: BytesMut,
 }
 
 impl Progress {
@@ -280,7 +409,25 @@ impl Progress {
         connected: false,
         sent: 0,
         room: None,
+        heard: None,
     };
+
+    /// There is a connection, and this is waited for.
+    fn reaches(&mut self, stage: Stage, socket: &Plain, look: Look) {
+        // At once needs no asking.
+        if !self.connected && (look.late || self.asked > 0) {
+            self.came = socket.established(look.begun);
+        }
+        (self.stage, self.connected) = (stage, true);
+    }
+}
+
+/// How a conversation ended.
+enum Over {
+    /// With this.
+    With(Finding),
+    /// The server had closed the connection before it was asked: nothing is known.
+    Stale,
 }
 
 impl Talk {
@@ -311,7 +458,11 @@ impl Talk {
             (progress.kept, progress.connected) = (true, true);
         } else if let Err(failed) = self.connect(asks, seat, desk) {
             return Some(failed);
-        } else if let Some(line) = self.line.as_ref().filter(|_| desk.hasty && asks.speaks()) {
+        } else if let Some(line) = self
+            .line
+            .as_ref()
+            .filter(|_| desk.hasty && asks.speaks_first() == Some(true))
+        {
             desk.connecting.push(line.token);
             return None;
         }
@@ -319,15 +470,16 @@ impl Talk {
     }
 
     fn may_keep(&self, asks: &Asks) -> bool {
-        match asks.http().map(HttpCheck::keep) {
-            None | Some(Keep::Fresh) => false,
-            Some(Keep::Reuse) => true,
-            Some(Keep::Mixed { fresh_every }) => self.used < fresh_every,
+        match asks.keep() {
+            Keep::Fresh => false,
+            Keep::Reuse => true,
+            Keep::Mixed { fresh_every } => self.used < fresh_every,
         }
     }
 
     fn connect(&mut self, asks: &Asks, seat: u32, desk: &mut Desk) -> Result<(), Finding> {
-        let socket = Plain::connect(asks.target).and_then(|socket| {
+        let hears = asks.speaks_first() == Some(false);
+        let socket = Plain::connect(asks.target, hears).and_then(|socket| {
             // Where nobody listens at an endpoint's port of this host, a socket may be given that
             // very port, and is then connected to itself (RFC 9293 section 3.5).
             if socket.local()? == asks.target {
@@ -358,24 +510,18 @@ impl Talk {
         look: Look,
         desk: &mut Desk,
     ) -> Option<Finding> {
-        let Some(http) = asks.http() else {
-            let found = self.connected(asks, progress, look, desk);
-            if found.is_some() {
-                self.line = None;
-            }
-            return found;
-        };
         loop {
-            let ended = match self.exchange(asks, http, progress, look, desk) {
-                Ok(()) => return None,
-                Err(ended) => ended,
+            let over = match asks.how(!progress.kept) {
+                How::Connect => self.connects(asks, progress, look, desk),
+                How::Request(request, http) => self.asks(request, http, progress, look, desk),
+                How::Talk(dialogue) => self.talks(asks, dialogue, progress, look, desk),
             };
-            match ended {
-                Ended::Stale => {
-                    // The server had closed it; that says nothing.
-                    self.line = None;
-                    desk.take_back(progress.room.take());
+            match over? {
+                Over::With(finding) => return Some(finding),
+                Over::Stale => {
+                    // That says nothing.
                     let came = progress.came;
+                    self.give_up(progress, desk);
                     *progress = Progress {
                         came,
                         ..Progress::BEGINNING
@@ -384,47 +530,98 @@ impl Talk {
                         return Some(failed);
                     }
                 }
-                Ended::Answered(answer) => {
-                    let finding = match answer {
-                        Answer::Found(finding) => finding,
-                        // Nobody asked to follow it, so it was judged.
-                        Answer::Moved { status, .. } => {
-                            Finding::new(Kind::BadStatus, "a redirect").with_status(status)
-                        }
-                    };
-                    self.conclude(http, &finding, progress, desk);
-                    return Some(finding);
-                }
             }
         }
     }
 
     /// Nothing to ask: a connection is enough.
-    fn connected(
+    fn connects(
         &mut self,
         asks: &Asks,
         progress: &mut Progress,
         look: Look,
         desk: &mut Desk,
-    ) -> Option<Finding> {
+    ) -> Option<Over> {
         let line = self.line.as_mut()?;
-        match line.socket.connected(asks.target) {
-            Ok(Connected::Yes) => {
-                // At once needs no asking.
-                if look.late || progress.asked > 0 {
-                    progress.came = line.socket.established(look.begun);
-                }
-                Some(Finding::OK)
+        let finding = match line.reaches(asks, progress.stage, progress, look, desk) {
+            Ok(false) => return None,
+            Ok(true) => Finding::OK,
+            Err(finding) => finding,
+        };
+        self.part(desk);
+        Some(Over::With(finding))
+    }
+
+    /// A request and its answer.
+    fn asks(
+        &mut self,
+        request: &[u8],
+        http: &HttpCheck,
+        progress: &mut Progress,
+        look: Look,
+        desk: &mut Desk,
+    ) -> Option<Over> {
+        let finding = match self.exchange(request, http, progress, look, desk).err()? {
+            Ended::Stale => return Some(Over::Stale),
+            Ended::Answered(Answer::Found(finding)) => finding,
+            // Nobody asked to follow it, so it was judged.
+            Ended::Answered(Answer::Moved { status, .. }) => {
+                Finding::new(Kind::BadStatus, "a redirect").with_status(status)
             }
-            Ok(Connected::NotYet) => line.wait(true, &mut progress.asked, desk).err(),
-            Err(error) => Some(Finding::of_io(&error, true)),
+        };
+        self.conclude(http, &finding, progress, desk);
+        Some(Over::With(finding))
+    }
+
+    /// What is said and heard in steps.
+    fn talks(
+        &mut self,
+        asks: &Asks,
+        dialogue: Dialogue<'_>,
+        progress: &mut Progress,
+        look: Look,
+        desk: &mut Desk,
+    ) -> Option<Over> {
+        let line = self.line.as_mut()?;
+        let mut heard = progress.heard.take().unwrap_or_else(|| Heard {
+            turn: dialogue.begin(),
+            input: BytesMut::new(),
+        });
+        let over = line.talks(asks, dialogue, &mut heard, progress, look, desk);
+        let is_clean = heard.input.is_empty();
+        if over.is_err() || is_clean {
+            desk.clear_up(std::mem::take(&mut heard.input));
         }
+        let outcome = match over {
+            Ok(()) => {
+                progress.heard = Some(heard);
+                return None;
+            }
+            Err(Talked::Unasked(finding)) => {
+                self.part(desk);
+                return Some(Over::With(finding));
+            }
+            Err(Talked::To(outcome)) => outcome,
+        };
+        if let Err(failure) = &outcome
+            && progress.kept
+            && failure.is_end()
+        {
+            return Some(Over::Stale);
+        }
+        self.used = self.used.saturating_add(1);
+        let is_in_step = outcome.as_ref().err().is_none_or(Failure::is_in_step);
+        // What came beyond the answer is nobody's.
+        if asks.keep() == Keep::Fresh || !is_in_step || !is_clean {
+            self.part(desk);
+        }
+        Some(Over::With(outcome.err().map_or(Finding::OK, Finding::from)))
     }
 
     /// Asks, and reads what comes. `Ok` while more has to come.
     fn exchange(
         &mut self,
-        asks: &Asks,
+        request: &[u8],
         http: &HttpCheck,
         progress: &mut Progress,
         look: Look,
@@ -434,67 +631,39 @@ impl Talk {
         let Some(line) = &mut self.line else {
             return Ok(());
         };
-        while progress.sent < asks.request.len() {
-            match line.socket.send(&asks.request[progress.sent..]) {
-                Ok(count) => {
-                    if progress.sent == 0 {
-                        progress.stage = Stage::waiting("no complete head");
-                        if look.late && !progress.connected {
-                            progress.came = line.socket.established(look.begun);
-                        }
-                    }
-                    progress.connected = true;
-                    progress.sent += count;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return line.wait(true, &mut progress.asked, desk).map_err(found);
-                }
-                Err(error) if !progress.connected => {
-                    return Err(found(Finding::of_io(&error, true)));
-                }
-                Err(error) => return Err(not_sent(&error, progress.kept)),
-            }
+        let stage = Stage::waiting("no complete head");
+        match line.say(request, stage, progress, look, desk) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(Unsaid::Unasked(finding)) => return Err(found(finding)),
+            Err(Unsaid::Broken(error)) => return Err(not_sent(&error, progress.kept)),
         }
         if !look.readable {
             return line.wait(false, &mut progress.asked, desk).map_err(found);
         }
-        let room = match &mut progress.room {
-            Some(room) => room,
-            none => {
-                let mut room = desk.room(http);
-                room.begin(&mut progress.stage);
-                none.insert(room)
-            }
-        };
+        let mut room = progress.room.take().unwrap_or_else(|| {
+            let mut room = desk.room(http);
+            room.begin(&mut progress.stage);
+            room
+        });
         let asked = Judged {
             expect: http.expect(),
             kept: progress.kept,
             follows: false,
         };
-        loop {
-            let input = room.input();
-            let read = if look.stamps {
-                if !std::mem::replace(&mut line.stamps, true) {
-                    line.socket.want_stamps();
-                }
-                let (socket, came) = (&line.socket, &mut progress.came);
-                fill(input, |to| {
-                    let (count, at) = socket.read_stamped(to)?;
-                    *came = (*came).max(at);
-                    Ok(count)
-                })
-            } else {
-                fill(input, |to| line.socket.read(to))
-            };
+        let heard = loop {
+            let read = line.hear(room.input(), usize::MAX, progress, look);
             if let Err(error) = &read
                 && error.kind() == io::ErrorKind::WouldBlock
             {
-                return line.wait(false, &mut progress.asked, desk).map_err(found);
+                break line.wait(false, &mut progress.asked, desk).map_err(found);
             }
             if let Some(ended) = room.heard(read, asked, &mut progress.stage) {
-                return Err(ended);
+                break Err(ended);
             }
-        }
+        };
+        progress.room = Some(room);
+        heard
     }
 
     /// Keeps what is worth it for the next check.
@@ -514,19 +683,28 @@ impl Talk {
         let room = progress.room.take();
         match (keep, room, &mut self.line) {
             // What failed before there was an answer.
-            (true, None, line) => *line = None,
+            (true, None, _) => self.part(desk),
             (true, Some(room), Some(line)) if !room.is_clean() => line.unread = Some(room),
             (true, Some(room), _) => desk.take_back(room),
-            (false, room, line) => {
-                *line = None;
+            (false, room, _) => {
+                self.part(desk);
                 desk.take_back(room);
             }
         }
     }
 
+    /// The connection is done with.
+    fn part(&mut self, desk: &mut Desk) {
+        desk.parting
+            .extend(self.line.take().map(|line| line.socket));
+    }
+
     /// Its time is over: nothing is left of it.
     pub fn give_up(&mut self, progress: &mut Progress, desk: &mut Desk) {
-        self.line = None;
+        self.part(desk);
         desk.take_back(progress.room.take());
+        if let Some(heard) = progress.heard.take() {
+            desk.clear_up(heard.input);
+        }
     }
 }

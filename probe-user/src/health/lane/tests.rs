@@ -20,7 +20,7 @@ use tokio::{
 
 use super::*;
 use crate::health::{
-    RiseFall, State,
+    RiseFall, State, Verdict,
     budget::Budget,
     lateness::Pulse,
     probe::Recipe,
@@ -29,25 +29,31 @@ use crate::health::{
 
 const LONG: Duration = Duration::from_secs(20);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nversion 1";
+const PONG: &str = "+PONG\r\n";
+const MASTER: &str = "+PONG\r\n*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n";
+const REPLICA: &str = "+PONG\r\n*5\r\n$5\r\nslave\r\n$1\r\na\r\n:1\r\n$4\r\nsync\r\n:0\r\n";
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
 /// A check as configured, of an endpoint that is there.
-fn asks(check: &str, endpoint: SocketAddr) -> Asks {
+fn recipe(check: &str, endpoint: SocketAddr) -> Recipe {
     let config = crate::config::parse(&format!(
         "interfaces: {{edge: [a]}}\nservices: [{{name: a, listeners: ['10.0.0.1:80'], \
          endpoints: [{{name: b, address: '10.0.0.2:80'}}], check: {check}}}]",
     ));
-    let recipe = Recipe {
+    Recipe {
         check: Arc::new(config.unwrap().services()[0].check().clone()),
         endpoint,
         authority: "a".to_owned(),
         service: "a".to_owned(),
         name: "b".to_owned(),
-    };
-    Asks::of(&recipe).expect("a plain check")
+    }
+}
+
+fn asks(check: &str, endpoint: SocketAddr) -> Asks {
+    Asks::of(&recipe(check, endpoint)).expect("a plain check")
 }
 
 fn rhythm(inter: Duration) -> Rhythm {
@@ -199,24 +205,137 @@ async fn connections_live_as_long_as_configured() {
         ("connection: reuse", 1),
         ("connection: mixed, fresh_every: 3", 2),
     ] {
-        let check = format!("{{http: {{{settings}, expect: {{body: {{contains: version}}}}}}}}");
-        let (kinds, made) = made(&check, &[OK], usize::MAX).await;
-        assert_eq!(kinds, [Kind::Ok; 6], "{settings}");
-        // The next check may have begun.
-        let seen = made == connections || made == connections + 1;
-        assert!(seen, "{settings}: {made}");
+        for (check, answer) in [
+            (
+                format!("{{http: {{{settings}, expect: {{body: {{contains: version}}}}}}}}"),
+                &[OK],
+            ),
+            (format!("{{redis: {{{settings}}}}}"), &[PONG]),
+            (
+                format!("{{redis: {{role: master, {settings}}}}}"),
+                &[MASTER],
+            ),
+        ] {
+            let (kinds, made) = made(&check, answer, usize::MAX).await;
+            assert_eq!(kinds, [Kind::Ok; 6], "{check}");
+            // The next check may have begun.
+            let seen = made == connections || made == connections + 1;
+            assert!(seen, "{check}: {made}");
+        }
     }
 }
 
 #[tokio::test]
 async fn one_that_was_closed_meanwhile_is_no_failure_and_one_that_always_closes_is() {
-    let check = "{http: {connection: reuse}}";
-    let (kinds, connections) = made(check, &[OK], 2).await;
-    assert_eq!(kinds, [Kind::Ok; 6]);
-    assert!((3..=4).contains(&connections), "{connections}");
-    let (kinds, connections) = made(check, &[OK], 0).await;
-    assert!(!kinds.contains(&Kind::Ok), "{kinds:?}");
-    assert!((6..=7).contains(&connections), "{connections}");
+    for (check, answer) in [
+        ("{http: {connection: reuse}}", &[OK]),
+        ("{redis: {connection: reuse}}", &[PONG]),
+    ] {
+        let (kinds, connections) = made(check, answer, 2).await;
+        assert_eq!(kinds, [Kind::Ok; 6]);
+        assert!((3..=4).contains(&connections), "{connections}");
+        let (kinds, connections) = made(check, answer, 0).await;
+        assert!(!kinds.contains(&Kind::Ok), "{kinds:?}");
+        assert!((6..=7).contains(&connections), "{connections}");
+    }
+}
+
+/// One of another role is in step with us, one in trouble may not be, and nor is one that says more
+/// than was asked.
+#[tokio::test]
+async fn connections_are_kept_where_both_sides_agree() {
+    for (answer, kind, connections) in [
+        (&[REPLICA], Kind::BodyMismatch, 1),
+        (&["+PONG\r\n-ERR internal\r\n"], Kind::BadStatus, 6),
+        (&["+PONG\r\n*1\r\n+master\r\n+more\r\n"], Kind::Ok, 6),
+    ] {
+        let check = "{redis: {role: master, connection: reuse}}";
+        let (kinds, made) = made(check, answer, usize::MAX).await;
+        assert_eq!(kinds, [kind; 6]);
+        assert!((connections..=connections + 1).contains(&made), "{made}");
+    }
+}
+
+#[tokio::test]
+async fn a_lane_finds_what_a_task_finds() {
+    let master = "{redis: {role: master}}";
+    let login = "{redis: {user: probe, password: hunter2, role: master}}";
+    let script = "{script: {steps: [{send: a}, {expect: two}, {send: b}, {send: c}, {expect: one}, \
+                  {expect_regex: two$}, {expect: no, not: true, min_recv: 4}]}}";
+    let never = "{script: {steps: [{send: a}, {expect: no, not: true}, {send: b}, {expect: one}]}}";
+    for (check, answer, answers) in [
+        (
+            master,
+            &["+PO", "NG\r\n*3\r\n$6\r\nmas", "ter\r\n:0\r\n*0\r\n"][..],
+            9,
+        ),
+        (master, &[REPLICA], 9),
+        (master, &["-LOADING soon\r\n"], 9),
+        (master, &["+PONG\r\n-NOPERM\r\n"], 9),
+        (master, &["HTTP/1.1 400 Bad Request\r\n\r\n"], 9),
+        (master, &["+PONG\r\n*3\r\n$6\r\nmas"], 1),
+        (master, &[], 1),
+        (login, &["+OK\r\n", MASTER], 9),
+        (login, &["-WRONGPASS invalid\r\n-NOAUTH\r\n-NOAUTH\r\n"], 9),
+        (script, &["one ", "two"], 9),
+        (script, &["one"], 1),
+        (never, &["yes"], 1),
+        (never, &["no"], 9),
+    ] {
+        let server = Server::new(answer, answers).await;
+        let task = recipe(check, server.at).make().run().await;
+        let mut bench = Bench::new();
+        let _seat = bench.sit(1, asks(check, server.at), &rhythm(ms(10)));
+        let lane = bench.report().await.verdict;
+        let told = |verdict: Verdict| (verdict.kind, verdict.note, verdict.saw);
+        assert_eq!(told(lane), told(task), "{check}: {answer:?}");
+    }
+}
+
+/// A server that greets is heard before anything is said, and waits for no acknowledgment.
+#[tokio::test]
+async fn who_speaks_first_is_heard_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut heard = [0; 6];
+                let _ = stream.write_all(b"220 hello\r\n").await;
+                if stream.read_exact(&mut heard).await.is_ok() && heard == *b"EHLO\r\n" {
+                    let _ = stream.write_all(b"250 well\r\n").await;
+                }
+                let _ = stream.read(&mut heard).await;
+            });
+        }
+    });
+    let greets = r#"{script: {steps: [{expect: "220 "}, {send: 'EHLO\r\n'}, {expect: "250 "}]}}"#;
+    let waits = "{script: {steps: [{expect: never}]}, inter: 10ms, timeout: 60ms}";
+    let mut bench = Bench::new();
+    let seat = bench.sit(1, asks(greets, at), &rhythm(ms(10)));
+    assert_eq!(bench.kinds(5).await, [Kind::Ok; 5]);
+    drop(seat);
+    let mut bench = Bench::new();
+    let _seat = bench.sit(1, asks(waits, at), &rhythm(ms(10)));
+    let verdict = bench.report().await.verdict;
+    assert_eq!(verdict.kind, Kind::ResponseTimeout);
+    assert_eq!(verdict.note, "what is expected has not come");
+    server.abort();
+}
+
+#[test]
+fn what_may_wait_or_goes_another_way_is_for_a_task() {
+    for check in [
+        "{redis: {password_file: /etc/probe/password}}",
+        "{redis: {send_proxy: v1}}",
+        "{script: {tls: {verify: false}, steps: [{expect: a}]}}",
+        "{postgres: {}}",
+        "{grpc: {}}",
+    ] {
+        let recipe = recipe(check, "10.0.0.2:80".parse().unwrap());
+        assert!(Asks::of(&recipe).is_none(), "{check}");
+    }
 }
 
 #[tokio::test]
@@ -390,9 +509,11 @@ impl Hand {
 #[tokio::test]
 async fn what_is_found_after_the_deadline_is_asked_when_it_came() {
     use std::io::{Read as _, Write as _};
-    for in_time in [true, false] {
+    let script = "{script: {steps: [{send: a}, {expect: version}]}}";
+    let all = [("{http: {}}", OK), ("{redis: {}}", PONG), (script, OK)];
+    for ((check, answer), in_time) in all.into_iter().flat_map(|one| [(one, true), (one, false)]) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut hand = Hand::new(asks("{http: {}}", listener.local_addr().unwrap()));
+        let mut hand = Hand::new(asks(check, listener.local_addr().unwrap()));
         assert_eq!(hand.look(true, false), None);
         let (mut server, _) = listener.accept().unwrap();
         assert!(server.read(&mut [0; 512]).unwrap() > 0);
@@ -400,7 +521,7 @@ async fn what_is_found_after_the_deadline_is_asked_when_it_came() {
         if !in_time {
             stall(ms(300));
         }
-        server.write_all(OK.as_bytes()).unwrap();
+        server.write_all(answer.as_bytes()).unwrap();
         if in_time {
             stall(ms(300));
         }
@@ -463,6 +584,7 @@ async fn many_checks_find_the_same() {
         usize::MAX,
     )
     .await;
+    let pongs = Server::new(&["+PO", "NG\r\n"], usize::MAX).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (silent_at, gone_at) = (silent.local_addr().unwrap(), gone.local_addr().unwrap());
@@ -473,7 +595,7 @@ async fn many_checks_find_the_same() {
         let check = asks("{http: {connection: reuse}}", good.at);
         seats.push(bench.sit(key, check, &rhythm(ms(1))));
     }
-    let mut counts = [0; 7];
+    let mut counts = [0; 9];
     let mut until = async |bench: &mut Bench, enough: &[(usize, usize)]| {
         while enough.iter().any(|(key, least)| counts[*key] < *least) {
             let report = bench.report().await;
@@ -493,6 +615,10 @@ async fn many_checks_find_the_same() {
     sit(4, "{http: {}, inter: 10ms, timeout: 60ms}", silent_at);
     sit(5, "{http: {}}", gone_at);
     sit(6, "{http: {connection: mixed, fresh_every: 3}}", slow.at);
-    until(&mut bench, &[(0, 1500), (4, 3), (5, 10), (6, 10)]).await;
+    sit(7, "{redis: {connection: reuse}}", pongs.at);
+    let script = "{script: {steps: [{send: a}, {expect: PONG}]}}";
+    sit(8, script, pongs.at);
+    let enough = [(0, 1500), (4, 3), (5, 10), (6, 10), (7, 10), (8, 10)];
+    until(&mut bench, &enough).await;
     assert!(slow.connections() >= 3, "{}", slow.connections());
 }

@@ -53,6 +53,11 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Was nothing said or heard yet?
+    pub fn begins(&self) -> bool {
+        self.at == 0
+    }
+
     /// Bytes that are read at once; more than none while there is something to hear.
     pub fn sip(&self) -> usize {
         self.left.min(SIP)
