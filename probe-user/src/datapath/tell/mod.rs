@@ -293,8 +293,17 @@ where
         })
     }
 
+    /// Is there a listener? Where there is none nobody is to be told, and a table need not be walked,
+    /// which takes longer than all that follows, however few flows it has.
+    fn has_listeners(&self) -> bool {
+        self.listeners.keys().next().is_some()
+    }
+
     /// Adds the flows that follow a selection and whose endpoint is lost.
     fn walk(&self, lost: &mut Lost<'_>, found: &mut Vec<Flow>) -> Result<(), Error> {
+        if !self.has_listeners() {
+            return Ok(());
+        }
         let mut follows = Map::new();
         let mut seen = 0_usize;
         let (key_size, value_size) = (size_of::<FlowKey<A>>(), size_of::<ForwardFlow>());
