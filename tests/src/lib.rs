@@ -19,6 +19,7 @@ pub mod journal;
 pub mod kernel;
 pub mod link;
 pub mod namespace;
+pub mod peers;
 pub mod privilege;
 pub mod process;
 pub mod server;

@@ -18,7 +18,8 @@ use crate::{
 /// From 0.11.1 on bpf-linker wants a system LLVM; this one loads rustc's own.
 const BPF_LINKER: &str = "0.10.3";
 
-/// A program of the system and the Debian package that brings it.
+/// A program of the system and the Debian package that brings it; where that is no program, the
+/// file that tells of it.
 pub struct Program {
     pub name: &'static str,
     pub package: &'static str,
@@ -74,6 +75,14 @@ pub const LAB: &[Program] = &[
     Program {
         name: "setpriv",
         package: "util-linux",
+    },
+    Program {
+        name: "/usr/lib/python3/dist-packages/grpc/__init__.py",
+        package: "python3-grpcio",
+    },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
     },
 ];
 

@@ -20,6 +20,7 @@ mod names;
 mod narrow;
 mod operate;
 mod own;
+mod peers;
 mod primaries;
 mod protocols;
 mod redispatch;

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use super::checks::Pki;
 
 /// The lab's service, checked so.
-fn config(lab: &Lab, checks: Value) -> Value {
+pub fn config(lab: &Lab, checks: Value) -> Value {
     let mut config = agent::config(lab);
     let service = &mut config["services"][0];
     // Of IPv4 alone: that is where the databases let us in from.
@@ -53,7 +53,7 @@ fn config(lab: &Lab, checks: Value) -> Value {
 }
 
 /// Waits until an endpoint's verdict is of this kind and says this.
-fn wait_told(agent: &mut Agent, endpoint: &str, kind: &str, detail: &str) -> Result<()> {
+pub fn wait_told(agent: &mut Agent, endpoint: &str, kind: &str, detail: &str) -> Result<()> {
     let what = format!("{endpoint}: {kind}, {detail}");
     agent.wait(&what, |status| {
         let seen = find_endpoint(status, endpoint)?;

@@ -107,9 +107,22 @@ impl Failure {
         Self::Protocol(note.into(), Saw::beginning(saw))
     }
 
+    /// More came than any answer has.
+    pub(super) fn endless() -> Self {
+        Self::protocol("the answer never ends")
+    }
+
+    /// Nothing more will come of an answer that is not complete; what came of it.
+    pub(super) fn broken_off(came: &[u8]) -> Self {
+        match came {
+            [] => Self::Closed,
+            came => Self::garbage("the answer breaks off", came),
+        }
+    }
+
     /// Had the endpoint ended the connection before it was asked? Servers do so with those
     /// that are idle.
-    pub(super) fn is_end(&self) -> bool {
+    pub fn is_end(&self) -> bool {
         match self {
             Self::Closed => true,
             Self::Io(error) => Kind::of_io(error, false) == Kind::Reset,
@@ -118,7 +131,7 @@ impl Failure {
     }
 
     /// Is the connection as good as before? So it is where all was heard that was said.
-    pub(super) fn is_in_step(&self) -> bool {
+    pub fn is_in_step(&self) -> bool {
         match self {
             Self::Mismatch(mismatch) => {
                 matches!(mismatch.reason, Reason::Role | Reason::NotServing)

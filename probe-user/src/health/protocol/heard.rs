@@ -6,7 +6,11 @@
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{failure::Outcome, grpc, postgres, redis, script};
+use super::{
+    dialogue::{self, Dialogue},
+    failure::Outcome,
+    grpc, postgres, redis,
+};
 use crate::{config::Kind, health::verdict::Finding};
 
 /// Holds the conversation of a check over a stream, as on a new connection; nothing for kinds
@@ -17,7 +21,9 @@ pub async fn heard<S: AsyncRead + AsyncWrite + Unpin>(
     scratch: &mut BytesMut,
 ) -> Option<Finding> {
     let outcome = match kind {
-        Kind::Script(check) => script::hold(check.steps(), stream, scratch).await,
+        Kind::Script(check) => {
+            dialogue::hold(Dialogue::Script(check.steps()), stream, scratch).await
+        }
         Kind::Redis(check) => {
             let redis = redis::Redis::new(check.login().cloned(), check.role());
             redis.hold(stream, true, scratch).await

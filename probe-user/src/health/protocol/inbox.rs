@@ -1,18 +1,20 @@
 //! What comes from an endpoint.
 
+use std::io;
+
 use bytes::{BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::failure::Failure;
 
 /// Bytes that are read at once.
-const SIP: usize = 4096;
+pub const SIP: usize = 4096;
 
 /// What comes from an endpoint, within a bound for all of it.
 pub struct Inbox<'a> {
     pub bytes: &'a mut BytesMut,
     /// Bytes that may still come.
-    pub room: usize,
+    room: usize,
 }
 
 impl<'a> Inbox<'a> {
@@ -22,28 +24,30 @@ impl<'a> Inbox<'a> {
         Self { bytes, room }
     }
 
-    /// Waits for more; how much came, zero if there will be no more. Says so if there is
-    /// no room, and loses nothing if it is dropped.
-    pub async fn more<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<usize, Failure> {
-        if self.room == 0 {
-            return Err(Failure::protocol("the answer never ends"));
-        }
-        let sip = self.room.min(SIP);
-        self.bytes.reserve(sip);
-        let mut to = (&mut *self.bytes).limit(sip);
-        let came = stream.read_buf(&mut to).await?;
-        self.room -= came;
-        Ok(came)
-    }
-
-    /// Waits for more of an answer that is not complete.
+    /// Waits for more of an answer that is not complete. Says so if there is no room.
     pub async fn rest<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), Failure> {
-        match self.more(stream).await? {
-            0 if self.bytes.is_empty() => Err(Failure::Closed),
-            0 => Err(Failure::garbage("the answer breaks off", self.bytes)),
-            _ => Ok(()),
+        if self.room == 0 {
+            return Err(Failure::endless());
+        }
+        match more(stream, self.bytes, self.room.min(SIP)).await? {
+            0 => Err(Failure::broken_off(self.bytes)),
+            came => {
+                self.room -= came;
+                Ok(())
+            }
         }
     }
+}
+
+/// Waits for more, but not for more than that; how much came, zero if there will be no more. Loses
+/// nothing if it is dropped.
+pub async fn more<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    bytes: &mut BytesMut,
+    most: usize,
+) -> io::Result<usize> {
+    bytes.reserve(most);
+    stream.read_buf(&mut bytes.limit(most)).await
 }
 
 /// The beginning of a text of the endpoint's, fit for a line of a log.

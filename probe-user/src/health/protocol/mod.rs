@@ -22,7 +22,9 @@
 //!
 //! Most of them are functions over any stream, so plain TCP, TLS and a connection that is
 //! kept ([`kept`]), and one that is none ([`heard`]), are all the same to them; they end with an [`Outcome`](failure::Outcome).
+//! Scripts and Redis know of no stream either ([`dialogue`]).
 
+pub mod dialogue;
 pub mod exec;
 pub mod failure;
 pub mod grpc;

@@ -10,11 +10,10 @@
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::{
-    failure::{Failure, Outcome, Reason},
-    inbox::Inbox,
+    dialogue::{Dialogue, Next, Turn, hold},
+    failure::{Failure, Reason},
 };
 use crate::{
     config::{BodyMatch, Looked, ScriptCheck, Step},
@@ -39,7 +38,7 @@ pub struct Script {
 impl Script {
     /// With an endpoint that is called `authority`.
     pub fn new(check: &ScriptCheck, endpoint: SocketAddr, authority: &str) -> Self {
-        let hears = !matches!(check.steps().first(), Some(Step::Send(_)));
+        let hears = !Dialogue::Script(check.steps()).speaks_first();
         Self {
             transport: Transport::new(check.reach(), endpoint, authority).that_hears_first(hears),
             steps: check.steps().to_vec(),
@@ -53,35 +52,33 @@ impl Script {
             Ok(stream) => stream,
             Err(finding) => return finding,
         };
-        *stage = Stage::waiting("what is expected has not come");
-        let outcome = hold(&self.steps, &mut stream, &mut self.scratch).await;
+        let dialogue = Dialogue::Script(&self.steps);
+        *stage = dialogue.stage();
+        let outcome = hold(dialogue, &mut stream, &mut self.scratch).await;
         outcome.err().map_or(Finding::OK, Finding::from)
     }
 }
 
-/// Makes all steps.
-pub(super) async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
-    steps: &[Step],
-    stream: &mut S,
-    scratch: &mut BytesMut,
-) -> Outcome {
-    let mut inbox = Inbox::new(scratch, LIMIT);
-    let mut rest = steps;
-    let mut closed = false;
-    while let Some(first) = rest.first() {
-        if let Step::Send(bytes) = first {
-            stream.write_all(bytes).await?;
-            stream.flush().await?;
-            inbox = Inbox::new(inbox.bytes, LIMIT);
-            rest = &rest[1..];
-        } else {
-            let expects = rest.iter().map_while(Expect::of);
-            let number = steps.len() - rest.len() + 1;
-            rest = &rest[expects.clone().count()..];
-            judge_all(expects, number, stream, &mut inbox, &mut closed).await?;
+/// What is next of the steps.
+pub(super) fn next<'a>(steps: &'a [Step], turn: &mut Turn, came: &[u8]) -> Next<'a> {
+    loop {
+        match steps.get(turn.at) {
+            None => return Next::End(Ok(())),
+            Some(Step::Send(words)) => return Next::Say(words),
+            Some(Step::Expect { .. }) => {}
+        }
+        // As in HAProxy nothing is judged before the first bytes after a send, or the end.
+        if came.is_empty() && !turn.ended {
+            return Next::Hear;
+        }
+        let expects = steps[turn.at..].iter().map_while(Expect::of);
+        let last = turn.ended || turn.left == 0;
+        match judge_all(expects.clone(), turn.at + 1, came, last) {
+            Err(failure) => return Next::End(Err(failure)),
+            Ok(false) => return Next::Hear,
+            Ok(true) => turn.at += expects.count(),
         }
     }
-    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,36 +134,25 @@ impl<'a> Expect<'a> {
     }
 }
 
-/// Waits until all of them are met, or one has failed. `number` is the first one's.
-async fn judge_all<'a, S: AsyncRead + Unpin>(
-    expects: impl Iterator<Item = Expect<'a>> + Clone,
+/// Are all of them met? Or has one failed; `number` is the first one's. `last`: nothing more will come.
+fn judge_all<'a>(
+    expects: impl Iterator<Item = Expect<'a>>,
     number: usize,
-    stream: &mut S,
-    inbox: &mut Inbox<'_>,
-    closed: &mut bool,
-) -> Outcome {
-    // As in HAProxy nothing is judged before the first bytes after a send, or the end.
-    if inbox.bytes.is_empty() && !*closed {
-        *closed = inbox.more(stream).await? == 0;
-    }
-    loop {
-        let last = *closed || inbox.room == 0;
-        let open = expects.clone().enumerate().find_map(|(at, expect)| {
-            let judgement = expect.judge(inbox.bytes, last);
-            (judgement != Judgement::Met).then_some((number + at, expect, judgement))
-        });
-        match open {
-            None => return Ok(()),
-            Some((_, _, Judgement::Failed)) if *closed && inbox.bytes.is_empty() => {
-                return Err(Failure::Closed);
-            }
-            Some((step, expect, Judgement::Failed)) => {
+    came: &[u8],
+    last: bool,
+) -> Result<bool, Failure> {
+    for (step, expect) in (number..).zip(expects) {
+        match expect.judge(came, last) {
+            Judgement::Met => {}
+            Judgement::Open => return Ok(false),
+            Judgement::Failed if came.is_empty() => return Err(Failure::Closed),
+            Judgement::Failed => {
                 let note = format!("step {step} expects {}", expect.looked);
-                return Err(Failure::mismatch(Reason::Answer, note, inbox.bytes));
+                return Err(Failure::mismatch(Reason::Answer, note, came));
             }
-            Some(_) => *closed = inbox.more(stream).await? == 0,
         }
     }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use regex::bytes::Regex;
 
 use super::*;
+use crate::health::protocol::failure::Outcome;
 use crate::health::protocol::tests::{Act, drips, hears, reason, repeats, says, told, with};
 
 fn send(bytes: impl AsRef<[u8]>) -> Step {
@@ -29,7 +30,7 @@ fn never(text: &str, min_recv: Option<usize>) -> Step {
 async fn run(steps: impl Into<Vec<Step>>, acts: impl Into<Vec<Act>>) -> Option<Outcome> {
     let steps = steps.into();
     with(acts, async |stream, scratch| {
-        hold(&steps, stream, scratch).await
+        hold(Dialogue::Script(&steps), stream, scratch).await
     })
     .await
 }

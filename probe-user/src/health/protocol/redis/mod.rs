@@ -10,21 +10,22 @@
 //! Answers are parsed as RESP2, all of them bounded by [`LIMIT`]: what a connection has
 //! after its last answer is nothing, so it can be used again.
 
-mod resp;
+pub(super) mod resp;
 
-use std::io;
+use std::fmt;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
+    dialogue::{Dialogue, Next, Turn, hold},
     failure::{Failure, Outcome, Reason},
-    inbox::{Inbox, readable},
+    inbox::readable,
     kept::Speak,
     secret::password,
 };
 use crate::{
-    config::{RedisLogin as Login, RedisRole as Role},
+    config::{RedisLogin as Login, RedisRole as Role, Secret},
     health::{
         transport::{Stage, Stream, Transport},
         verdict::Finding,
@@ -36,13 +37,6 @@ use resp::{Kind, Reply, Walk};
 /// replica.
 pub const LIMIT: usize = 64 * 1024;
 
-/// What a Redis endpoint is asked, and what it must be.
-#[derive(Clone, Debug)]
-pub struct Redis {
-    login: Option<Login>,
-    role: Role,
-}
-
 /// Is it this, as Redis says it?
 fn plays(role: Role, told: &[u8]) -> bool {
     match role {
@@ -52,103 +46,71 @@ fn plays(role: Role, told: &[u8]) -> bool {
     }
 }
 
+/// What a Redis endpoint is asked, and what it must be.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    login: Option<Login>,
+    role: Role,
+    /// On a new connection, if the password is known.
+    first: Option<Questions>,
+    again: Questions,
+}
+
 impl Redis {
     /// Asks nothing yet.
     pub fn new(login: Option<Login>, role: Role) -> Self {
-        Self { login, role }
+        let again = Questions::new(None, role);
+        let first = match &login {
+            None => Some(again.clone()),
+            Some(Login {
+                user,
+                password: Secret::Text(password),
+            }) => {
+                let login = (user.as_deref(), password.as_bytes());
+                Some(Questions::new(Some(login), role))
+            }
+            Some(_) => None,
+        };
+        Self {
+            login,
+            role,
+            first,
+            again,
+        }
     }
 
-    /// Holds the conversation. On a connection that was held one before, `fresh` is false
-    /// and nobody logs in. `scratch` is worth keeping.
+    /// What is asked on a new connection, or on one that was talked on before: there nobody logs
+    /// in. Nothing if a password has to be read first.
+    pub fn questions(&self, fresh: bool) -> Option<&Questions> {
+        if fresh {
+            return self.first.as_ref();
+        }
+        Some(&self.again)
+    }
+
+    /// Holds the conversation. `scratch` is worth keeping.
     pub(super) async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         fresh: bool,
         scratch: &mut BytesMut,
     ) -> Outcome {
-        let login = self.login.as_ref().filter(|_| fresh);
-        scratch.clear();
-        if let Some(login) = login {
-            let password = password(&login.password).await?;
-            match &login.user {
-                Some(user) => command(scratch, &[b"AUTH", user.as_bytes(), &password]),
-                None => command(scratch, &[b"AUTH", &password]),
-            }
+        if let Some(questions) = self.questions(fresh) {
+            return hold(Dialogue::Redis(questions), stream, scratch).await;
         }
-        command(scratch, &[b"PING"]);
-        if self.role != Role::Any {
-            command(scratch, &[b"ROLE"]);
-        }
-        // Who is not wanted is told why and then reset, perhaps before it has asked.
-        let said = say(stream, scratch).await;
-        let mut inbox = Inbox::new(scratch, LIMIT);
-        let answers = self.hear(stream, login.is_some(), &mut inbox).await;
-        match (answers, said) {
-            (Err(Failure::Io(_) | Failure::Closed), Err(error)) => Err(error.into()),
-            (answers, _) => answers,
-        }
+        let questions = self.with_password().await?;
+        hold(Dialogue::Redis(&questions), stream, scratch).await
     }
 
-    async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: &mut S,
-        login: bool,
-        inbox: &mut Inbox<'_>,
-    ) -> Outcome {
-        if login {
-            answered(stream, inbox, "AUTH", b"OK").await?;
-        }
-        answered(stream, inbox, "PING", b"PONG").await?;
-        if self.role == Role::Any {
-            return Ok(());
-        }
-        let end = reply(stream, inbox).await?;
-        let role = match Reply::of(&inbox.bytes[..end]) {
-            Reply {
-                kind: Kind::Array,
-                text: Some(role),
-            } => Bytes::copy_from_slice(role),
-            Reply {
-                kind: Kind::Error,
-                text: Some(error),
-            } => {
-                if !is_refused(error) {
-                    return Err(told(error));
-                }
-                inbox.bytes.advance(end);
-                self.role_by_info(stream, inbox).await?
-            }
-            _ => return Err(unlike("ROLE", &inbox.bytes[..end])),
+    async fn with_password(&self) -> Result<Questions, Failure> {
+        let Some(login) = &self.login else {
+            return Ok(self.again.clone());
         };
-        if plays(self.role, &role) {
-            return Ok(());
-        }
-        let note = format!("{}, not {}", readable(&role), self.role.label());
-        Err(Failure::mismatch(Reason::Role, note, b""))
-    }
-
-    async fn role_by_info<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: &mut S,
-        inbox: &mut Inbox<'_>,
-    ) -> Result<Bytes, Failure> {
-        say(stream, b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n").await?;
-        let end = reply(stream, inbox).await?;
-        match Reply::of(&inbox.bytes[..end]) {
-            Reply {
-                kind: Kind::Bulk,
-                text: Some(info),
-            } => info
-                .split(|byte| *byte == b'\n')
-                .find_map(|line| line.trim_ascii_end().strip_prefix(b"role:"))
-                .map(Bytes::copy_from_slice)
-                .ok_or_else(|| unlike("INFO", info)),
-            Reply {
-                kind: Kind::Error,
-                text: Some(error),
-            } => Err(told(error)),
-            _ => Err(unlike("INFO", &inbox.bytes[..end])),
-        }
+        let password = password(&login.password).await?;
+        Ok(Questions::new(
+            Some((login.user.as_deref(), &password)),
+            self.role,
+        ))
     }
 }
 
@@ -164,49 +126,128 @@ impl Speak for Redis {
     }
 }
 
-async fn say<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
-    stream.write_all(bytes).await?;
-    stream.flush().await
+/// All that is asked on a connection.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    steps: Vec<Step>,
+    role: Role,
 }
 
-/// One answer, which must be this simple string.
-async fn answered<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    inbox: &mut Inbox<'_>,
-    question: &str,
-    wanted: &[u8],
-) -> Outcome {
-    let end = reply(stream, inbox).await?;
-    let outcome = match Reply::of(&inbox.bytes[..end]) {
-        Reply {
-            kind: Kind::Simple,
-            text: Some(text),
-        } if text == wanted => Ok(()),
-        Reply {
-            kind: Kind::Error,
-            text: Some(error),
-        } => Err(told(error)),
-        _ => Err(unlike(question, &inbox.bytes[..end])),
-    };
-    inbox.bytes.advance(end);
-    outcome
+#[derive(Clone)]
+enum Step {
+    Say(Bytes),
+    /// To this question comes this simple string.
+    Hear(&'static str, &'static [u8]),
+    HearRole,
+    HearInfo,
 }
 
-/// Waits for a whole answer; where it ends.
-async fn reply<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    inbox: &mut Inbox<'_>,
-) -> Result<usize, Failure> {
-    let mut walk = Walk::new();
-    loop {
-        match walk.on(inbox.bytes) {
-            Err(malformed) => {
-                let note = format!("not Redis' protocol: {malformed}");
-                return Err(Failure::garbage(note, inbox.bytes));
-            }
-            Ok(Some(end)) => return Ok(end),
-            Ok(None) => inbox.rest(stream).await?,
+/// What is said may hold a password.
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Say(words) => write!(f, "Say({} bytes)", words.len()),
+            Self::Hear(question, _) => write!(f, "Hear({question})"),
+            Self::HearRole => f.write_str("HearRole"),
+            Self::HearInfo => f.write_str("HearInfo"),
         }
+    }
+}
+
+impl Questions {
+    /// Of who logs in: perhaps a user, and the password.
+    fn new(login: Option<(Option<&str>, &[u8])>, role: Role) -> Self {
+        let mut words = BytesMut::new();
+        let mut answers = Vec::new();
+        if let Some((user, password)) = login {
+            match user {
+                Some(user) => command(&mut words, &[b"AUTH", user.as_bytes(), password]),
+                None => command(&mut words, &[b"AUTH", password]),
+            }
+            answers.push(Step::Hear("AUTH", b"OK"));
+        }
+        command(&mut words, &[b"PING"]);
+        answers.push(Step::Hear("PING", b"PONG"));
+        if role != Role::Any {
+            command(&mut words, &[b"ROLE"]);
+            // Where it is answered nothing more is asked.
+            let info = Bytes::from_static(b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n");
+            answers.extend([Step::HearRole, Step::Say(info), Step::HearInfo]);
+        }
+        let mut steps = vec![Step::Say(words.freeze())];
+        steps.append(&mut answers);
+        Self { steps, role }
+    }
+
+    /// What is next.
+    pub(super) fn next(&self, turn: &mut Turn, came: &mut BytesMut) -> Next<'_> {
+        while let Some(step) = self.steps.get(turn.at) {
+            if let Step::Say(words) = step {
+                return Next::Say(words);
+            }
+            let end = match turn.walk.on(came) {
+                Ok(Some(end)) => end,
+                Ok(None) if turn.ended => return Next::End(Err(broken_off(turn, came))),
+                Ok(None) if turn.left == 0 => return Next::End(Err(Failure::endless())),
+                Ok(None) => return Next::Hear,
+                Err(malformed) => {
+                    let note = format!("not Redis' protocol: {malformed}");
+                    return Next::End(Err(Failure::garbage(note, came)));
+                }
+            };
+            let judged = self.judge(step, &came[..end]);
+            came.advance(end);
+            (turn.walk, turn.at) = (Walk::new(), turn.at + 1);
+            match judged {
+                Ok(Judged::GoesOn) => {}
+                Ok(Judged::Good) => break,
+                Err(failure) => return Next::End(Err(failure)),
+            }
+        }
+        Next::End(Ok(()))
+    }
+
+    fn judge(&self, step: &Step, answer: &[u8]) -> Result<Judged, Failure> {
+        let Reply { kind, text } = Reply::of(answer);
+        match (step, kind, text) {
+            (Step::Hear(_, wanted), Kind::Simple, Some(text)) if text == *wanted => {
+                Ok(Judged::GoesOn)
+            }
+            (Step::HearRole, Kind::Array, Some(role)) => self.plays(role),
+            (Step::HearRole, Kind::Error, Some(error)) if is_refused(error) => Ok(Judged::GoesOn),
+            (Step::HearInfo, Kind::Bulk, Some(info)) => {
+                let mut lines = info.split(|byte| *byte == b'\n');
+                let role = lines.find_map(|line| line.trim_ascii_end().strip_prefix(b"role:"));
+                self.plays(role.ok_or_else(|| unlike("INFO", info))?)
+            }
+            (_, Kind::Error, Some(error)) => Err(told(error)),
+            (Step::Hear(question, _), ..) => Err(unlike(question, answer)),
+            (Step::HearRole, ..) => Err(unlike("ROLE", answer)),
+            (Step::HearInfo | Step::Say(_), ..) => Err(unlike("INFO", answer)),
+        }
+    }
+
+    fn plays(&self, role: &[u8]) -> Result<Judged, Failure> {
+        if plays(self.role, role) {
+            return Ok(Judged::Good);
+        }
+        let note = format!("{}, not {}", readable(role), self.role.label());
+        Err(Failure::mismatch(Reason::Role, note, b""))
+    }
+}
+
+/// An answer that does.
+enum Judged {
+    GoesOn,
+    /// Nothing more has to be known.
+    Good,
+}
+
+/// What was not said is why nothing comes.
+fn broken_off(turn: &mut Turn, came: &[u8]) -> Failure {
+    match (Failure::broken_off(came), turn.unsaid.take()) {
+        (Failure::Closed, Some(error)) => error.into(),
+        (failure, _) => failure,
     }
 }
 

@@ -1,5 +1,4 @@
 use super::*;
-use crate::config::Secret;
 use crate::health::protocol::tests::{Act, drips, hears, reason, repeats, says, told, with};
 
 const PING: &str = "*1\r\n$4\r\nPING\r\n";
