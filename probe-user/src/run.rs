@@ -33,12 +33,13 @@ use tracing::{info, warn};
 
 use crate::{
     config::{self, Address, Config, Each, Fault, Realtime},
-    control::{Api, Socket, Sources},
+    control::{Api, Socket},
     core::{
-        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, StartChecks,
-        Whose,
+        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Slots, Sources,
+        StartChecks, Whose,
         journal::{Journal, What},
         order::Written,
+        status::Had,
     },
     datapath::{
         OwnState, TellState,
@@ -52,6 +53,7 @@ use crate::{
         lateness::Pulse,
         scheduler::{self, Replies, Reports, Shared},
         sentinel,
+        shares::Shares,
     },
     interfaces,
     log::{self, HeldBack, LogFormat},
@@ -59,8 +61,7 @@ use crate::{
     reload::{self, Loaded, Reloader},
     resolve::{Answer, Families, Resolved, Unresolved, choose, literal, lookups},
 };
-use realtime::Had;
-use threads::{Shares, Thread};
+use threads::Thread;
 
 /// What is neither checks nor decisions is little; a thread a core of a large node would only
 /// contend.
@@ -189,11 +190,7 @@ async fn live(
         ready.clone(),
     );
     let seen = counters.clone();
-    let sources = Sources {
-        asks,
-        counters,
-        reloads: reloads.clone(),
-    };
+    let sources = Sources { asks, counters };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let ended = interfaces::watch(changes).await;
@@ -202,7 +199,7 @@ async fn live(
     tasks.spawn(tasks::resolve(names_now, lookups));
     tasks.spawn(reloader.run(reload_inbox, hangup));
     if watch_config {
-        tasks.spawn(reload::watch(file.to_owned(), reloads));
+        tasks.spawn(reload::watch(file.to_owned(), reloads.clone()));
     }
     let pressure = Arc::new(Notify::new());
     tasks.spawn(tasks::clock(node));
@@ -223,7 +220,7 @@ async fn live(
     tasks.spawn(supervisor::run(sources.clone(), ready));
     let written = watch::Sender::new(Written::default());
     let (log, kept) = (journal.clone(), written.subscribe());
-    let api = Api::new(sources.clone(), log, kept, flows, trial);
+    let api = Api::new(sources.clone(), reloads, log, kept, flows, trial);
     tasks.spawn(keeper::keep(orders, core.kept(), written));
     tasks.spawn(async move {
         let served = socket.serve(api.router()).await;

@@ -25,7 +25,6 @@ use tokio::{
 };
 
 use super::{
-    NoAnswer, Sources,
     flows::{self, Table},
     packet::{self, Tries},
     server::Client,
@@ -33,12 +32,13 @@ use super::{
 use crate::{
     config,
     core::{
-        Ask, explain,
+        Ask, NoAnswer, Sources, explain,
         journal::{Journal, Page},
         order::{Done, Left, Order, Refused, Wish, Written},
         status,
     },
     failover::orders::Mode,
+    reload::Handle,
 };
 
 /// Streams of events at one time; there must be room for others.
@@ -57,6 +57,8 @@ pub struct Api {
     pub journal: Arc<Journal>,
     /// How far orders are kept.
     pub written: watch::Receiver<Written>,
+    /// Who loads the configuration again.
+    pub reloads: Handle,
     /// The flow tables.
     pub flows: Arc<dyn Table>,
     /// The loaded programs.
@@ -70,6 +72,7 @@ impl Api {
     /// Puts it together.
     pub fn new(
         sources: Sources,
+        reloads: Handle,
         journal: Arc<Journal>,
         written: watch::Receiver<Written>,
         flows: Arc<dyn Table>,
@@ -80,6 +83,7 @@ impl Api {
             trial,
             walks: Arc::default(),
             sources,
+            reloads,
             journal,
             written,
             streams: Arc::default(),

@@ -8,11 +8,13 @@ use axum::{
 };
 
 use super::{
-    NoAnswer,
     api::{Api, Fault},
     server::Client,
 };
-use crate::reload::{Outcome, Report};
+use crate::{
+    core::NoAnswer,
+    reload::{Outcome, Report},
+};
 
 /// Longest configuration that is compared; one of ten thousand endpoints takes two MiB.
 const LONGEST: usize = 16 * 1024 * 1024;
@@ -27,11 +29,11 @@ type Answer = Result<(StatusCode, Json<Report>), Fault>;
 
 async fn reload(State(api): State<Api>, Extension(client): Extension<Client>) -> Answer {
     let by = client.peer.named().await;
-    answer(api.sources.reloads.reload(by).await)
+    answer(api.reloads.reload(by).await)
 }
 
 async fn diff(State(api): State<Api>, text: String) -> Answer {
-    answer(api.sources.reloads.diff(text).await)
+    answer(api.reloads.diff(text).await)
 }
 
 fn answer(report: Option<Report>) -> Answer {

@@ -1,9 +1,11 @@
 //! The API over a real socket, with a stand-in for the core.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,19 +13,21 @@ use probe_ebpf::abi::Reason;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    sync::watch,
+    sync::{mpsc, watch},
     time::timeout,
 };
 
 use super::*;
 use crate::{
     core::{
-        Named,
+        Ask, Counters, Named, Sources,
         journal::{Journal, What},
         order::{Done, Order, Refused, Written},
+        status,
     },
     datapath::{self, EndpointCounters, EndpointId, FlowCounts, ServiceId},
     failover::NoFailback,
+    reload::Handle,
 };
 
 struct Fixed;
@@ -157,7 +161,6 @@ fn sources() -> Sources {
     Sources {
         asks,
         counters: Arc::new(Fixed),
-        reloads: Handle::new().0,
     }
 }
 
@@ -239,6 +242,7 @@ fn api(journal: &Arc<Journal>) -> Api {
     let (_, written) = watch::channel(Written::default());
     Api::new(
         sources(),
+        Handle::new().0,
         journal.clone(),
         written,
         Arc::new(Few),

@@ -18,6 +18,7 @@ mod interfaces;
 pub mod journal;
 pub mod order;
 mod services;
+mod sources;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -52,10 +53,10 @@ use crate::{
         lane::Seated,
         probe::Recipe,
         scheduler::{Report, Rhythm, Standing, Triggered},
+        shares::Share,
     },
     interfaces::{Change, Interface},
     resolve::{Answer, Resolved},
-    run::{realtime::Had, threads::Share},
 };
 use alarm::Alarm;
 use interfaces::Managed;
@@ -63,6 +64,7 @@ use journal::Journal;
 use order::{Done, Kept, Order, Refused, Standing as StandingOrders};
 use services::Services;
 pub use services::{Reloaded, Slots, failed};
+pub use sources::{NoAnswer, Sources};
 
 /// How often verdicts that change nothing are looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -429,7 +431,7 @@ impl<D: Steering + Attach> Core<D> {
     }
 
     /// Whether checks and decisions run at real-time priority.
-    pub fn tell_realtime(&mut self, had: &Had) {
+    pub fn tell_realtime(&mut self, had: &status::Had) {
         self.realtime = status::Realtime::of(had);
     }
 

@@ -14,7 +14,6 @@ use super::order::{Given, Who};
 use crate::{
     datapath::{EndpointId, OwnState, TellState},
     health::lateness,
-    run::realtime::Had,
 };
 
 /// Everything.
@@ -80,6 +79,15 @@ pub struct Agent {
     /// What the budget of checks multiplies all intervals by; 1 is as configured.
     #[serde(default)]
     pub stretch: Option<f64>,
+}
+
+/// What the agent had of real-time priority and locked memory when it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Had {
+    /// Real-time priority, or why not.
+    pub priority: Result<(), String>,
+    /// Locked memory, or why not.
+    pub memory: Result<(), String>,
 }
 
 /// What of real-time priority and locked memory was to be had.

@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
+use probe_ebpf::abi::Plain;
+
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Entries a call. The kernel reads whole buckets, so it needs room for the longest.
@@ -87,4 +89,11 @@ pub fn for_each(
         first = false;
         from = to;
     }
+}
+
+/// A value of the ABI from the kernel's bytes.
+pub fn decode<T: Plain>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>(), "the map's shape was checked");
+    // SAFETY: `Plain` makes every bit pattern valid, and the length was just checked.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }

@@ -25,8 +25,11 @@ use probe_ebpf::{
 };
 
 use super::{
-    EndpointId, Error, Image, Protocol, ServiceId, Vip, batch, node, pins::Pins, reader::open,
-    sweep::decode,
+    EndpointId, Error, Image, Protocol, ServiceId, Vip,
+    batch::{self, decode},
+    node,
+    pins::Pins,
+    reader::open,
 };
 
 /// The datapath's clock has units of 2^30 ns.

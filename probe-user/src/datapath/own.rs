@@ -38,8 +38,8 @@ use super::{
     mapping::Mapping,
     pins::Pins,
     reader::open,
+    selections::is_lost,
     sockets::{self, Kind, Outcome},
-    tell::is_lost,
 };
 
 const NETNS: usize = std::mem::offset_of!(Words, netns) / 8;

@@ -11,7 +11,8 @@ use std::{
 };
 
 use probe_ebpf::abi::{
-    Action, Decision, MAX_SERVICES, NO_ENDPOINT, PREVIOUS_RING, Selection, Straight,
+    Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, KEEP_FLOWS_OF_DOWN, MAX_SERVICES,
+    NO_ENDPOINT, PREVIOUS_RING, Selection, Straight,
 };
 
 use super::{Error, ServiceId, mapping::Mapping};
@@ -28,6 +29,15 @@ const AFFINITY: usize = offset_of!(Selection, affinity) / 4;
 const EPOCH: usize = offset_of!(Selection, epoch) / WORD;
 const STRAIGHT: usize = offset_of!(Selection, straight_v4) / WORD;
 const CHANGED: usize = offset_of!(Selection, changed_unix_ns) / WORD;
+
+/// Are connections of an endpoint in this state over, if its service decides so?
+pub(super) fn is_lost(state: u32, decision: u64) -> bool {
+    match state {
+        ENDPOINT_DRAINED => true,
+        ENDPOINT_DOWN => Decision::unpack(decision).flags & KEEP_FLOWS_OF_DOWN == 0,
+        _ => false,
+    }
+}
 
 /// One service's slot as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,5 +151,35 @@ impl Selections {
             self.word(service, word).store(0, Ordering::Release);
         }
         self.previous(service).store(NO_ENDPOINT, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use probe_ebpf::abi::{ENDPOINT_FREE, ENDPOINT_UP};
+
+    #[test]
+    fn marks_say_whose_flows_are_over() {
+        let decision = |flags| {
+            Decision {
+                action: Action::Steer,
+                flags,
+                tier: 0,
+                target: 0,
+            }
+            .pack()
+        };
+        for (state, kept, lost) in [
+            (ENDPOINT_FREE, false, false),
+            (ENDPOINT_UP, false, false),
+            (ENDPOINT_DOWN, false, true),
+            (ENDPOINT_DOWN, true, false),
+            (ENDPOINT_DRAINED, false, true),
+            (ENDPOINT_DRAINED, true, true),
+        ] {
+            let flags = if kept { KEEP_FLOWS_OF_DOWN } else { 0 };
+            assert_eq!(is_lost(state, decision(flags)), lost, "{state}, {kept}");
+        }
     }
 }

@@ -23,7 +23,8 @@ use probe_ebpf::{
 };
 
 use super::{
-    EndpointId, Error, FlowCounts, Image, Protocol, Vip, batch,
+    EndpointId, Error, FlowCounts, Image, Protocol, Vip,
+    batch::{self, decode},
     node::{self, Node},
     own,
     pins::Pins,
@@ -459,13 +460,6 @@ impl<'a, A: Address> Plan<'a, A> {
             .collect();
         (self.idle.into_keys().collect(), reverse)
     }
-}
-
-/// A value of the ABI from the kernel's bytes.
-pub(super) fn decode<T: Plain>(bytes: &[u8]) -> T {
-    assert_eq!(bytes.len(), size_of::<T>(), "the map's shape was checked");
-    // SAFETY: `Plain` makes every bit pattern valid, and the length was just checked.
-    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! - [`scheduler`]: when a check is made.
 //! - [`lane`]: the same for plain checks, all of a thread in one task.
 //! - [`budget`]: how much checking the agent may do in all.
+//! - [`shares`]: which of the threads checks whom.
 //! - [`lateness`]: how late the agent itself is, and what that excuses (pure).
 //! - [`sentinel`]: a connection kept open, whose end is a reason to check at once.
 //! - [`agent`]: what an endpoint says of itself (and who asks it).
@@ -25,6 +26,7 @@ pub mod protocol;
 pub mod rise_fall;
 pub mod scheduler;
 pub mod sentinel;
+pub mod shares;
 pub mod signal;
 pub mod silence;
 pub mod transport;

@@ -23,7 +23,7 @@ use axum::{
 };
 use tokio::{net::TcpListener, time::timeout};
 
-use crate::{control::Sources, core::Ask};
+use crate::core::{Ask, Sources};
 
 use exposition::Format;
 pub use metrics::{Metrics, Recorder};

@@ -272,7 +272,6 @@ async fn the_health_page() {
     let sources = Sources {
         asks,
         counters: Arc::new(Fixed),
-        reloads: crate::reload::Handle::new().0,
     };
     let listener = bind("127.0.0.1:0".parse().unwrap(), "metrics", "metrics.listen")
         .await

@@ -57,15 +57,6 @@ static THREADS: [AtomicI32; 16] = [const { AtomicI32::new(0) }; 16];
 /// The kernel's watch took it away.
 static LOOPED: AtomicBool = AtomicBool::new(false);
 
-/// What was to be had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Had {
-    /// Real-time priority, or why not.
-    pub priority: Result<(), String>,
-    /// Locked memory, or why not.
-    pub memory: Result<(), String>,
-}
-
 /// Locks the agent's memory, if that is wanted and can be had.
 pub fn lock_memory(wanted: Realtime) -> Result<(), String> {
     if wanted == Realtime::Off {

@@ -19,7 +19,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use crate::{control::Sources, core::Ask};
+use crate::core::{Ask, Sources};
 
 /// How often endpoints without a verdict are asked for.
 const POLL: Duration = Duration::from_millis(20);

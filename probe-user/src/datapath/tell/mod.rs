@@ -46,9 +46,9 @@ use std::{
 use aya::maps::{Array, HashMap, MapData};
 use probe_ebpf::{
     abi::{
-        Address, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, Endpoint, FLOW_ENDED, FLOW_ESTABLISHED,
-        FORWARD_DSR, FORWARD_FULL_NAT, FlowKey, ForwardFlow, KEEP_FLOWS_OF_DOWN,
-        LISTENER_SELECTION, Listener, ListenerKey, Plain, Selection, V4, V6,
+        Address, ENDPOINT_DOWN, ENDPOINT_DRAINED, Endpoint, FLOW_ENDED, FLOW_ESTABLISHED,
+        FORWARD_DSR, FORWARD_FULL_NAT, FlowKey, ForwardFlow, LISTENER_SELECTION, Listener,
+        ListenerKey, Plain, Selection, V4, V6,
     },
     names,
     packet::parse::{ACK, SYN, TCP},
@@ -59,12 +59,13 @@ use self::{
     syns::{Notes, Waiting},
 };
 use super::{
-    EndpointId, Error, Image, batch,
+    EndpointId, Error, Image,
+    batch::{self, decode},
     forge::Segment,
     pins::Pins,
     raw::{RawSender, Sent},
     reader::open,
-    sweep::decode,
+    selections::is_lost,
 };
 
 /// Flows between two looks at what is lost and who wants us to end.
@@ -86,15 +87,6 @@ const BREATH: usize = 1 << 15;
 const SPLIT: usize = 2048;
 const MAX_THREADS: usize = 4;
 const DECISION: usize = std::mem::offset_of!(Selection, decision) / 8;
-
-/// Are connections of an endpoint in this state over, if its service decides so?
-pub(super) fn is_lost(state: u32, decision: u64) -> bool {
-    match state {
-        ENDPOINT_DRAINED => true,
-        ENDPOINT_DOWN => Decision::unpack(decision).flags & KEEP_FLOWS_OF_DOWN == 0,
-        _ => false,
-    }
-}
 
 /// Can idle connections be told?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,8 +285,17 @@ where
         })
     }
 
+    /// Is there a listener? Where there is none nobody is to be told, and a table need not be walked,
+    /// which takes longer than all that follows, however few flows it has.
+    fn has_listeners(&self) -> bool {
+        self.listeners.keys().next().is_some()
+    }
+
     /// Adds the flows that follow a selection and whose endpoint is lost.
     fn walk(&self, lost: &mut Lost<'_>, found: &mut Vec<Flow>) -> Result<(), Error> {
+        if !self.has_listeners() {
+            return Ok(());
+        }
         let mut follows = Map::new();
         let mut seen = 0_usize;
         let (key_size, value_size) = (size_of::<FlowKey<A>>(), size_of::<ForwardFlow>());
@@ -678,31 +679,7 @@ impl Teller {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use probe_ebpf::abi::{Action, ENDPOINT_FREE, ENDPOINT_UP, Shared};
-
-    #[test]
-    fn marks_say_whose_flows_are_over() {
-        let decision = |flags| {
-            Decision {
-                action: Action::Steer,
-                flags,
-                tier: 0,
-                target: 0,
-            }
-            .pack()
-        };
-        for (state, kept, lost) in [
-            (ENDPOINT_FREE, false, false),
-            (ENDPOINT_UP, false, false),
-            (ENDPOINT_DOWN, false, true),
-            (ENDPOINT_DOWN, true, false),
-            (ENDPOINT_DRAINED, false, true),
-            (ENDPOINT_DRAINED, true, true),
-        ] {
-            let flags = if kept { KEEP_FLOWS_OF_DOWN } else { 0 };
-            assert_eq!(is_lost(state, decision(flags)), lost, "{state}, {kept}");
-        }
-    }
+    use probe_ebpf::abi::Shared;
 
     #[test]
     fn only_who_has_a_connection_is_told() {

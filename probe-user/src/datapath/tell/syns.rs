@@ -70,6 +70,9 @@ where
         marks: &Marks,
         found: &mut Vec<Waiting>,
     ) -> Result<(), Error> {
+        if !flows.has_listeners() {
+            return Ok(());
+        }
         let now = node::now()? as u16;
         for number in 0..A::RECENT_SETS {
             let set = self.notes.value::<RecentSet<A>>(number as usize);

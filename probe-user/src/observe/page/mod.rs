@@ -52,9 +52,9 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::{
-    control::Sources,
-    core::status::{Status, unix_ms},
+use crate::core::{
+    Sources,
+    status::{Status, unix_ms},
 };
 pub use history::Feed;
 use history::{Change, Happened, History, Past};

@@ -87,12 +87,7 @@ impl Bench {
                 let _ = reply.send(tells.lock().unwrap().clone());
             }
         });
-        let reloads = crate::reload::Handle::new().0;
-        let sources = Sources {
-            asks,
-            counters,
-            reloads,
-        };
+        let sources = Sources { asks, counters };
         let served = serve(listener, sources, feed.clone(), limits);
         tasks.spawn(async move { served.await.unwrap() });
         Self {
