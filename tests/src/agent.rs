@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    Cgroup, Lab, Namespace, Process, Way,
+    Cgroup, Lab, Namespace, Process, Way, journal,
     server::binary,
     topology::{
         BACKUP_V4, BACKUP_V6, MASTER_V4, MASTER_V6, VIP_BACKUP_V4, VIP_BACKUP_V6, VIP_MASTER_V4,
@@ -250,10 +250,12 @@ impl Agent {
 
     /// The status object.
     pub fn status(&self) -> Result<Value> {
+        self.status_within(patience(Duration::from_secs(2)))
+    }
+
+    fn status_within(&self, limit: Duration) -> Result<Value> {
         let mut stream = UnixStream::connect(&self.socket).context("no control socket")?;
-        stream
-            .set_read_timeout(Some(patience(Duration::from_secs(2))))
-            .context("timeout")?;
+        stream.set_read_timeout(Some(limit)).context("timeout")?;
         let body = http_get(&mut stream, "/v1/status")?;
         serde_json::from_str(&body).context("the status is no JSON")
     }
@@ -325,6 +327,20 @@ impl Agent {
         self.status()?["services"][0]["selection"]["switches"]
             .as_u64()
             .context("no count of switches")
+    }
+}
+
+/// Leaves what the programs counted in the journal, for who reads of a test that failed.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // One that was killed or stopped does not tell.
+        let Ok(status) = self.status_within(Duration::from_millis(200)) else {
+            return;
+        };
+        let counted = status["datapath"]["reasons"].as_object();
+        let counted = counted.into_iter().flatten().filter(|(_, n)| **n != 0);
+        let counted: Vec<_> = counted.map(|(reason, n)| format!("{reason} {n}")).collect();
+        journal::note("probe", &format!("counted: {}", counted.join(", ")));
     }
 }
 

@@ -238,7 +238,8 @@ fn accept_all(
             // SAFETY: accept4 has just returned it, and nobody else knows it.
             Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
             Err(Errno::ECONNABORTED | Errno::EINTR) => continue,
-            Err(Errno::EAGAIN) => break,
+            // Whoever has too many open closes some soon.
+            Err(Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE) => break,
             Err(error) => return Err(error).context("accept"),
         };
         stats.connections += 1;
