@@ -1,15 +1,13 @@
 //! Checks of other people's servers: gRPC's own library, HAProxy behind a PROXY header.
 
-use anyhow::ensure;
 use lab::{
     Agent, Lab, Way,
-    agent::find_endpoint,
     peers::{HealthService, haproxy_behind_proxy},
     privileged,
 };
 use serde_json::json;
 
-use super::primaries::{config, wait_told};
+use super::primaries::{config, wait_some_good, wait_told};
 
 #[test]
 fn grpc_by_its_own_library() {
@@ -26,14 +24,7 @@ fn grpc_by_its_own_library() {
         wait_told(&mut agent, "backup", "body-mismatch", unknown)?;
         backup.set("chat", "SERVING")?;
         agent.wait_state("backup", "up")?;
-        agent.wait("some checks", |status| {
-            let seen = find_endpoint(status, "master")?;
-            ensure!(
-                seen["failures"] == 0 && seen["checks"].as_u64() > Some(20),
-                "{seen}"
-            );
-            Ok(())
-        })?;
+        wait_some_good(&mut agent)?;
         agent.wait_selected("master")?;
 
         master.set("chat", "NOT_SERVING")?;
@@ -67,14 +58,7 @@ fn haproxy_takes_our_proxy_header_and_nobody_without() {
         ]});
         let mut agent = Agent::start(&lab, &config(&lab, all))?;
         agent.wait_state("master", "up")?;
-        agent.wait("some checks", |status| {
-            let seen = find_endpoint(status, "master")?;
-            ensure!(
-                seen["failures"] == 0 && seen["checks"].as_u64() > Some(20),
-                "{seen}"
-            );
-            Ok(())
-        })?;
+        wait_some_good(&mut agent)?;
         agent.terminate()?;
 
         let without = json!({"http": {"expect": expect}});

@@ -52,6 +52,19 @@ pub fn config(lab: &Lab, checks: Value) -> Value {
     config
 }
 
+/// Waits until the master was checked some times, always with success.
+pub fn wait_some_good(agent: &mut Agent) -> Result<()> {
+    agent.wait("some checks", |status| {
+        let seen = find_endpoint(status, "master")?;
+        ensure!(
+            seen["failures"] == 0 && seen["checks"].as_u64() > Some(20),
+            "{seen}"
+        );
+        Ok(())
+    })?;
+    Ok(())
+}
+
 /// Waits until an endpoint's verdict is of this kind and says this.
 pub fn wait_told(agent: &mut Agent, endpoint: &str, kind: &str, detail: &str) -> Result<()> {
     let what = format!("{endpoint}: {kind}, {detail}");
@@ -455,14 +468,7 @@ fn grpc_by_a_real_http2_server() {
         let mut agent = Agent::start(&lab, &config(&lab, kept))?;
         agent.wait_state("master", "up")?;
         // It ends each connection after three answers, in a polite way.
-        agent.wait("some checks", |status| {
-            let seen = find_endpoint(status, "master")?;
-            ensure!(
-                seen["failures"] == 0 && seen["checks"].as_u64() > Some(20),
-                "{seen}"
-            );
-            Ok(())
-        })?;
+        wait_some_good(&mut agent)?;
         wait_told(
             &mut agent,
             "backup",
