@@ -149,6 +149,10 @@ reasons! {
     LateAnswer = 29, "reset", "late_answer";
     /// An endpoint that is down spoke to a client whose flow was reset. It is told the same.
     ClientGone = 30, "reset", "client_gone";
+    /// A client's kernel refused what an endpoint repeated after a flood had overwritten the
+    /// flow's note, and which therefore came to it from an address it did not ask. The endpoint
+    /// would forget a connection that the client has.
+    MisdirectedReset = 31, "drop", "misdirected_reset";
 }
 
 /// What an [`Event`] tells.

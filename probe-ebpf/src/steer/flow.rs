@@ -35,6 +35,15 @@ pub fn stamp<A: Address, T: Tables<A>>(tables: &T) -> u64 {
     tables.clock() as u64 | 1 << 32
 }
 
+/// From now on every segment of the service is looked up, until a sweep has shown that it need
+/// not be. Comes before the client can send what would be steered by the slot alone.
+#[inline(always)]
+pub fn look_everywhere<A: Address, T: Tables<A>>(tables: &T, service: u32) {
+    if let Some(selection) = tables.selection(service) {
+        selection.exceptions.set(stamp(tables));
+    }
+}
+
 /// The next port to try: one step of a generator that visits all 65,536 values
 /// (Hull and Dobell: increment odd, multiplier 1 modulo 4).
 #[inline(always)]

@@ -495,7 +495,7 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     }
     if resets {
         if way.own() {
-            work.pass(Reason::Direct);
+            own_reset(tables, work, selection);
         } else if answers_no_acknowledgment(&work.segment) {
             // To a challenge of the agent's, which came after the RST: the endpoint was
             // told by another, and connection tracking would call this one invalid.
@@ -563,6 +563,20 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
     true
 }
 
+/// A RST to the endpoint's own address that no entry knows.
+#[inline(always)]
+fn own_reset<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, selection: &Selection) {
+    // Flows without entries may have lost their notes, and been answered without their VIP. Who
+    // does not know a connection has nothing to acknowledge (RFC 9293 section 3.10.7.1).
+    let unknowing = work.segment.flags & (RST | ACK) == RST;
+    if unknowing && selection.exceptions.get() != 0 && recent::own(tables, work).is_none() {
+        work.ruling.fate = Fate::Drop;
+        work.ruling.reason = Reason::MisdirectedReset;
+    } else {
+        work.pass(Reason::Direct);
+    }
+}
+
 /// Is this the RST of a client without a connection to a segment that acknowledged nothing
 /// (RFC 9293 section 3.10.7.1)? Endpoints send no such segment, but the agent does, as if it
 /// came from the VIP.
@@ -576,9 +590,7 @@ fn answers_no_acknowledgment<A>(segment: &Segment<A>) -> bool {
 #[inline(always)]
 fn without_entries<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, id: u32) {
     tables.count(Reason::TableFull);
-    if let Some(selection) = tables.selection(work.listener.service) {
-        selection.exceptions.set(flow::stamp(tables));
-    }
+    flow::look_everywhere(tables, work.listener.service);
     tell(tables, work, EventKind::TableFull, id);
     recent::put(tables, work, id, RecentState::Open);
 }
@@ -621,10 +633,7 @@ fn entered<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     match Entered::of(work.entered) {
         Entered::Port(client_port_be) => {
             if client_port_be != own_port_be && !relays {
-                // Before the client can send what would be steered by the slot alone.
-                if let Some(selection) = tables.selection(work.listener.service) {
-                    selection.exceptions.set(flow::stamp(tables));
-                }
+                flow::look_everywhere(tables, work.listener.service);
                 tables.count(Reason::PortChanged);
             }
             if work.state & FLOW_ESTABLISHED != 0 && !own {

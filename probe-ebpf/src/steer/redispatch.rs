@@ -154,11 +154,8 @@ fn move_note<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, id: u32) -
     if !flow::aim(tables, work, port_be, id) || flow::taken(tables, work) {
         return false;
     }
-    // Before the client can send what would be steered by the slot alone.
     let service = tables.endpoint(id).map_or(0, |endpoint| endpoint.service);
-    if let Some(selection) = tables.selection(service) {
-        selection.exceptions.set(flow::stamp(tables));
-    }
+    flow::look_everywhere(tables, service);
     recent::hand_over(tables, work, id, first);
     work.ruling.translation = Translation {
         addr_be: work.back_key.peer_be,

@@ -3,9 +3,9 @@
 use super::{Fate, Ruling, Tables, Work, flow, recent, spread};
 use crate::{
     abi::{
-        Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, EventKind, FLOW_CONFIRMED, FLOW_ENDED,
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, EventKind, FLOW_CONFIRMED, FLOW_ENDED,
         FLOW_ESTABLISHED, FLOW_FIN, FLOW_SIDE, FORWARD_FULL_NAT, FlowKey, KEEP_FLOWS_OF_DOWN,
-        ListenerKey, Reason, Recent, RecentState, ReverseFlow,
+        LISTENER_SELECTION, ListenerKey, Reason, Recent, RecentState, ReverseFlow,
     },
     packet::{
         Segment,
@@ -330,20 +330,44 @@ fn live<A: Family, T: Tables<A>>(
     let confirmed = if flags & SYN != 0 { 0 } else { FLOW_CONFIRMED };
     if flow::enter(tables, work, id, FLOW_ESTABLISHED | confirmed | side).is_err() {
         no_room(tables, work, service, id);
-    } else {
-        spread::keep(tables, work, id);
+        return true;
     }
+    if strays(tables, work, service, id) {
+        flow::look_everywhere(tables, service);
+    }
+    spread::keep(tables, work, id);
     true
+}
+
+/// Does the flow, which follows the selection, stay with another endpoint than the selected?
+/// The sweep that lets segments go by the slot alone may have come before its entries.
+#[inline(never)]
+fn strays<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id: u32) -> bool {
+    let Some(selection) = tables.selection(service) else {
+        return false;
+    };
+    let decision = Decision::unpack(selection.decision.get());
+    if decision.action != Action::Steer || decision.target == id {
+        return false;
+    }
+    let at = ListenerKey {
+        addr_be: work.key.peer_be,
+        port_be: work.key.peer_port_be,
+        protocol: work.key.protocol,
+        pad: 0,
+    };
+    let Some(listener) = tables.listener(&at) else {
+        return false;
+    };
+    listener.kind == LISTENER_SELECTION
 }
 
 /// The flow goes without entries.
 #[inline(always)]
 fn no_room<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>, service: u32, id: u32) {
     tables.count(Reason::TableFull);
-    if let Some(selection) = tables.selection(service) {
-        // The client's segments shall make them, or renew the note.
-        selection.exceptions.set(flow::stamp(tables));
-    }
+    // The client's segments shall make them, or renew the note.
+    flow::look_everywhere(tables, service);
     tell(tables, work, EventKind::TableFull, service, id);
 }
 

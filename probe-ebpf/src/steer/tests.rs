@@ -747,6 +747,41 @@ fn without_an_entry_the_way_by_the_slot_alone_ends() {
     assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
 }
 
+/// The endpoint repeats its SYN-ACK, and a flood has overwritten the note: it comes to the client
+/// as from somewhere else, whose kernel refuses it. The endpoint must not hear that: the client
+/// has a connection with it.
+#[test]
+fn what_a_client_says_to_an_answer_without_a_note_does_not_reach_the_endpoint() {
+    let host = Host::new();
+    let other = |flags| segment((CLIENT, 40001), (MASTER_ADDR, 8080), flags);
+    forward(&host, &other(SYN));
+    // While all flows have room, a RST that no entry knows is somebody's own business.
+    let passes = Verdict::Pass(Reason::Direct);
+    assert_eq!(forward(&host, &direct(RST)), passes);
+    host.grants.set(0);
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
+    assert_eq!(goes_to(reverse(&host, &from_master(SYN | ACK))), MASTER);
+    // A connection of the endpoint's own address that has a note is that client's to end.
+    assert_eq!(forward(&host, &other(RST)), passes);
+    for n in 0..100_000u32 {
+        let client = V4(n.wrapping_mul(0x9e37_79b9));
+        forward(&host, &segment((client, 40000), (VIP, 80), SYN));
+    }
+    assert_eq!(
+        reverse(&host, &from_master(SYN | ACK)),
+        Verdict::Pass(Reason::NotSteered)
+    );
+    assert_eq!(
+        forward(&host, &direct(RST)),
+        Verdict::Drop(Reason::MisdirectedReset)
+    );
+    // A process that ends its connection says so with an acknowledgment.
+    assert_eq!(forward(&host, &direct(RST | ACK)), passes);
+    // What the client says then makes the flow known.
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+    assert_eq!(goes_to(reverse(&host, &from_master(SYN | ACK))), MASTER);
+}
+
 /// A client that speaks makes itself known again, whoever took its note's place.
 #[test]
 fn in_full_tables_each_of_the_clients_segments_renews_the_note() {
@@ -978,6 +1013,27 @@ fn a_late_answer_does_not_take_a_moved_flow_back() {
         Verdict::Pass(Reason::NotSteered)
     );
     assert_eq!(host.flows(), (1, 1));
+}
+
+/// The agent lets segments go by the slot alone when a sweep found no flow elsewhere: a flow
+/// whose SYN was not answered yet had no entry to be found.
+#[test]
+fn a_late_answer_keeps_its_flow_where_segments_go_by_the_slot_alone() {
+    for listener in [VIP, OTHER_VIP] {
+        let to_listener = |flags| segment((CLIENT, 40000), (listener, 80), flags);
+        let answer = segment((BACKUP_ADDR, 8081), (CLIENT, 40000), SYN | ACK);
+        let host = Host::new();
+        host.decide(steer_to(BACKUP));
+        assert_eq!(goes_to(forward(&host, &to_listener(SYN))), BACKUP);
+        host.decide(alone(MASTER));
+        assert_eq!(goes_to(reverse(&host, &answer)), BACKUP);
+        assert_eq!(goes_to(forward(&host, &to_listener(ACK))), BACKUP);
+        assert_eq!(goes_to(forward(&host, &to_listener(FIN | ACK))), BACKUP);
+        assert_eq!(host.flows(), (1, 1));
+        // What asks for this endpoint is no exception.
+        let follows = listener == VIP;
+        assert_eq!(host.selection.exceptions.get() != 0, follows);
+    }
 }
 
 #[test]
