@@ -41,6 +41,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use aya::programs::ProgramError;
 use serde::Deserialize;
 
 pub use events::{Events, KernelLog};
@@ -452,6 +453,17 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// The kernel's verifier refuses a program.
+    #[error(
+        "{what}: this kernel's verifier refuses it: {reason}; without CAP_PERFMON it allows less, \
+         else this is a fault of probe's: please report it with what `uname -r` says"
+    )]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// What the verifier said last.
+        reason: String,
+    },
     /// No BPF file system where pins should go.
     #[error(
         "{path} is not a BPF file system; mount one with `mount -t bpf bpf {path}`, or name \
@@ -528,6 +540,11 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         let (what, source) = (what.into(), source.into());
+        if let Some(ProgramError::LoadError { verifier_log, .. }) = source.downcast_ref()
+            && let Some(reason) = last_word(&verifier_log.to_string())
+        {
+            return Self::Refused { what, reason };
+        }
         match io_error(source.as_ref()) {
             Some(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 let source =
@@ -556,10 +573,7 @@ fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std:
 fn transparent_io_error<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a std::io::Error> {
-    use aya::{
-        maps::MapError,
-        programs::{ProgramError, tc::TcError},
-    };
+    use aya::{maps::MapError, programs::tc::TcError};
     match error.downcast_ref::<ProgramError>() {
         Some(ProgramError::IOError(io) | ProgramError::TcError(TcError::IoError(io))) => {
             return Some(io);
@@ -574,6 +588,17 @@ fn transparent_io_error<'a>(
         Some(MapError::IoError(io)) => Some(io),
         _ => None,
     }
+}
+
+/// What a verifier's log says at its end, before its statistics, if the verifier came to speak.
+fn last_word(log: &str) -> Option<String> {
+    let statistics = ["verification time ", "stack depth ", "processed "];
+    let mut lines = log.lines().map(str::trim);
+    let last = lines.rfind(|line| {
+        let is_statistics = statistics.iter().any(|begin| line.starts_with(begin));
+        !line.is_empty() && !is_statistics
+    })?;
+    Some(last.to_owned())
 }
 
 /// The first line of an error: a verifier's log is long.
@@ -593,7 +618,7 @@ unsafe impl<T: probe_ebpf::abi::Plain + Copy> aya::Pod for Image<T> {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aya::programs::{ProgramError, tc::TcError};
+    use aya::programs::tc::TcError;
     use std::io::{Error as IoError, ErrorKind};
 
     /// Found by the first attach on a real interface: the filter that was not there
@@ -624,5 +649,16 @@ mod tests {
         ));
         let other = IoError::from_raw_os_error(libc::ENOENT);
         assert!(matches!(Error::failed("x", other), Error::Failed { .. }));
+    }
+
+    /// As Linux 6.18 says it, and with nothing said where it did not come so far.
+    #[test]
+    fn the_verifiers_reason_is_found() {
+        let log = "0: R1=ctx() R10=fp0\n; match self { @ option.rs:662\n8210: (67) r2 <<= 32\n\
+                   R2 !read_ok\nverification time 287297 usec\nstack depth 8+0+136\n\
+                   processed 46016 insns (limit 1000000) max_states_per_insn 16\n";
+        assert_eq!(last_word(log).as_deref(), Some("R2 !read_ok"));
+        assert_eq!(last_word(""), None);
+        assert_eq!(last_word("processed 0 insns (limit 1000000)\n"), None);
     }
 }
