@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
-use tokio::{net::TcpStream, time::interval};
+use tokio::{
+    net::TcpStream,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tokio_tungstenite::{
     client_async,
     tungstenite::{Error as WsError, Message, error::ProtocolError},
@@ -175,39 +178,51 @@ async fn converse(
 ) -> Result<()> {
     let stream = TcpStream::connect(to).await.context("cannot connect")?;
     stream.set_nodelay(true).context("TCP_NODELAY")?;
-    let (mut socket, _) = client_async(format!("ws://{to}/websocket"), stream)
+    let (socket, _) = client_async(format!("ws://{to}/websocket"), stream)
         .await
         .context("no websocket")?;
-    let mut beat = interval(patience(speak));
-    let mut look = interval(Duration::from_millis(20));
+    let (mut sink, mut stream) = socket.split();
     let echo = "echo ".repeat(ECHO_BYTES / 5);
-    let mut next_tick = 0_u64;
-    loop {
-        tokio::select! {
-            _ = beat.tick() => {
-                socket.send(Message::text(echo.as_str())).await.context("cannot send")?;
-            }
-            _ = look.tick() => {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-            }
-            message = socket.next() => {
-                let Some(message) = message else { return Ok(()) };
-                let message = message.context("cannot receive")?;
-                let Ok(text) = message.to_text() else { continue };
-                let mut told = locked(told);
-                if told.server.is_none() {
-                    told.server = Some(text.to_owned());
-                } else if text == echo {
-                    told.echoes += 1;
-                } else if let Some(tick) = text.strip_prefix("tick ") {
-                    let tick: u64 = tick.parse().context("a tick has a number")?;
-                    told.gaps += u64::from(tick != next_tick);
-                    next_tick = tick + 1;
-                    told.ticks += 1;
-                }
+    // Beside each other: the server hears no more while its echoes find no room here.
+    let speaking = async {
+        let mut beat = interval(patience(speak));
+        // What a stall held back is not made up for.
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            let message = Message::text(echo.as_str());
+            sink.send(message).await.context("cannot send")?;
+        }
+    };
+    let hearing = async {
+        let mut next_tick = 0_u64;
+        while let Some(message) = stream.next().await {
+            let message = message.context("cannot receive")?;
+            let Ok(text) = message.to_text() else {
+                continue;
+            };
+            let mut told = locked(told);
+            if told.server.is_none() {
+                told.server = Some(text.to_owned());
+            } else if text == echo {
+                told.echoes += 1;
+            } else if let Some(tick) = text.strip_prefix("tick ") {
+                let tick: u64 = tick.parse().context("a tick has a number")?;
+                told.gaps += u64::from(tick != next_tick);
+                next_tick = tick + 1;
+                told.ticks += 1;
             }
         }
+        Ok(())
+    };
+    let stopped = async {
+        while !stop.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        outcome = speaking => outcome,
+        outcome = hearing => outcome,
+        () = stopped => Ok(()),
     }
 }
