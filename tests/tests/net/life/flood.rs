@@ -229,8 +229,12 @@ fn a_flood(way: Way, answered: bool, learn: &str) -> Result<()> {
     // Who spoke last before the flood, and who came during it.
     for pair in quiet.iter_mut().chain(&mut pairs) {
         // The endpoint first: nothing of the client's has renewed anything.
-        pair.down().with_context(|| what.clone())?;
-        pair.up().with_context(|| what.clone())?;
+        let spoken = pair.down().and_then(|()| pair.up());
+        let port = pair.port()?;
+        spoken.with_context(|| {
+            let (forward, reverse) = (tables.forward(port), tables.reverse(port));
+            format!("{what}: port {port}, {forward:?}, {reverse:?}")
+        })?;
     }
     for flow in &flows {
         tables.still(flow).with_context(|| what.clone())?;
