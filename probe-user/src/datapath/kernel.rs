@@ -34,13 +34,13 @@ use super::{
     LogLevel, Mark, OBJECT, OwnMode, OwnState, RawSender, Reader, Role, ServiceId, ServicePlan,
     Steering, Sweeper, Swept, TcMode, TellState, Teller, XdpMode, XdpSend, XdpWay,
     attach::{self, Interface},
-    detach, first_line,
+    detach, first_line, mapping,
     node::Node,
     own::{self, Own},
     pins::{Lock, Pins},
     reader::FlowGauge,
     silences::{Silences, Silent},
-    tables::{self, Tables},
+    tables::Tables,
 };
 
 /// How the datapath is set up.
@@ -125,18 +125,18 @@ impl Datapath {
         let loaded = own::load(&mut ebpf, options.own);
         let learned = Instant::now() + if fresh { options.learn } else { Duration::ZERO };
         let tables = Tables::take(&mut ebpf, learned)?;
-        let node = tables::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
+        let node = mapping::take_mapped(&mut ebpf, names::MAP_NODE, |fd| Node::open(fd))?;
         node.set_sources(options.source_v4, options.source_v6);
-        let silences = tables::take_mapped(&mut ebpf, names::MAP_SILENCES, |fd| {
+        let silences = mapping::take_mapped(&mut ebpf, names::MAP_SILENCES, |fd| {
             Silences::map(fd, node.clone())
         })?;
         let own = Own::new(
             loaded,
-            tables::take_mapped(&mut ebpf, names::MAP_OWN, |fd| Own::map(fd))?,
-            tables::take(&mut ebpf, names::MAP_OWN_SOCKETS)?,
-            tables::take(&mut ebpf, names::MAP_OWN_SENDERS)?,
+            mapping::take_mapped(&mut ebpf, names::MAP_OWN, |fd| Own::map(fd))?,
+            mapping::take(&mut ebpf, names::MAP_OWN_SOCKETS)?,
+            mapping::take(&mut ebpf, names::MAP_OWN_SENDERS)?,
         );
-        let senders = tables::take(&mut ebpf, names::MAP_SENDERS)?;
+        let senders = mapping::take(&mut ebpf, names::MAP_SENDERS)?;
         undo.keep();
         Ok(Self {
             ebpf,

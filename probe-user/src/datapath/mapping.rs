@@ -1,4 +1,4 @@
-//! Kernel tables in the agent's memory.
+//! Kernel tables: taken out of the object, and those in the agent's memory.
 
 use std::{
     num::NonZeroUsize,
@@ -7,11 +7,36 @@ use std::{
     sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64},
 };
 
+use aya::Ebpf;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use probe_ebpf::abi::Plain;
 
 use super::Error;
+
+/// Takes a map out of the object as this type.
+pub fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<T, Error> {
+    let map = ebpf
+        .take_map(name)
+        .expect("the object holds every map of names, taken once");
+    T::try_from(map).map_err(|e| Error::failed(format!("opening map {name}"), e))
+}
+
+/// Takes an array map out of the object and maps it into memory. Only its descriptor is
+/// needed, and only now: the mapping outlives it.
+pub fn take_mapped<T>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    map: impl FnOnce(&aya::maps::MapFd) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let Some(aya::maps::Map::Array(data)) = ebpf.take_map(name) else {
+        unreachable!("the object holds this map, as an array, and it is taken once");
+    };
+    map(data.fd())
+}
 
 /// An array map made with `BPF_F_MMAPABLE`, as words.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ mod events;
 mod flows;
 mod forge;
 pub mod kernel;
+mod listeners;
 mod mapping;
 pub(crate) mod netlink;
 mod node;
@@ -534,6 +535,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// No room for `what` in a table of this size.
+    fn full(what: String, most: u32) -> Self {
+        Self::Full { what, most }
+    }
+
     /// A failure of `what`, told apart from missing privilege.
     fn failed(
         what: impl Into<String>,

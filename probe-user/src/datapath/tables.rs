@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap as Map, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,26 +20,24 @@ use aya::{
 };
 use probe_ebpf::{
     abi::{
-        Action, Address, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP,
-        Endpoint, EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT,
-        FORWARD_NAT, KEEP_FLOWS_OF_DOWN, LISTENER_ENDPOINT, LISTENER_MAIN, LISTENER_OWN,
-        LISTENER_SELECTION, Listener, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS, MAX_POOLS,
+        Action, Decision, ENDPOINT_DOWN, ENDPOINT_DRAINED, ENDPOINT_FREE, ENDPOINT_UP, Endpoint,
+        EndpointCounters, FAMILY_V4, FAMILY_V6, FORWARD_DSR, FORWARD_FULL_NAT, FORWARD_NAT,
+        KEEP_FLOWS_OF_DOWN, LISTENER_MAIN, LISTENER_OWN, Listener, MAX_ENDPOINTS, MAX_POOLS,
         MAX_SERVICES, NO_ENDPOINT, NO_REDISPATCH, NO_TIER, Name, SLOT_ALONE, SLOT_ALONE_DIRECT,
         Straight, V4, V6, seen,
     },
     names,
-    packet::parse::{TCP, UDP},
 };
 
 use super::{
-    AppliedService, Choice, EndpointId, EndpointPlan, Error, Forward, Image, Mark, Protocol,
-    ServiceId, ServicePlan, Swept, Vip,
-    cache::{Cache, Place},
+    AppliedService, Choice, EndpointId, EndpointPlan, Error, Forward, Image, Mark, ServiceId,
+    ServicePlan, Swept, Vip,
+    listeners::{Listeners, listener, own},
+    mapping::{take, take_mapped},
     ports::Ports,
     ring::{self, Member},
     rings::Rings,
     selections::{Selections, Stamp},
-    sieve::Sieve,
 };
 
 /// How long an id waits for flows that are to end; then it is free when it has none.
@@ -60,10 +58,7 @@ struct Known {
 pub struct Tables {
     selections: Selections,
     rings: Rings,
-    sieve: Sieve,
-    cache: Cache,
-    listeners_v4: HashMap<MapData, Image<ListenerKey<V4>>, Image<Listener>>,
-    listeners_v6: HashMap<MapData, Image<ListenerKey<V6>>, Image<Listener>>,
+    listeners: Listeners,
     endpoint_map: Array<MapData, Image<Endpoint>>,
     endpoint_names: Array<MapData, Image<Name>>,
     service_names: Array<MapData, Image<Name>>,
@@ -74,8 +69,6 @@ pub struct Tables {
     settings: Map<ServiceId, Setting>,
     ports: Ports,
     forwards: Map<ServiceId, Forward>,
-    /// What stands in the tables of listeners.
-    listeners: Map<Vip, Listener>,
     /// From when on every flow is known that anybody still uses.
     learned: Instant,
 }
@@ -100,30 +93,6 @@ struct Setting {
     alone: u8,
 }
 
-/// Takes a map out of the object as this type.
-pub fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
-    ebpf: &mut Ebpf,
-    name: &str,
-) -> Result<T, Error> {
-    let map = ebpf
-        .take_map(name)
-        .expect("the object holds every map of names, taken once");
-    T::try_from(map).map_err(|e| Error::failed(format!("opening map {name}"), e))
-}
-
-/// Takes an array map out of the object and maps it into memory. Only its descriptor is
-/// needed, and only now: the mapping outlives it.
-pub fn take_mapped<T>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    map: impl FnOnce(&aya::maps::MapFd) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let Some(aya::maps::Map::Array(data)) = ebpf.take_map(name) else {
-        unreachable!("the object holds this map, as an array, and it is taken once");
-    };
-    map(data.fd())
-}
-
 impl Tables {
     /// Takes the maps and reads what an earlier agent left in them. Before `learned` a
     /// flow may be unknown that somebody uses.
@@ -131,12 +100,7 @@ impl Tables {
         let mut tables = Self {
             selections: take_mapped(ebpf, names::MAP_SELECTIONS, |fd| Selections::map(fd))?,
             rings: take_mapped(ebpf, names::MAP_RINGS, |fd| Rings::map(fd))?,
-            sieve: take_mapped(ebpf, names::MAP_SIEVE, |fd| Sieve::map(fd))?,
-            cache: take_mapped(ebpf, names::MAP_LISTENER_CACHE, |fd| {
-                Cache::map(fd, Instant::now())
-            })?,
-            listeners_v4: take(ebpf, names::MAP_LISTENERS_V4)?,
-            listeners_v6: take(ebpf, names::MAP_LISTENERS_V6)?,
+            listeners: Listeners::take(ebpf)?,
             endpoint_map: take(ebpf, names::MAP_ENDPOINTS)?,
             endpoint_names: take(ebpf, names::MAP_ENDPOINT_NAMES)?,
             service_names: take(ebpf, names::MAP_SERVICE_NAMES)?,
@@ -146,21 +110,13 @@ impl Tables {
             endpoints: BTreeMap::new(),
             settings: Map::new(),
             forwards: Map::new(),
-            listeners: Map::new(),
             ports: take_mapped(ebpf, names::MAP_PORTS, |fd| Ports::map(fd))?,
             learned,
         };
         tables.read()?;
-        // Pins of an agent that had no sieve come with an empty one.
-        let present = tables.read_listeners()?;
-        for address in present.keys() {
-            tables.sieve.add(place(address).0);
-        }
         for known in tables.endpoints.values() {
-            admit(&tables.sieve, &known.value);
+            tables.listeners.admit(&known.value);
         }
-        tables.listeners = present;
-        tables.cache_listeners();
         Ok(tables)
     }
 
@@ -239,7 +195,8 @@ impl Tables {
                 wanted.entry(address).or_insert(listener);
             }
         }
-        self.write_listeners(&wanted)?;
+        let endpoints = self.endpoints.values().map(|known| &known.value);
+        self.listeners.make(&wanted, endpoints)?;
         self.retire_all_but(&applied)?;
         self.link_all()?;
         Ok(applied)
@@ -326,7 +283,10 @@ impl Tables {
         // What leaves frees its place later: its flows may still name it.
         let room = |what: &str, wanted: usize, most: u32| {
             if wanted > most as usize {
-                return Err(full(format!("{what} before old ones are gone"), most));
+                return Err(Error::full(
+                    format!("{what} before old ones are gone"),
+                    most,
+                ));
             }
             Ok(())
         };
@@ -448,7 +408,7 @@ impl Tables {
         let id = (0..MAX_SERVICES)
             .map(ServiceId)
             .find(|id| !self.services.contains_key(id))
-            .ok_or_else(|| full(format!("service {name}"), MAX_SERVICES))?;
+            .ok_or_else(|| Error::full(format!("service {name}"), MAX_SERVICES))?;
         self.selections.clear(id);
         self.service_names
             .set(id.0, Image(valid_name(name)?), 0)
@@ -529,23 +489,25 @@ impl Tables {
             let direct = plan.listeners.iter().map(|address| (*address, id));
             setting.direct.extend(direct);
             for address in &plan.listeners {
-                self.write_listener(*address, listener(service, Some(id)))?;
+                self.listeners
+                    .write(*address, listener(service, Some(id)))?;
             }
         }
         if let Some(known) = self.endpoints.get(&id) {
             let value = known.value;
             for (address, listener) in self.own_of(id, &value).collect::<Vec<_>>() {
                 if self
-                    .listener_kind(address)
+                    .listeners
+                    .kind(address)
                     .is_none_or(|kind| kind == LISTENER_OWN)
                 {
-                    self.write_listener(address, listener)?;
+                    self.listeners.write(address, listener)?;
                 }
             }
         }
         // The new address may be one that another service has too.
         for (address, listener) in self.main_listeners() {
-            self.write_listener(address, listener)?;
+            self.listeners.write(address, listener)?;
         }
         self.retire(old)?;
         self.link(service)?;
@@ -581,7 +543,7 @@ impl Tables {
             let id = (0..MAX_ENDPOINTS)
                 .map(EndpointId)
                 .find(|id| !self.endpoints.contains_key(id))
-                .ok_or_else(|| full("flows that are to end".to_owned(), MAX_ENDPOINTS))?;
+                .ok_or_else(|| Error::full("flows that are to end".to_owned(), MAX_ENDPOINTS))?;
             // Without a name it is retired after a restart, too.
             self.endpoint_names
                 .set(id.0, Image(Name::EMPTY), 0)
@@ -629,12 +591,14 @@ impl Tables {
         let id = (0..MAX_ENDPOINTS)
             .map(EndpointId)
             .find(|id| !self.endpoints.contains_key(id))
-            .ok_or_else(|| full(format!("endpoint {}", plan.name), MAX_ENDPOINTS))?;
+            .ok_or_else(|| Error::full(format!("endpoint {}", plan.name), MAX_ENDPOINTS))?;
         let forward = self.forward(service);
         let pool = if forward == FORWARD_FULL_NAT {
             let taken: HashSet<_> = self.endpoints.values().filter_map(pool).collect();
             let free = (0..MAX_POOLS).find(|pool| !taken.contains(pool));
-            free.ok_or_else(|| full(format!("endpoint {} of full NAT", plan.name), MAX_POOLS))?
+            free.ok_or_else(|| {
+                Error::full(format!("endpoint {} of full NAT", plan.name), MAX_POOLS)
+            })?
         } else {
             0
         };
@@ -702,7 +666,7 @@ impl Tables {
 
     fn write_endpoint(&mut self, id: EndpointId, value: Endpoint) -> Result<(), Error> {
         // Before anybody is sent to it: what it answers must be looked at.
-        admit(&self.sieve, &value);
+        self.listeners.admit(&value);
         self.endpoint_map
             .set(id.0, Image(value), 0)
             .map_err(|e| Error::failed(format!("writing endpoint {}", id.0), e))?;
@@ -991,124 +955,15 @@ impl Tables {
                 .iter()
                 .flat_map(|(id, known)| self.own_of(*id, &known.value))
                 .find(|(other, _)| *other == address);
-            match (heir, self.listener_kind(address)) {
+            match (heir, self.listeners.kind(address)) {
                 (Some((address, heir)), Some(LISTENER_OWN)) => {
-                    self.write_listener(address, heir)?
+                    self.listeners.write(address, heir)?
                 }
-                (None, Some(kind)) if kind == listener.kind => self.remove_listener(address)?,
+                (None, Some(kind)) if kind == listener.kind => self.listeners.remove(address)?,
                 _ => {}
             }
         }
         Ok(())
-    }
-
-    /// What kind of listener stands at an address, if any.
-    fn listener_kind(&self, address: Vip) -> Option<u32> {
-        let found = match address.address.ip() {
-            IpAddr::V4(ip) => {
-                let key = key(V4::from_bytes(ip.octets()), address);
-                self.listeners_v4.get(&Image(key), 0)
-            }
-            IpAddr::V6(ip) => {
-                let key = key(V6::from_bytes(ip.octets()), address);
-                self.listeners_v6.get(&Image(key), 0)
-            }
-        };
-        found.ok().map(|Image(listener)| listener.kind)
-    }
-
-    /// Adds and changes what is wanted, removes the rest. What stays as it is, is not written.
-    fn write_listeners(&mut self, wanted: &Map<Vip, Listener>) -> Result<(), Error> {
-        let gone: Vec<_> = self
-            .listeners
-            .keys()
-            .filter(|address| !wanted.contains_key(address))
-            .copied()
-            .collect();
-        let news: Vec<_> = wanted
-            .iter()
-            .filter(|(address, listener)| self.listeners.get(address) != Some(listener))
-            .collect();
-        for address in gone {
-            self.remove_listener(address)?;
-        }
-        for (address, listener) in news {
-            self.write_listener(*address, *listener)?;
-        }
-        let own = self.endpoints.values();
-        let own = own.flat_map(|known| own_addresses(&known.value));
-        let all = wanted.keys().copied().chain(own);
-        self.sieve.keep(all.map(|vip| place(&vip).0));
-        self.cache_listeners();
-        Ok(())
-    }
-
-    /// Gives those their slots that were another's before.
-    fn cache_listeners(&mut self) {
-        let now = Instant::now();
-        for (address, listener) in &self.listeners {
-            self.cache.put(place(address), *listener, now);
-        }
-    }
-
-    /// What stands in the tables of listeners. Those of a newer version's protocols do not count.
-    fn read_listeners(&self) -> Result<Map<Vip, Listener>, Error> {
-        let failed = |e| Error::failed("reading the listeners", e);
-        let mut present = Map::new();
-        for entry in self.listeners_v4.iter() {
-            let (Image(key), Image(listener)) = entry.map_err(failed)?;
-            let at = vip(key.addr_be.bytes().into(), key.port_be, key.protocol);
-            present.extend(at.map(|at| (at, listener)));
-        }
-        for entry in self.listeners_v6.iter() {
-            let (Image(key), Image(listener)) = entry.map_err(failed)?;
-            let at = vip(key.addr_be.bytes().into(), key.port_be, key.protocol);
-            present.extend(at.map(|at| (at, listener)));
-        }
-        Ok(present)
-    }
-
-    fn write_listener(&mut self, address: Vip, listener: Listener) -> Result<(), Error> {
-        let place = place(&address);
-        self.sieve.add(place.0);
-        let written = match address.address.ip() {
-            IpAddr::V4(ip) => {
-                let key = key(V4::from_bytes(ip.octets()), address);
-                self.listeners_v4.insert(Image(key), Image(listener), 0)
-            }
-            IpAddr::V6(ip) => {
-                let key = key(V6::from_bytes(ip.octets()), address);
-                self.listeners_v6.insert(Image(key), Image(listener), 0)
-            }
-        };
-        if written.is_ok() {
-            self.listeners.insert(address, listener);
-            self.cache.put(place, listener, Instant::now());
-        }
-        written.map_err(
-            |e| match super::io_error(&e).and_then(std::io::Error::raw_os_error) {
-                Some(libc::E2BIG) => full(format!("listener {address}"), MAX_LISTENERS),
-                _ => Error::failed(format!("adding listener {address}"), e),
-            },
-        )
-    }
-
-    fn remove_listener(&mut self, address: Vip) -> Result<(), Error> {
-        self.cache.remove(place(&address), Instant::now());
-        let removed = match address.address.ip() {
-            IpAddr::V4(ip) => {
-                let key = key(V4::from_bytes(ip.octets()), address);
-                self.listeners_v4.remove(&Image(key))
-            }
-            IpAddr::V6(ip) => {
-                let key = key(V6::from_bytes(ip.octets()), address);
-                self.listeners_v6.remove(&Image(key))
-            }
-        };
-        if removed.is_ok() {
-            self.listeners.remove(&address);
-        }
-        removed.map_err(|e| Error::failed(format!("removing listener {address}"), e))
     }
 
     /// Notes that we added clsact to an interface.
@@ -1158,98 +1013,12 @@ fn units(span: Duration) -> u32 {
     seen(span.as_nanos() as u64) + 1
 }
 
-fn full(what: String, most: u32) -> Error {
-    Error::Full { what, most }
-}
-
-/// What a key of the listener tables names; `None` for a protocol that a newer
-/// version wrote.
-fn vip(ip: IpAddr, port_be: u16, protocol: u8) -> Option<Vip> {
-    let protocol = match protocol {
-        TCP => Protocol::Tcp,
-        UDP => Protocol::Udp,
-        _ => return None,
-    };
-    let address = SocketAddr::new(ip, u16::from_be(port_be));
-    Some(Vip { address, protocol })
-}
-
 fn valid_name(name: &str) -> Result<Name, Error> {
     Name::new(name).ok_or_else(|| {
         Error::failed(
             format!("naming {name:?}"),
             "a name has 1 to 63 bytes and no zero byte",
         )
-    })
-}
-
-fn key<A>(addr_be: A, vip: Vip) -> ListenerKey<A> {
-    ListenerKey {
-        addr_be,
-        port_be: vip.address.port().to_be(),
-        protocol: vip.protocol.number(),
-        pad: 0,
-    }
-}
-
-/// Where a listener stands in sieve and cache.
-fn place(vip: &Vip) -> Place {
-    fn of<A: Address>(key: &ListenerKey<A>) -> Place {
-        (key.bit(), key.words())
-    }
-    match vip.address.ip() {
-        IpAddr::V4(ip) => of(&key(V4::from_bytes(ip.octets()), *vip)),
-        IpAddr::V6(ip) => of(&key(V6::from_bytes(ip.octets()), *vip)),
-    }
-}
-
-/// Lets the sieve pass what this endpoint sends.
-fn admit(sieve: &Sieve, value: &Endpoint) {
-    for vip in own_addresses(value) {
-        sieve.add(place(&vip).0);
-    }
-}
-
-/// An endpoint's own addresses, see [`own`].
-fn own_addresses(value: &Endpoint) -> impl Iterator<Item = Vip> + use<> {
-    own(EndpointId(0), value).map(|(vip, _)| vip)
-}
-
-fn listener(service: ServiceId, endpoint: Option<EndpointId>) -> Listener {
-    Listener {
-        service: service.0,
-        endpoint: endpoint.map_or(0, |id| id.0),
-        kind: match endpoint {
-            Some(_) => LISTENER_ENDPOINT,
-            None => LISTENER_SELECTION,
-        },
-        flags: 0,
-    }
-}
-
-/// An endpoint's own addresses, and what the datapath shall know of them, if connections
-/// straight to it can look like steered ones: with other forwarding than NAT they cannot.
-/// They are known in every protocol: which one the service's listeners use may change.
-fn own(id: EndpointId, value: &Endpoint) -> impl Iterator<Item = (Vip, Listener)> + use<> {
-    let listener = Listener {
-        service: value.service,
-        endpoint: id.0,
-        kind: LISTENER_OWN,
-        flags: 0,
-    };
-    let port = u16::from_be(value.port_be);
-    let families = if value.forward == FORWARD_NAT {
-        value.families
-    } else {
-        0
-    };
-    let v4 = (families & FAMILY_V4 != 0).then(|| IpAddr::from(value.v4_be.bytes()));
-    let v6 = (families & FAMILY_V6 != 0).then(|| IpAddr::from(value.v6_be.bytes()));
-    [v4, v6].into_iter().flatten().flat_map(move |ip| {
-        [Protocol::Tcp, Protocol::Udp].map(|protocol| {
-            let address = SocketAddr::new(ip, port);
-            (Vip { address, protocol }, listener)
-        })
     })
 }
 
