@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Failure, args, print};
 use crate::{
     config::{self, Config},
-    run::all_resolve,
+    run::named::all_resolve,
 };
 
 pub fn run(args: &args::CheckConfig) -> Result<(), Failure> {

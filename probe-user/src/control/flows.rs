@@ -12,44 +12,18 @@ use tracing::info;
 
 use super::{
     api::{Api, Asked, Fault},
+    kernel::Table,
     server::Client,
 };
 use crate::{
     core::{Ask, journal::What},
-    datapath::{self, EndpointId, Flow, Flows, Vip},
+    datapath::{self, Flow, Vip},
 };
 
 /// Flows that are shown if nobody says how many.
 const SHOWN: usize = 1000;
 /// Flows that are shown at most.
 const MOST: usize = 100_000;
-
-/// Where flows are read; a trait, so that tests need no kernel.
-pub trait Table: Send + Sync {
-    /// The first so many that are wanted, see [`Flows::list`].
-    fn list(
-        &self,
-        most: usize,
-        wanted: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, datapath::Error>;
-
-    /// See [`Flows::bury`].
-    fn bury(&self, flow: &Flow, grave: EndpointId) -> bool;
-}
-
-impl Table for Flows {
-    fn list(
-        &self,
-        most: usize,
-        wanted: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, datapath::Error> {
-        Self::list(self, most, wanted)
-    }
-
-    fn bury(&self, flow: &Flow, grave: EndpointId) -> bool {
-        Self::bury(self, flow, grave)
-    }
-}
 
 /// Which flows.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -25,12 +25,15 @@
 mod api;
 pub mod client;
 pub mod flows;
+mod kernel;
 pub mod packet;
 pub mod peer;
 mod reload;
+mod routes;
 pub mod server;
 
 pub use api::{Api, Fault};
+pub use routes::router;
 pub use server::Socket;
 
 #[cfg(test)]

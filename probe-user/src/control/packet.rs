@@ -5,31 +5,14 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::api::{Api, Asked, Fault};
+use super::{
+    api::{Api, Asked, Fault},
+    kernel::Tries,
+};
 use crate::{
     core::status::Status,
-    datapath::{self, Outcome, Program, Trial, Vip},
+    datapath::{Outcome, Program, Vip},
 };
-
-/// Where packets are tried; a trait, so that tests need no kernel.
-pub trait Tries: Send + Sync {
-    /// See [`Trial::first_packet`].
-    fn first_packet(
-        &self,
-        client: SocketAddr,
-        vip: Vip,
-    ) -> Result<Vec<(Program, Outcome)>, datapath::Error>;
-}
-
-impl Tries for Trial {
-    fn first_packet(
-        &self,
-        client: SocketAddr,
-        vip: Vip,
-    ) -> Result<Vec<(Program, Outcome)>, datapath::Error> {
-        Self::first_packet(self, client, vip)
-    }
-}
 
 /// Which packet.
 #[derive(Debug, Deserialize)]

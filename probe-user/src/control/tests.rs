@@ -193,7 +193,7 @@ fn ordered(order: &Order) -> Result<(Done, u64), Refused> {
 /// A datapath that sends everything to `sen2`.
 struct Translates;
 
-impl packet::Tries for Translates {
+impl kernel::Tries for Translates {
     fn first_packet(
         &self,
         src: std::net::SocketAddr,
@@ -211,7 +211,7 @@ impl packet::Tries for Translates {
 /// Three flows.
 struct Few;
 
-impl flows::Table for Few {
+impl kernel::Table for Few {
     fn list(
         &self,
         most: usize,
@@ -276,7 +276,7 @@ async fn questions_and_orders() {
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let task = tokio::spawn(socket.serve(api(&Arc::default()).router()));
+    let task = tokio::spawn(socket.serve(router(api(&Arc::default()))));
     let at = path.clone();
     let status = blocking(move || client::status(&at)).await.unwrap();
     assert_eq!(status.services[0].endpoints[1].traffic.forward_packets, 400);
@@ -373,7 +373,7 @@ impl Served {
         let path = folder.path().join("probe.sock");
         let journal = Arc::new(Journal::default());
         let socket = Socket::bind(&path, None).unwrap();
-        let task = tokio::spawn(socket.serve(api(&journal).router()));
+        let task = tokio::spawn(socket.serve(router(api(&journal))));
         Self {
             path,
             journal,

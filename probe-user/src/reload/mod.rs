@@ -39,7 +39,10 @@ use crate::{
     datapath::kernel::last_known,
     interfaces,
     observe::Recorder,
-    run::{self, Failed, Names, supervisor},
+    run::{
+        named::{self, Failed, Named, Names},
+        supervisor,
+    },
 };
 
 pub use watch::watch;
@@ -373,7 +376,7 @@ impl Reloader {
             Err(report) => return Report { changes, ..report },
         };
         let services = names(&config, &reloaded.slots);
-        run::renumber(failed.iter_mut().map(|(whose, _)| whose), &reloaded.slots);
+        named::renumber(failed.iter_mut().map(|(whose, _)| whose), &reloaded.slots);
         // Closed: the agent ends.
         let _ = self.names.send(Names {
             names: services,
@@ -407,11 +410,11 @@ impl Reloader {
         let invalid = |fault| Report::failed(Outcome::Invalid, self.fault(fault));
         let refused = |error: &dyn ToString| Report::failed(Outcome::Refused, error.to_string());
         let existing = interfaces::list().await.map_err(|error| refused(&error))?;
-        run::literals_exist(&config, &existing).map_err(invalid)?;
+        named::literals_exist(&config, &existing).map_err(invalid)?;
         let bpffs = config.datapath().bpffs().to_owned();
         let known = tokio::task::spawn_blocking(move || last_known(&bpffs)).await;
         let known = known.unwrap_or_default();
-        let (resolved, failed) = run::locate(&config, &known).await;
+        let (resolved, failed) = named::locate(&config, &known).await;
         let reload = Box::new(Reload {
             config: config.clone(),
             resolved,
@@ -471,10 +474,10 @@ async fn read(file: &Path) -> Result<String, config::Error> {
 }
 
 /// Names to look up, by slots.
-fn names(config: &Config, slots: &Slots) -> Vec<run::Named> {
-    let mut names = run::names(config);
+fn names(config: &Config, slots: &Slots) -> Vec<Named> {
+    let mut names = named::names(config);
     for name in &mut names {
-        run::renumber(&mut name.2, slots);
+        named::renumber(&mut name.2, slots);
     }
     names
 }
