@@ -8,6 +8,7 @@
 //! whoever restarts us does better than an agent with a part missing. Steering
 //! stays in place meanwhile.
 
+mod checks;
 mod keeper;
 pub(crate) mod named;
 pub(crate) mod realtime;
@@ -24,7 +25,7 @@ use anyhow::{Context as _, anyhow};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -33,8 +34,7 @@ use crate::{
     config::{self, Config, Each, Realtime},
     control::{self, Api, Socket},
     core::{
-        AgentSaid, CheckKey, CheckPlan, Core, Inputs, Running, Signalled, Sources, StartChecks,
-        Whose,
+        Core, Inputs, Sources,
         journal::{Journal, What},
         order::Written,
         status::Had,
@@ -44,20 +44,13 @@ use crate::{
         kernel::{Datapath, Options, last_known},
     },
     failure::Failure,
-    health::{
-        agent,
-        budget::Budget,
-        lane::{Asks, Lane},
-        lateness::Pulse,
-        scheduler::{self, Replies, Reports, Shared},
-        sentinel,
-        shares::Shares,
-    },
+    health::{budget::Budget, lateness::Pulse, scheduler::Reports, sentinel},
     interfaces,
     log::{self, HeldBack, LogFormat},
     observe::{self, Metrics, Recorder, page},
     reload::{self, Loaded, Reloader},
 };
+use checks::{Checks, Voices};
 use named::{Names, literals_exist, locate, names};
 use threads::Thread;
 
@@ -245,7 +238,6 @@ async fn live(
         shutdown: ending,
         precise: true,
     };
-    let room = Arc::new(Semaphore::new(room_for_sentinels(config)));
     let at_once = config
         .checks_at_once()
         .and_then(|most| usize::try_from(most).ok());
@@ -253,79 +245,20 @@ async fn live(
     core.look_by(Box::new(interfaces::Kernel));
     core.tell_budget(budget.clone());
     tasks.spawn(tasks::budget(budget.clone(), metrics.recorder()));
-    let mut lanes = Vec::new();
+    let voices = Voices {
+        reports,
+        signals,
+        said,
+    };
+    let mut checks = Checks::new(voices, seen, budget, room_for_sentinels(config));
     for (thread, pulse) in &checking {
-        let shared = Shared {
-            pulse: pulse.clone(),
-            budget: budget.clone(),
-        };
-        let lane = Lane::new(shared.clone(), reports.clone()).context("make a lane of checks")?;
-        lanes.push((thread.handle().clone(), lane.door(), shared));
-        let runs = thread.handle().spawn(lane.run());
+        let lane = checks.add(thread.handle(), pulse.clone());
+        let runs = thread
+            .handle()
+            .spawn(lane.context("make a lane of checks")?.run());
         tasks.spawn(async move { runs.await?.context("the plain checks") });
     }
-    let shares = Shares::new(lanes.len());
-    let start_checks: StartChecks = Box::new(move |key: CheckKey, plan: CheckPlan| {
-        let (target, inter) = (plan.target, plan.rhythm.intervals.inter);
-        let (recipe, mut rhythm) = (plan.recipe, plan.rhythm);
-        // A check that may have to wait for a place waits in a task of its own.
-        let plain = (!budget.has_places()).then(|| Asks::of(&recipe)).flatten();
-        let fresh = plain.as_ref().is_none_or(Asks::is_fresh);
-        let (turn, share) = shares.take(inter, fresh);
-        let (handle, door, shared) = &lanes[turn];
-        rhythm.life_signs = plan.life_signs.map(|id| {
-            let counters = seen.clone();
-            let sent = move || Some(counters.endpoint_counters(id).ok()?.reverse_packets);
-            Replies(Arc::new(sent))
-        });
-        let mut running = Vec::new();
-        let seat = match plain {
-            Some(asks) => Some(door.sit(key, asks, &rhythm, plan.triggered, shared)),
-            None => {
-                let checks = scheduler::run(
-                    key,
-                    move || recipe.make(),
-                    rhythm,
-                    plan.triggered,
-                    shared.clone(),
-                    reports.clone(),
-                );
-                running.push(handle.spawn(checks).abort_handle());
-                None
-            }
-        };
-        if plan.sentinel {
-            let signals = signals.clone();
-            let tell = move |signal| {
-                let (whose, signals) = (Whose::Checked(key), signals.clone());
-                async move {
-                    // Closed: the core ends, and this task with it.
-                    let _ = signals.send(Signalled { whose, signal }).await;
-                }
-            };
-            running.push(
-                handle
-                    .spawn(sentinel::run(target, inter, room.clone(), tell))
-                    .abort_handle(),
-            );
-        }
-        if let Some(plan) = plan.agent {
-            let answers = said.clone();
-            let tell = move |said| {
-                let answers = answers.clone();
-                async move {
-                    // Closed: the core ends, and this task with it.
-                    let _ = answers.send(AgentSaid { key, said }).await;
-                }
-            };
-            running.push(handle.spawn(agent::run(plan, tell)).abort_handle());
-        }
-        Running {
-            tasks: running,
-            seat,
-            share: Some(share),
-        }
-    });
+    let start_checks = Box::new(move |key, plan| checks.start(key, plan));
     let mut core = decides.handle().spawn(core.run(inputs, start_checks));
 
     tokio::select! {
