@@ -504,9 +504,11 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
             there(work, way.target);
         } else if way.follows()
             && flow::aim(tables, work, own_port_be, way.selection.previous.get())
-            && recent::ended(tables, work)
+            && recent::stays(tables, work)
         {
-            // The flow was reset towards its client, who tells the endpoint now.
+            // The flow was reset towards its client, who tells the endpoint now; or it has no
+            // entries.
+            recent::end(tables, work);
             there(work, way.selection.previous.get());
         } else {
             work.pass(Reason::StrayReset);
@@ -514,8 +516,10 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
         return false;
     }
     // More of a flow that was reset a moment ago may have been on its way, and the last
-    // acknowledgment of one that was closed.
-    if !begins(&work.segment) && at_previous(tables, work, way, |work| recent::ended(tables, work))
+    // acknowledgment of one that was closed; or the flow had no room for entries.
+    if !begins(&work.segment)
+        && !recent::is_open(tables, work)
+        && at_previous(tables, work, way, |work| recent::stays(tables, work))
     {
         let previous = work.previous;
         if way.loses(tables, previous) {
@@ -523,8 +527,14 @@ fn asks_for_entries<A: Family, T: Tables<A>>(
             return false;
         }
         flow::aim(tables, work, own_port_be, previous);
-        there(work, previous);
-        return false;
+        if recent::ended(tables, work) {
+            there(work, previous);
+            return false;
+        }
+        flow::look_everywhere(tables, work.listener.service);
+        work.target = previous;
+        work.state = way.side_bit() | FLOW_ESTABLISHED;
+        return true;
     }
     if work.forward == FORWARD_FULL_NAT && !begins(&work.segment) {
         refused(work, Reason::FlowLost);

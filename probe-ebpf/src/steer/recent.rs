@@ -257,6 +257,20 @@ pub fn ended<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
     own(tables, work).is_some_and(|entry| matches!(entry.state(), RecentState::Closed))
 }
 
+/// Do the client's segments in mid-connection belong to this endpoint, by a note, unless one of
+/// another endpoint is open? They do if the client has not opened a connection elsewhere since.
+#[inline(always)]
+pub fn stays<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
+    own(tables, work).is_some_and(|entry| !matches!(entry.state(), RecentState::GivenUp))
+}
+
+/// Is the flow open or opening, by a note?
+#[inline(always)]
+pub fn is_open<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
+    own(tables, work)
+        .is_some_and(|entry| matches!(entry.state(), RecentState::Open | RecentState::OpenSide))
+}
+
 /// Has another flow of the same client the tuple, by a note?
 #[inline(never)]
 pub fn taken<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {

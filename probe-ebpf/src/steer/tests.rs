@@ -36,3 +36,4 @@ mod segments;
 mod server_return;
 mod silence;
 mod spread;
+mod stays;

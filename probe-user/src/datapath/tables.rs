@@ -40,6 +40,10 @@ use super::{
     selections::{Selections, Stamp},
 };
 
+/// After a switch clients may wait so long for the endpoint before to answer their SYN; by then they
+/// have repeated it (after a second, RFC 6298 section 2.1), and its note was given up. While segments
+/// go by the slot alone, repeated SYNs give up nothing.
+const ANSWERED: Duration = Duration::from_secs(3);
 /// How long an id waits for flows that are to end; then it is free when it has none.
 const GRAVE_TIME: Duration = Duration::from_secs(10);
 
@@ -87,7 +91,8 @@ struct Setting {
     choice: Option<Choice>,
     /// Of a choice of several, the ring that says which.
     ring: u32,
-    /// When the selection last moved: flows from before may still go elsewhere.
+    /// When the selection last moved, and what it left behind was answered or given up: a sweep from
+    /// before may not have found flows that go elsewhere.
     moved: Instant,
     /// [`SLOT_ALONE`] and [`SLOT_ALONE_DIRECT`], as far as they are given now.
     alone: u8,
@@ -711,8 +716,9 @@ impl Tables {
         };
         if let Some(setting) = self.settings.get_mut(&service) {
             if setting.choice.as_ref() != Some(&choice) {
+                let waits = setting.choice.is_some();
+                setting.moved = Instant::now() + if waits { ANSWERED } else { Duration::ZERO };
                 setting.choice = Some(choice.clone());
-                setting.moved = Instant::now();
                 setting.alone &= !SLOT_ALONE;
             }
             setting.ring = ring;

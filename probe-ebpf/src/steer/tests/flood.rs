@@ -195,3 +195,48 @@ fn two_syns_of_one_set_are_both_remembered_and_the_older_makes_place() {
     forward(&host, &syn(clients[2]));
     assert!(known(clients[1]));
 }
+
+/// The note says which endpoint it is: a switch takes no connection along for want of room.
+#[test]
+fn after_a_switch_a_connection_without_entries_goes_by_its_note() {
+    for lost in [false, true] {
+        let mut host = Host::new();
+        host.capacity = 0;
+        connect(&host);
+        host.decide(steer_to(BACKUP));
+        if lost {
+            host.mark(MASTER, ENDPOINT_DOWN);
+            assert_eq!(
+                forward(&host, &from_client(ACK)),
+                Verdict::Reset(Reason::EndpointDown)
+            );
+            continue;
+        }
+        for _ in 0..3 {
+            assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+            assert_eq!(goes_to(reverse(&host, &from_master(ACK))), MASTER);
+        }
+        // Once there is room it gets its entries where it is.
+        host.capacity = 100;
+        assert_eq!(goes_to(forward(&host, &from_client(ACK))), MASTER);
+        assert_eq!(host.flows(), (1, 1));
+        assert_eq!(goes_to(forward(&host, &from_client(SYN))), MASTER);
+        assert_eq!(goes_to(forward(&host, &from_client(RST))), MASTER);
+        assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
+    }
+}
+
+/// A client that resets a connection without entries is heard by its endpoint.
+#[test]
+fn after_a_switch_the_reset_of_a_connection_without_entries_reaches_its_endpoint() {
+    let mut host = Host::new();
+    host.capacity = 0;
+    connect(&host);
+    host.decide(steer_to(BACKUP));
+    assert_eq!(goes_to(forward(&host, &from_client(RST))), MASTER);
+    // Its port is free.
+    assert_eq!(goes_to(forward(&host, &from_client(SYN))), BACKUP);
+    let answer = segment((BACKUP_ADDR, 8081), (CLIENT, 40000), SYN | ACK);
+    assert_eq!(goes_to(reverse(&host, &answer)), BACKUP);
+    assert_eq!(goes_to(forward(&host, &from_client(ACK))), BACKUP);
+}
